@@ -1,0 +1,416 @@
+"""The one place where an `ml_collections` config becomes typed, and every value is checked.
+
+`configs/*.py` hold plain `ConfigDict`s, so that any field can be overridden on the command line.
+The first line of a run turns them into the frozen dataclasses below; everything behind that line
+sees only these. Model fields are named as in the published `config.json`, which therefore maps
+one to one.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timemoe_jax.errors import ConfigError
+
+DTYPES = ("float32", "bfloat16")
+EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked")
+ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked")
+PROTOCOLS = ("complete", "published")
+NORMALIZATIONS = ("none", "instance")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{name} must be positive, but is {value}")
+
+
+def _require_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 0, f"{name} must not be negative, but is {value}")
+
+
+def _require_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    value = getattr(config, name)
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of one Time-MoE model (arXiv 2409.16040, Table 2).
+
+    The upper fields are those of the published `config.json`; the lower ones say how to compute.
+    The defaults are the published base model.
+    """
+
+    hidden_size: int = 384
+    intermediate_size: int = 1536
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int = 12
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    horizon_lengths: tuple[int, ...] = (1, 8, 32, 64)
+    max_position_embeddings: int = 4096
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    initializer_range: float = 0.02
+    use_dense: bool = False
+    apply_aux_loss: bool = True
+    router_aux_loss_factor: float = 0.02
+    # How to compute it: none of these changes the function beyond rounding.
+    dtype: str = "float32"
+    remat: bool = False
+    expert_implementation: str = "auto"
+    attention_implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
+            *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
+        )
+        _require_not_negative(self, "router_aux_loss_factor")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        _require(
+            self.hidden_size % heads == 0,
+            f"num_attention_heads ({heads}) must divide hidden_size ({self.hidden_size})",
+        )
+        _require(
+            self.head_dim % 2 == 0,
+            f"rotary embeddings need an even head size, but hidden_size ({self.hidden_size}) / "
+            f"num_attention_heads ({heads}) is {self.head_dim}",
+        )
+        _require(
+            heads % kv_heads == 0,
+            f"num_key_value_heads ({kv_heads}) must divide num_attention_heads ({heads})",
+        )
+        _require(
+            self.num_experts_per_tok <= self.num_experts,
+            f"num_experts_per_tok ({self.num_experts_per_tok}) must be at most num_experts "
+            f"({self.num_experts})",
+        )
+        _require(
+            self.use_dense or self.intermediate_size % self.num_experts_per_tok == 0,
+            f"num_experts_per_tok ({self.num_experts_per_tok}) must divide intermediate_size "
+            f"({self.intermediate_size}): a routed expert is that much narrower",
+        )
+        horizons = self.horizon_lengths
+        increasing = all(a < b for a, b in zip((0, *horizons), horizons, strict=False))
+        _require(
+            len(horizons) > 0 and increasing,
+            f"horizon_lengths must be positive and increasing, but are {horizons}",
+        )
+        _require_choice(self, "dtype", DTYPES)
+        _require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
+        _require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head, H."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def expert_size(self) -> int:
+        """Hidden width of one routed expert, F."""
+        return self.intermediate_size // self.num_experts_per_tok
+
+
+# Fields of a published config.json that say nothing about the computation.
+_IGNORED_PUBLISHED = frozenset(
+    ("architectures", "auto_map", "model_type", "torch_dtype", "transformers_version")
+    + ("use_cache", "_name_or_path", "tie_word_embeddings", "hidden_act", "attention_dropout")
+    + ("input_size",)
+)
+# Those of them that would change the computation if they held anything else.
+_FIXED_PUBLISHED: dict[str, Any] = {
+    "model_type": "time_moe",
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "input_size": 1,
+}
+_COMPUTE_FIELDS = ("dtype", "remat", "expert_implementation", "attention_implementation")
+
+
+def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
+    """Reads a published `config.json`.
+
+    Args:
+      published: the parsed JSON object.
+
+    Returns:
+      the typed configuration, and the names of the fields that were not understood.
+
+    Raises:
+      ConfigError: a field holds what this library cannot compute, or a needed one is missing.
+    """
+    for name, value in _FIXED_PUBLISHED.items():
+        _require(
+            published.get(name, value) == value,
+            f"config.json: {name} is {published.get(name)!r}; only {value!r} can be computed",
+        )
+    known = {f.name for f in dataclasses.fields(ModelConfig)} - {*_COMPUTE_FIELDS}
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    missing = [name for name in needed if name not in published]
+    _require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
+    values = {name: value for name, value in published.items() if name in known}
+    values.setdefault("num_key_value_heads", values["num_attention_heads"])
+    unknown = sorted(set(published) - known - _IGNORED_PUBLISHED)
+    return from_mapping(ModelConfig, values, "config.json"), unknown
+
+
+def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` under which the published implementation loads these weights."""
+    values = dataclasses.asdict(config)
+    for name in _COMPUTE_FIELDS:
+        del values[name]
+    return {
+        "architectures": ["TimeMoeForPrediction"],
+        **_FIXED_PUBLISHED,
+        **values,
+        "horizon_lengths": list(config.horizon_lengths),
+        "use_cache": True,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The training objective: Huber on every head, plus the balancing loss."""
+
+    huber_delta: float = 2.0
+    # The published code counts padded positions when it balances the experts.
+    balance_counts_padding: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "huber_delta")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where training series come from, and how they are cut into windows."""
+
+    path: str = ""  # comma-separated files and folders
+    length: int = 512  # points a window feeds to the model
+    stride: int = 0  # distance between windows of a sequence; 0: length
+    validation_path: str = ""
+    validation_fraction: float = 0.0  # of the sequences, held out whole
+    synthetic_sequences: int = 0  # generated series, when path is empty
+    synthetic_length: int = 2048
+    shuffle: bool = True
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "length", "synthetic_length")
+        _require_not_negative(self, "stride", "synthetic_sequences", "num_threads")
+        _require(
+            0 <= self.validation_fraction < 1,
+            f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
+        )
+        _require(
+            not (self.validation_path and self.validation_fraction),
+            f"validation_path ({self.validation_path!r}) and validation_fraction "
+            f"({self.validation_fraction}) exclude each other",
+        )
+        _require(
+            not (self.path and self.synthetic_sequences),
+            f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
+            f"each other",
+        )
+        _require(
+            bool(self.path) or self.synthetic_sequences > 0,
+            "path is empty and synthetic_sequences is 0: there is nothing to train on; "
+            "set config.data.path to files or folders of series",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, a linear warm-up and a cosine decay to a floor."""
+
+    learning_rate: float = 1e-3
+    end_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    # Parameters the decay leaves alone: "none", or "vectors" (norm scales and biases).
+    weight_decay_exclude: str = "none"
+    clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "eps")
+        _require_not_negative(
+            self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"
+        )
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
+        _require(
+            self.end_learning_rate <= self.learning_rate,
+            f"end_learning_rate ({self.end_learning_rate}) must be at most learning_rate "
+            f"({self.learning_rate})",
+        )
+        _require_choice(self, "weight_decay_exclude", ("none", "vectors"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what to write on the way."""
+
+    num_steps: int = 1000
+    batch_size: int = 64  # windows per update, over all micro-batches
+    gradient_accumulation: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    eval_every: int = 0  # 0: only at the end
+    eval_batches: int = 16
+    max_nonfinite_in_row: int = 10
+    init_from: str = ""  # a checkpoint whose parameters to start from
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            *("num_steps", "batch_size", "gradient_accumulation", "log_every"),
+            *("checkpoint_every", "keep_checkpoints", "eval_batches", "max_nonfinite_in_row"),
+        )
+        _require_not_negative(self, "eval_every")
+        _require(
+            self.batch_size % self.gradient_accumulation == 0,
+            f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
+            f"({self.batch_size})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything a training run is determined by."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.data.length <= self.model.max_position_embeddings,
+            f"data.length ({self.data.length}) exceeds model.max_position_embeddings "
+            f"({self.model.max_position_embeddings})",
+        )
+        _require(
+            self.optimizer.warmup_steps < self.train.num_steps,
+            f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be less than "
+            f"train.num_steps ({self.train.num_steps})",
+        )
+        _require_not_negative(self, "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Which checkpoint to score on which datasets, and how."""
+
+    checkpoint: str = ""  # empty: the baselines alone
+    data_dir: str = "data"
+    datasets: tuple[str, ...] = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather")
+    horizons: tuple[int, ...] = (96, 192, 336, 720)
+    context_length: int | None = None  # None: the published one of each horizon
+    protocol: str = "complete"
+    normalize: str = "none"
+    dtype: str = "auto"
+    batch_size: int = 64
+    max_windows: int | None = None  # None: every window
+    output_dir: str = "out/eval"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
+        _require(len(self.datasets) > 0, "datasets is empty; name at least one")
+        _require(
+            len(self.horizons) > 0 and min(self.horizons) > 0,
+            f"horizons must be positive, but are {self.horizons}",
+        )
+        for name in ("context_length", "max_windows"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be positive, but is {value}")
+        _require_choice(self, "protocol", PROTOCOLS)
+        _require_choice(self, "normalize", NORMALIZATIONS)
+        _require_choice(self, "dtype", ("auto", *DTYPES))
+
+
+def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "config") -> Any:
+    """Builds a frozen configuration from nested mappings, checking every name, type and value.
+
+    Args:
+      cls: the dataclass to build.
+      mapping: its fields; a `ConfigDict` or a plain dictionary.
+      where: how to name the mapping in an error.
+
+    Raises:
+      ConfigError: a field is unknown, missing or of the wrong type, or a value is impossible.
+    """
+    if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
+        raise ConfigError(f"{where} must be a mapping of fields, but is {mapping!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"
+            raise ConfigError(f"{where} has no field {name!r}; {hint}")
+        values[name] = _typed(hints[name], value, f"{where}.{name}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where} lacks the field {name!r}")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, where that loses nothing."""
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is types.UnionType:
+        return None if value is None else _typed(typing.get_args(hint)[0], value, where)
+    if typing.get_origin(hint) is tuple:
+        return _typed_tuple(typing.get_args(hint)[0], value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where} must be of type {hint.__name__}, but is {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite, but is {value!r}")
+    return value
+
+
+def _typed_tuple(item: type, value: Any, where: str) -> tuple[Any, ...]:
+    """A tuple of `item` from a sequence or, as on a command line, a comma-separated string."""
+    if isinstance(value, str):
+        parts: list[Any] = [part.strip() for part in value.split(",") if part.strip()]
+        try:
+            parts = [item(part) for part in parts]
+        except ValueError:
+            raise ConfigError(
+                f"{where} must be {item.__name__} values separated by commas, but is {value!r}"
+            ) from None
+    elif isinstance(value, Sequence):
+        parts = list(value)
+    else:
+        raise ConfigError(f"{where} must be a sequence, but is {value!r}")
+    return tuple(_typed(item, part, f"{where}[{i}]") for i, part in enumerate(parts))

@@ -1,0 +1,94 @@
+"""The training objective: Huber on every head, and the balancing of the experts."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from timemoe_jax.nn.routing import RouterStatistics
+
+
+def huber(error: Float[Array, "..."], delta: float) -> Float[Array, "..."]:
+    """error²/2 within delta, delta * (|error| - delta/2) beyond (arXiv 2409.16040, Eq. 8)."""
+    magnitude = jnp.abs(error)
+    quadratic = jnp.minimum(magnitude, delta)
+    return quadratic * (magnitude - 0.5 * quadratic)
+
+
+def following(values: Float[Array, "B T"], horizon: int) -> Float[Array, "B T P"]:
+    """For each position its value and the horizon - 1 after it, zeros past the end."""
+    length = values.shape[1]
+    padded = jnp.pad(values, ((0, 0), (0, horizon - 1)))
+    index = jnp.arange(length)[:, None] + jnp.arange(horizon)
+    return padded[:, index]
+
+
+def horizon_weights(
+    mask: Float[Array, "B T"], horizon_lengths: tuple[int, ...]
+) -> dict[int, Float[Array, ""]]:
+    """How many (position, step) targets of each head the mask counts.
+
+    Args:
+      mask: 1 where a target counts, 0 where it is missing or padding.
+      horizon_lengths: of the heads.
+    """
+    return {p: jnp.sum(following(mask, p)) for p in horizon_lengths}
+
+
+def forecast_losses(
+    predictions: Mapping[int, Float[Array, "B T P"]],
+    targets: Float[Array, "B T"],
+    mask: Float[Array, "B T"],
+    *,
+    delta: float,
+    weights: Mapping[int, Float[Array, ""]] | None = None,
+) -> dict[int, Float[Array, ""]]:
+    """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
+
+    Args:
+      predictions: by horizon P, the P values after each position.
+      targets: the value after each position; head P at position t aims at targets[t : t + P].
+      mask: 1 where a target counts, 0 where it is missing or padding; past the end nothing counts.
+      delta: where Huber turns linear.
+      weights: what to divide each sum by; by default the targets that this mask counts. A batch
+        cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
+        to its loss.
+
+    Returns:
+      the loss of each head; 0 for one that has no target at all.
+    """
+    weights = horizon_weights(mask, tuple(predictions)) if weights is None else weights
+    losses = {}
+    for p, predicted in predictions.items():
+        counted = following(mask, p)
+        error = jnp.where(counted > 0, predicted - following(targets, p), 0)
+        losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
+    return losses
+
+
+def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:
+    """E * sum over slots k and experts e of f[k, e] * P[e], all layers pooled.
+
+    f[k, e] is the share of tokens whose k-th choice is e, P[e] the mean router probability of e.
+    As in the published code the sum is not divided by K (the paper's Eq. 10 is): uniform routing
+    gives K, and every layer on the same K experts gives E. Layers collapsed onto disjoint experts
+    look uniform to it, which is why `expert_load` is logged per layer.
+
+    Args:
+      statistics: sums per layer, [L, ...].
+    """
+    tokens = jnp.maximum(jnp.sum(statistics.tokens), 1)
+    share = jnp.sum(statistics.choices, axis=0) / tokens
+    mean_probability = jnp.sum(statistics.probabilities, axis=0) / tokens
+    return share.shape[-1] * jnp.sum(share * mean_probability)
+
+
+def expert_load(statistics: RouterStatistics) -> Float[Array, "L E"]:
+    """The share of each layer's (token, choice) pairs that went to each expert; rows sum to 1."""
+    counts = jnp.sum(statistics.choices, axis=-2)
+    return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1)
+
+
+def router_entropy(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """Mean entropy of each layer's router, in nats: log E is uniform, 0 is decided."""
+    return statistics.entropy / jnp.maximum(statistics.tokens, 1)

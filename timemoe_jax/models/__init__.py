@@ -1,0 +1,1 @@
+"""The model families, each the parts of `nn` put together."""

@@ -1,0 +1,240 @@
+"""Time-MoE: a decoder over single time points with routed experts (arXiv 2409.16040).
+
+The layers are stacked (a leading L axis on every parameter) and run by `jax.lax.scan`, so that
+compile time does not grow with depth.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from timemoe_jax.config import ModelConfig
+from timemoe_jax.nn.attention import Attention, KeyValues
+from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
+from timemoe_jax.nn.moe import SparseMoe
+
+
+class TimeMoeOutput(NamedTuple):
+    """What the model says at every position of its input."""
+
+    predictions: dict[int, Float[Array, "B T P"]]  # horizon P -> the P values after each position
+    hidden: Float[Array, "B T D"]  # after the final norm
+    router_logits: Float[Array, "L B T E"] | None  # None in a dense model
+
+
+class Cache(NamedTuple):
+    """Keys and values of the positions seen so far, in arrays of a fixed size S."""
+
+    layers: KeyValues  # [L, B, K, S, H]
+    mask: Bool[Array, "B S"]  # False where a position must not be read
+    position: Int[Array, ""]  # how many are filled
+
+
+class Block(nnx.Module):
+    """x += attention(norm(x)); x += feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        init = nnx.initializers.normal(config.initializer_range)
+        size = config.hidden_size
+        self.attention_norm = RMSNorm(size, eps=config.rms_norm_eps)
+        self.attention = Attention(
+            size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            theta=config.rope_theta,
+            init=init,
+            dtype=dtype,
+            implementation=config.attention_implementation,
+            rngs=rngs,
+        )
+        self.ffn_norm = RMSNorm(size, eps=config.rms_norm_eps)
+        self.ffn: SwiGLU | SparseMoe
+        if config.use_dense:
+            self.ffn = SwiGLU(size, config.intermediate_size, init=init, dtype=dtype, rngs=rngs)
+        else:
+            self.ffn = SparseMoe(
+                size,
+                config.expert_size,
+                config.intermediate_size,
+                num_experts=config.num_experts,
+                num_experts_per_tok=config.num_experts_per_tok,
+                init=init,
+                dtype=dtype,
+                implementation=config.expert_implementation,
+                rngs=rngs,
+            )
+
+    def _feed_forward(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"] | None]:
+        normed = self.ffn_norm(x)
+        if isinstance(self.ffn, SparseMoe):
+            y, logits = self.ffn(normed)
+            return x + y, logits
+        return x + self.ffn(normed), None
+
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None
+    ) -> tuple[Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None]:
+        """Returns the output, this layer's keys and values, and the router's logits."""
+        attended, kv = self.attention(self.attention_norm(x), mask)
+        x, logits = self._feed_forward(x + attended)
+        return x, kv, logits
+
+    def extend(
+        self,
+        x: Float[Array, "B T D"],
+        cache: KeyValues,
+        position: Int[Array, ""],
+        mask: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        """Runs new positions against a cache; returns the output and the longer cache."""
+        attended, cache = self.attention.extend(self.attention_norm(x), cache, position, mask)
+        return self._feed_forward(x + attended)[0], cache
+
+
+class TimeMoe(nnx.Module):
+    """The whole model.
+
+    Args:
+      config: the architecture, and how to compute it.
+      rngs: the source of the initial parameters: kernels N(0, initializer_range), biases 0,
+        norm scales 1.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        init = nnx.initializers.normal(config.initializer_range)
+        self.config = config
+        self.embed = PointEmbedding(config.hidden_size, init=init, dtype=dtype, rngs=rngs)
+
+        @nnx.split_rngs(splits=config.num_hidden_layers)
+        @nnx.vmap(axis_size=config.num_hidden_layers)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.heads = nnx.Dict(
+            {
+                str(p): Linear(config.hidden_size, p, init=init, dtype=dtype, rngs=rngs)
+                for p in config.horizon_lengths
+            }
+        )
+
+    def __call__(
+        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None = None
+    ) -> TimeMoeOutput:
+        """Predicts at every position.
+
+        Args:
+          x: series, already normalised.
+          mask: False where a point is missing or padding: its value is read by no position, not
+            even its own. None reads all.
+
+        Returns:
+          float32 predictions of every head at every position (those at masked positions mean
+          nothing), the hidden states and the router's logits.
+        """
+        hidden, _, logits = self._run(x, mask)
+        predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
+        return TimeMoeOutput(predictions, hidden, logits)
+
+    def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
+        """The `horizon` values after each position, float32."""
+        return self.heads[str(horizon)](hidden).astype(jnp.float32)
+
+    def prefill(
+        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"], size: int
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Reads a context, and leaves room to go on.
+
+        Args:
+          x: the context.
+          mask: False where a point is missing or padding.
+          size: positions that the cache shall hold, at least T.
+
+        Returns:
+          the hidden state of the last position, and the cache.
+        """
+        hidden, kv, _ = self._run(x, mask, keep_cache=True)
+        room = size - x.shape[1]
+        layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), kv)
+        mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
+        return hidden[:, -1], Cache(layers, mask, jnp.asarray(x.shape[1], jnp.int32))
+
+    def extend(self, x: Float[Array, "B T"], cache: Cache) -> tuple[Float[Array, "B D"], Cache]:
+        """Reads more points after those in the cache; returns as `prefill` does."""
+        graph, state = nnx.split(self.blocks)
+
+        def layer(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+            # The whole cache is carried and updated in place: as scanned inputs and outputs it
+            # would be copied at every step.
+            h, layers = carry
+            index, weights = inputs
+            one = KeyValues(*(jax.lax.dynamic_index_in_dim(a, index, 0, False) for a in layers))
+            block = nnx.merge(graph, weights)
+            h, one = block.extend(h, one, cache.position, cache.mask)
+            layers = KeyValues(
+                *(
+                    jax.lax.dynamic_update_index_in_dim(a, new, index, 0)
+                    for a, new in zip(layers, one, strict=True)
+                )
+            )
+            return (h, layers), None
+
+        index = jnp.arange(self.config.num_hidden_layers)
+        (h, layers), _ = jax.lax.scan(layer, (self.embed(x), cache.layers), (index, state))
+        position = cache.position + x.shape[1]
+        return self.norm(h[:, -1]), Cache(layers, cache.mask, position)
+
+    def _run(
+        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None, keep_cache: bool = False
+    ) -> tuple[Float[Array, "B T D"], KeyValues | None, Float[Array, "L B T E"] | None]:
+        """Embedding, blocks and final norm; the keys and values of every layer if asked for."""
+        if mask is not None:
+            x = jnp.where(mask, x, 0)
+        graph, state = nnx.split(self.blocks)
+
+        def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
+            h, kv, logits = nnx.merge(graph, weights)(h, mask)
+            return h, (kv if keep_cache else None, logits)
+
+        if self.config.remat:
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        h, per_layer = jax.lax.scan(layer, self.embed(x), state)
+        return self.norm(h), *per_layer
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure and the parameter shapes of a model, without allocating any."""
+    model = nnx.eval_shape(lambda: TimeMoe(config, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(model, nnx.Param)
+    return graph, params
+
+
+def create_params(config: ModelConfig, seed: int) -> nnx.State:
+    """Initial parameters, made by one compiled program."""
+
+    def create() -> nnx.State:
+        return nnx.state(TimeMoe(config, rngs=nnx.Rngs(seed)), nnx.Param)
+
+    return jax.jit(create)()
+
+
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """Total and activated parameters (arXiv 2409.16040, Table 2), from shapes alone.
+
+    A token activates everything but the routed experts that it does not choose.
+    """
+    _, params = abstract_model(config)
+    total = sum(p.size for p in jax.tree.leaves(params))
+    if config.use_dense:
+        return total, total
+    experts = sum(p.size for p in jax.tree.leaves(params["blocks"]["ffn"]["experts"]))
+    idle = experts // config.num_experts * (config.num_experts - config.num_experts_per_tok)
+    return total, total - idle

@@ -1,0 +1,192 @@
+"""Causal self-attention with rotary positions, grouped key/value heads and a key/value cache.
+
+Heads are laid out [B, N, T, H] throughout: the score products then run over contiguous blocks,
+which on a CPU is worth a factor of two or more over [B, T, N, H].
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from timemoe_jax.nn.layers import Initializer, Linear
+
+QUERY_CHUNK = 256
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of a stretch of positions."""
+
+    keys: Float[Array, "... B K T H"]
+    values: Float[Array, "... B K T H"]
+
+
+def rotary(
+    x: Float[Array, "B N T H"], positions: Int[Array, " T"], theta: float
+) -> Float[Array, "B N T H"]:
+    """Rotates pairs (i, i + H/2) by position * theta^(-2i/H) (arXiv 2104.09864).
+
+    Args:
+      x: queries or keys.
+      positions: of the T points, from 0.
+      theta: the base of the wavelengths.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[:, None] * frequencies
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attend(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K S H"],
+    values: Float[Array, "B K S H"],
+    allowed: Bool[Array, "#B T S"],
+) -> Float[Array, "B N T H"]:
+    """Scaled dot-product attention; N / K query heads share a key/value head.
+
+    Args:
+      queries: one per head and position.
+      keys: one per key/value head and position.
+      values: likewise.
+      allowed: which positions each query may read. A query that may read none gets a finite
+        result that means nothing.
+    """
+    batch, heads, length, size = queries.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    grouped = queries.reshape(batch, kv_heads, group * length, size)
+    scores = jnp.einsum("bkqh,bksh->bkqs", grouped, keys, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, length, -1) * size**-0.5
+    scores = jnp.where(allowed[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    shares = shares.reshape(batch, kv_heads, group * length, -1)
+    return jnp.einsum("bkqs,bksh->bkqh", shares, values).reshape(queries.shape)
+
+
+def causal_attention(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B N T H"]:
+    """Attention of each position to itself and those before it.
+
+    Args:
+      queries: one per head and position.
+      keys: one per key/value head and position.
+      values: likewise.
+      mask: False where a position must not be read: missing or padded; None reads all.
+      implementation: "plain" (all scores at once), "chunked" (a chunk of queries at a time,
+        against the keys up to its end, recomputed in the backward pass: half the work and a
+        fraction of the memory), or "auto" (chunked when that cuts anything).
+    """
+    length = queries.shape[2]
+    chunk = length if implementation == "plain" else min(QUERY_CHUNK, length)
+
+    def one(start: int) -> Float[Array, "B N Q H"]:
+        stop = min(start + chunk, length)
+        allowed = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+        allowed = allowed[None] if mask is None else allowed & mask[:, None, :stop]
+        read = keys[:, :, :stop], values[:, :, :stop]
+        return jax.checkpoint(attend)(queries[:, :, start:stop], *read, allowed)
+
+    if chunk == length:
+        allowed = jnp.tril(jnp.ones((1, length, length), bool))
+        allowed = allowed if mask is None else allowed & mask[:, None]
+        return attend(queries, keys, values, allowed)
+    return jnp.concatenate([one(start) for start in range(0, length, chunk)], axis=2)
+
+
+class Attention(nnx.Module):
+    """Causal multi-head attention; queries, keys and values have biases, the output none.
+
+    Args:
+      hidden_size: D.
+      num_heads: N.
+      num_kv_heads: K, a divisor of N.
+      theta: base of the rotary wavelengths.
+      init: of the kernels.
+      dtype: of the products; the softmax is float32.
+      implementation: see `causal_attention`.
+      rngs: the source of the initial kernels.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        *,
+        theta: float,
+        init: Initializer,
+        dtype: jnp.dtype,
+        implementation: str,
+        rngs: nnx.Rngs,
+    ):
+        self.head_dim = hidden_size // num_heads
+        kv_size = num_kv_heads * self.head_dim
+        linear = functools.partial(Linear, init=init, dtype=dtype, rngs=rngs)
+        self.query = linear(hidden_size, hidden_size, use_bias=True)
+        self.key = linear(hidden_size, kv_size, use_bias=True)
+        self.value = linear(hidden_size, kv_size, use_bias=True)
+        self.out = linear(hidden_size, hidden_size)
+        self.theta = theta
+        self.implementation = implementation
+
+    def _split(self, x: Float[Array, "B T C"]) -> Float[Array, "B N T H"]:
+        batch, length, _ = x.shape
+        return x.reshape(batch, length, -1, self.head_dim).transpose(0, 2, 1, 3)
+
+    def _merge(self, x: Float[Array, "B N T H"]) -> Float[Array, "B T D"]:
+        batch, _, length, _ = x.shape
+        return self.out(x.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+
+    def _project(
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+    ) -> tuple[Float[Array, "B N T H"], KeyValues]:
+        queries = rotary(self._split(self.query(x)), positions, self.theta)
+        keys = rotary(self._split(self.key(x)), positions, self.theta)
+        return queries, KeyValues(keys, self._split(self.value(x)))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        """Attends within x; also returns the keys and values, for a cache."""
+        queries, kv = self._project(x, jnp.arange(x.shape[1]))
+        return self._merge(causal_attention(queries, *kv, mask, self.implementation)), kv
+
+    def extend(
+        self,
+        x: Float[Array, "B T D"],
+        cache: KeyValues,
+        position: Int[Array, ""],
+        mask: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        """Attends from new positions to a cache and to themselves.
+
+        Args:
+          x: the new positions.
+          cache: of S positions, the first `position` of them filled.
+          position: of the first new point.
+          mask: False where a cached or new position must not be read.
+
+        Returns:
+          the output, and the cache with the new positions written.
+        """
+        positions = position + jnp.arange(x.shape[1])
+        queries, new = self._project(x, positions)
+        at = (0, 0, position, 0)
+        cache = KeyValues(
+            jax.lax.dynamic_update_slice(cache.keys, new.keys, at),
+            jax.lax.dynamic_update_slice(cache.values, new.values, at),
+        )
+        size = cache.keys.shape[2]
+        allowed = (positions[:, None] >= jnp.arange(size)) & mask[:, None]
+        return self._merge(attend(queries, *cache, allowed)), cache

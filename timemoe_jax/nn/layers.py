@@ -1,0 +1,105 @@
+"""The small parts: linear maps, the point embedding, the norm, the gated feed-forward layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Initializer = nnx.initializers.Initializer
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel (+ bias), computed in `dtype`, with parameters kept in float32.
+
+    Args:
+      d_in: input features.
+      d_out: output features.
+      init: of the kernel [d_in, d_out]; a bias [d_out] starts at 0.
+      dtype: of the product.
+      use_bias: whether there is a bias.
+      rngs: the source of the initial kernel.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        init: Initializer,
+        dtype: jnp.dtype,
+        use_bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if use_bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "... d_in"]) -> Float[Array, "... d_out"]:
+        """Applies the map to the last axis."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x²) + eps) * scale (arXiv 1910.07467).
+
+    The division is computed in float32 and cast back to the input's dtype before the product with
+    the scale, in the order of the published implementation.
+
+    Args:
+      size: features, D.
+      eps: added to the mean square.
+    """
+
+    def __init__(self, size: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalises the last axis."""
+        x32 = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = (x32 * jax.lax.rsqrt(mean_square + self.eps)).astype(x.dtype)
+        return normed * self.scale[...].astype(x.dtype)
+
+
+class PointEmbedding(nnx.Module):
+    """silu(x W_gate) * (x W_value) for a scalar x (arXiv 2409.16040, Eq. 1).
+
+    The products are elementwise: a matrix product with an inner dimension of one would round x on
+    accelerators whose default precision is below float32.
+    """
+
+    def __init__(self, hidden_size: int, *, init: Initializer, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.gate = nnx.Param(init(rngs.params(), (1, hidden_size), jnp.float32))
+        self.value = nnx.Param(init(rngs.params(), (1, hidden_size), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Embeds every point."""
+        x = x[..., None].astype(self.dtype)
+        gate = x * self.gate[0].astype(self.dtype)
+        return jax.nn.silu(gate) * (x * self.value[0].astype(self.dtype))
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x)), without biases (arXiv 2002.05202).
+
+    Args:
+      d_model: features in and out, D.
+      d_hidden: features between.
+      init: of the three kernels.
+      dtype: of the products.
+      rngs: the source of the initial kernels.
+    """
+
+    def __init__(
+        self, d_model: int, d_hidden: int, *, init: Initializer, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.gate = Linear(d_model, d_hidden, init=init, dtype=dtype, rngs=rngs)
+        self.up = Linear(d_model, d_hidden, init=init, dtype=dtype, rngs=rngs)
+        self.down = Linear(d_hidden, d_model, init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Applies the layer to the last axis."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

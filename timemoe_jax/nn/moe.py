@@ -1,0 +1,63 @@
+"""The sparse feed-forward layer: a router, the routed experts and the shared expert."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from timemoe_jax.nn.experts import Experts
+from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
+from timemoe_jax.nn.routing import route
+
+
+class SparseMoe(nnx.Module):
+    """sum of the chosen experts + sigmoid(w·x) * shared expert (arXiv 2409.16040, Eq. 5 to 7).
+
+    Args:
+      d_model: D.
+      d_hidden: width of a routed expert, F.
+      d_shared: width of the shared expert.
+      num_experts: E.
+      num_experts_per_tok: K.
+      init: of every kernel.
+      dtype: of the products; the router is float32.
+      implementation: of the routed experts, see `experts.expert_ffn`.
+      rngs: the source of the initial kernels.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_hidden: int,
+        d_shared: int,
+        *,
+        num_experts: int,
+        num_experts_per_tok: int,
+        init: Initializer,
+        dtype: jnp.dtype,
+        implementation: str,
+        rngs: nnx.Rngs,
+    ):
+        router_dtype = jnp.dtype("float32")
+        self.router = Linear(d_model, num_experts, init=init, dtype=router_dtype, rngs=rngs)
+        self.experts = Experts(
+            num_experts,
+            d_model,
+            d_hidden,
+            init=init,
+            dtype=dtype,
+            implementation=implementation,
+            rngs=rngs,
+        )
+        self.shared = SwiGLU(d_model, d_shared, init=init, dtype=dtype, rngs=rngs)
+        self.shared_gate = Linear(d_model, 1, init=init, dtype=dtype, rngs=rngs)
+        self.num_experts_per_tok = num_experts_per_tok
+
+    def __call__(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"]]:
+        """Returns the output, and the router's logits (float32)."""
+        logits = self.router(x)
+        routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok)
+        routed = self.experts(x.reshape(-1, x.shape[-1]), routing).reshape(x.shape)
+        return routed + jax.nn.sigmoid(self.shared_gate(x)) * self.shared(x), logits
