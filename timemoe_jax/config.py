@@ -246,8 +246,8 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    # Parameters the decay leaves alone: "none", or "vectors" (norm scales and biases).
-    weight_decay_exclude: str = "none"
+    # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
+    weight_decay_exclude: str = "vectors"
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
 
     def __post_init__(self) -> None:

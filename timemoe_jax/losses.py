@@ -23,16 +23,27 @@ def following(values: Float[Array, "B T"], horizon: int) -> Float[Array, "B T P"
     return padded[:, index]
 
 
+def _counted(
+    mask: Float[Array, "B T"], positions: Float[Array, "B T"] | None, horizon: int
+) -> Float[Array, "B T P"]:
+    """1 where the target of a position's step counts."""
+    counted = following(mask, horizon)
+    return counted if positions is None else counted * positions[..., None]
+
+
 def horizon_weights(
-    mask: Float[Array, "B T"], horizon_lengths: tuple[int, ...]
+    mask: Float[Array, "B T"],
+    horizon_lengths: tuple[int, ...],
+    positions: Float[Array, "B T"] | None = None,
 ) -> dict[int, Float[Array, ""]]:
-    """How many (position, step) targets of each head the mask counts.
+    """How many (position, step) targets of each head count.
 
     Args:
       mask: 1 where a target counts, 0 where it is missing or padding.
       horizon_lengths: of the heads.
+      positions: 1 where a prediction counts; None counts all.
     """
-    return {p: jnp.sum(following(mask, p)) for p in horizon_lengths}
+    return {p: jnp.sum(_counted(mask, positions, p)) for p in horizon_lengths}
 
 
 def forecast_losses(
@@ -41,6 +52,7 @@ def forecast_losses(
     mask: Float[Array, "B T"],
     *,
     delta: float,
+    positions: Float[Array, "B T"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
@@ -50,6 +62,8 @@ def forecast_losses(
       targets: the value after each position; head P at position t aims at targets[t : t + P].
       mask: 1 where a target counts, 0 where it is missing or padding; past the end nothing counts.
       delta: where Huber turns linear.
+      positions: 1 where a prediction counts, 0 where it was made from a missing point; None
+        counts all.
       weights: what to divide each sum by; by default the targets that this mask counts. A batch
         cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
         to its loss.
@@ -57,10 +71,11 @@ def forecast_losses(
     Returns:
       the loss of each head; 0 for one that has no target at all.
     """
-    weights = horizon_weights(mask, tuple(predictions)) if weights is None else weights
+    if weights is None:
+        weights = horizon_weights(mask, tuple(predictions), positions)
     losses = {}
     for p, predicted in predictions.items():
-        counted = following(mask, p)
+        counted = _counted(mask, positions, p)
         error = jnp.where(counted > 0, predicted - following(targets, p), 0)
         losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses

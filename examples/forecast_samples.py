@@ -1,0 +1,30 @@
+"""Restores a checkpoint and draws its forecasts of the embedded real series.
+
+python examples/forecast_samples.py out/demo/train out/demo/forecasts.png
+"""
+
+import sys
+
+from timemoe_jax.data.samples import SAMPLES, load_sample
+
+from timemoe_jax import Forecaster
+from timemoe_jax.plotting import Panel, plot_forecasts
+
+HORIZON = 96
+
+
+def main(checkpoint: str, picture: str) -> None:
+    """Forecasts the last points of every sample from those before, and draws them."""
+    forecaster = Forecaster.from_pretrained(checkpoint)
+    panels = []
+    for name in SAMPLES:
+        table = load_sample(name)
+        for column, values in zip(table.columns, table.values.T, strict=True):
+            context, truth = values[:-HORIZON], values[-HORIZON:]
+            point = forecaster.forecast(context, HORIZON, context_length=512).point[0]
+            panels.append(Panel(f"{name}: {column}", context, point, truth))
+    print(f"wrote {plot_forecasts(picture, panels)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,76 @@
+"""How every program of this library starts: flags to a typed config, errors to one line.
+
+A mistake of the user's ends in one line on standard error and exit status 2, never in a traceback;
+a defect of the library's keeps its traceback.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from timemoe_jax.config import from_mapping
+from timemoe_jax.errors import TimeMoeError
+
+USER_ERROR = 2
+
+
+def fail(error: BaseException | str) -> NoReturn:
+    """Prints an error on one line and exits with status 2."""
+    message = " ".join(str(error).split())
+    print(f"error: {message or type(error).__name__}", file=sys.stderr, flush=True)
+    raise SystemExit(USER_ERROR)
+
+
+def report_errors(function: Callable[[], Any]) -> Any:
+    """Calls a function; what the user got wrong ends the program in one line."""
+    try:
+        return function()
+    except TimeMoeError as error:
+        fail(error)
+    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        fail(f"{error.strerror}: {error.filename}")
+
+
+def config_main(
+    cls: type[Any],
+    run: Callable[..., Any],
+    usage: str,
+    required_flags: Sequence[tuple[str, str]] = (),
+) -> None:
+    """The whole of a program that is driven by a config file.
+
+    Args:
+      cls: the dataclass that the `ConfigDict` of `--config` becomes.
+      run: called with the config, and the values of `required_flags` in their order.
+      usage: what `--help` says.
+      required_flags: (name, help) of further string flags.
+    """
+    from absl import app, flags
+    from ml_collections import config_flags
+
+    config = config_flags.DEFINE_config_file(
+        "config", None, "A file of configs/; override a field as --config.section.field=value."
+    )
+    extra = [flags.DEFINE_string(name, None, text) for name, text in required_flags]
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(list(argv))
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            fail(error)
+        missing = [flag.name for flag in (config, *extra) if flag.value is None]
+        if missing:
+            fail(f"missing {', '.join('--' + name for name in missing)}; see --help")
+        if len(rest) > 1:
+            fail(f"unexpected argument {rest[1]!r}; fields are set as --config.section.field=value")
+        return rest
+
+    def main(_: Sequence[str]) -> None:
+        values = [flag.value for flag in extra]
+        report_errors(lambda: run(from_mapping(cls, config.value), *values))
+
+    # JAX tells of each backend it did not find, which on a CPU is all of them.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    sys.modules["__main__"].__doc__ = usage
+    app.run(main, flags_parser=parse)

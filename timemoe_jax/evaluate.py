@@ -1,0 +1,205 @@
+"""Scoring a checkpoint on long-horizon benchmarks, beside baselines on the same windows."""
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from timemoe_jax import baselines
+from timemoe_jax.config import EvalConfig
+from timemoe_jax.data.benchmarks import (
+    Benchmark,
+    TestWindows,
+    default_context,
+    find_dataset,
+    load_benchmark,
+    published_results,
+    test_windows,
+)
+from timemoe_jax.forecast import Forecaster
+from timemoe_jax.logs import progress_bar
+from timemoe_jax.metrics import ErrorSums
+
+PUBLISHED_MODELS = ("base", "large", "ultra")
+VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
+
+Cell = dict[str, Any]
+
+
+def run(config: EvalConfig) -> dict[str, Any]:
+    """Scores every dataset at every horizon; prints a table and writes it with a manifest.
+
+    `results.md` and `manifest.json` in the output folder are written anew after every cell, so
+    that a long evaluation that is cut short keeps what it has.
+
+    Returns:
+      the manifest.
+
+    Raises:
+      DataError, CheckpointError, ConfigError: what was given cannot be used; nothing is scored.
+    """
+    # Everything that can be wrong is looked at before the first forecast.
+    benchmarks = [load_benchmark(find_dataset(d, config.data_dir)) for d in config.datasets]
+    plan = [(b, _windows(b, h, config)) for b in benchmarks for h in config.horizons]
+    forecaster = _load(config)
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "checkpoint": config.checkpoint or None,
+        "checkpoint_hash": forecaster.digest if forecaster else None,
+        "protocol": config.protocol,
+        "max_windows": config.max_windows,
+        "cells": [],
+    }
+    for benchmark, windows in plan:
+        cell = evaluate_cell(forecaster, benchmark, windows, config)
+        manifest["cells"].append(cell)
+        (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (output / "results.md").write_text(results_table(manifest))
+    print(results_table(manifest))
+    print(f"wrote {output / 'results.md'} and {output / 'manifest.json'}")
+    return manifest
+
+
+def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> TestWindows:
+    context = config.context_length or default_context(horizon)
+    return test_windows(benchmark, context, horizon, config.protocol, config.max_windows)
+
+
+def _load(config: EvalConfig) -> Forecaster | None:
+    if not config.checkpoint:
+        return None
+    return Forecaster.from_pretrained(config.checkpoint, config.dtype)
+
+
+def evaluate_cell(
+    forecaster: Forecaster | None,
+    benchmark: Benchmark,
+    windows: TestWindows,
+    config: EvalConfig,
+    progress: bool = True,
+) -> Cell:
+    """Scores one dataset at one horizon, on the scale of the train split, in float64.
+
+    Args:
+      forecaster: None scores the baselines alone.
+      benchmark: the dataset.
+      windows: of its test split.
+      config: batch size, normalisation and protocol.
+      progress: whether to show a progress bar.
+    """
+    methods = ("naive", "seasonal_naive", *(("model",) if forecaster else ()))
+    sums = {method: ErrorSums() for method in methods}
+    start = time.perf_counter()
+    title = f"{benchmark.name} {windows.horizon}"
+    with progress_bar(total=len(windows), desc=title, unit="window", disable=not progress) as bar:
+        for context, target, *_ in windows.batches(config.batch_size):
+            forecasts = _baselines(context, windows.horizon, benchmark.season)
+            if forecaster:
+                forecasts["model"] = forecaster.forecast(
+                    context,
+                    windows.horizon,
+                    context_length=context.shape[1],
+                    normalize=config.normalize,
+                    batch_size=config.batch_size,
+                ).point
+            for method, forecast in forecasts.items():
+                sums[method].update(forecast, target)
+            bar.update(len(context))
+    cell = _describe(forecaster, benchmark, windows, config)
+    if forecaster:
+        cell |= {"mse": sums["model"].mse, "mae": sums["model"].mae}
+    for method in ("naive", "seasonal_naive"):
+        cell |= {f"{method}_mse": sums[method].mse, f"{method}_mae": sums[method].mae}
+    return {**cell, "wall_seconds": round(time.perf_counter() - start, 3)}
+
+
+def _baselines(
+    context: Float64[np.ndarray, "B T"], horizon: int, season: int
+) -> dict[str, Float64[np.ndarray, "B H"]]:
+    season = min(season, context.shape[1])
+    return {
+        "naive": baselines.naive(context, horizon),
+        "seasonal_naive": baselines.seasonal_naive(context, horizon, season),
+    }
+
+
+def _describe(
+    forecaster: Forecaster | None,
+    benchmark: Benchmark,
+    windows: TestWindows,
+    config: EvalConfig,
+) -> Cell:
+    """How a cell was obtained, in enough detail to obtain it again."""
+    scaler = {
+        column: {"mean": float(mean), "std": float(std)}
+        for column, mean, std in zip(benchmark.columns, benchmark.mean, benchmark.std, strict=True)
+    }
+    return {
+        "dataset": benchmark.name,
+        "horizon": windows.horizon,
+        "context_length": windows.context_length,
+        "protocol": config.protocol,
+        "normalize": config.normalize,
+        "windows": len(windows),
+        "windows_in_protocol": windows.total,
+        "first_target_time": windows.first_target_time,
+        "last_target_time": windows.last_target_time,
+        "season": min(benchmark.season, windows.context_length),
+        "dataset_sha256": benchmark.sha256,
+        "scaler": scaler,
+        "checkpoint_hash": forecaster.digest if forecaster else None,
+        "dtype": forecaster.config.dtype if forecaster else None,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def results_table(manifest: Mapping[str, Any]) -> str:
+    """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
+    cells = manifest["cells"]
+    header = ["dataset", "horizon", "ours", "naive", "seasonal naive"]
+    header += [f"published {name}" for name in PUBLISHED_MODELS]
+    if manifest["max_windows"]:
+        header.append("windows")
+    rows = [_row(cell, bool(manifest["max_windows"])) for cell in cells]
+    lines = [" | ".join(header), " | ".join("---" for _ in header), *map(" | ".join, rows)]
+    notes = [
+        f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
+        f"checkpoint {manifest['checkpoint'] or 'none'}."
+    ]
+    if manifest["max_windows"]:
+        notes.append(
+            f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."
+        )
+    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def _row(cell: Cell, subset: bool) -> list[str]:
+    published = published_results.get((cell["dataset"], cell["horizon"]), {})
+    row = [cell["dataset"], str(cell["horizon"]), _pair(cell.get("mse"), cell.get("mae"))]
+    row += [_pair(cell[f"{m}_mse"], cell[f"{m}_mae"]) for m in ("naive", "seasonal_naive")]
+    row += [_pair(*published.get(name, (None, None)), digits=3) for name in PUBLISHED_MODELS]
+    if subset:
+        row.append(f"{cell['windows']:,} of {cell['windows_in_protocol']:,}")
+    return row
+
+
+def _pair(mse: float | None, mae: float | None, digits: int = 4) -> str:
+    if mse is None or mae is None:
+        return ""
+    return f"{mse:.{digits}f} / {mae:.{digits}f}"

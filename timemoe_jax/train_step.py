@@ -1,0 +1,230 @@
+"""One update: the training state, the optimiser, the loss of a batch, the guarded step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from timemoe_jax import losses
+from timemoe_jax.config import OptimizerConfig, RunConfig
+from timemoe_jax.models.time_moe import abstract_model, create_params
+from timemoe_jax.nn.routing import RouterStatistics, router_statistics
+
+Batch = dict[str, Array]  # "values" [B, T + 1] float32 and "mask" [B, T + 1] bool
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Everything an update changes."""
+
+    step: Int[Array, ""]  # batches seen
+    params: nnx.State
+    opt_state: optax.OptState
+    skipped: Int[Array, ""]  # updates skipped as not finite
+
+
+def create_state(config: RunConfig, params: nnx.State | None = None) -> TrainState:
+    """The state before the first update.
+
+    Args:
+      config: of the run.
+      params: to start from; by default initialised from the run's seed. They become float32.
+    """
+    params = create_params(config.model, config.seed) if params is None else params
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    opt_state = make_optimizer(config).init(params)
+    # Two arrays, since the step donates both.
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
+
+
+def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Linear from 0 over the warm-up, then a cosine that reaches the floor at `num_steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=num_steps,
+        end_value=config.end_learning_rate,
+    )
+
+
+def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW (arXiv 1711.05101)."""
+    optimizer = config.optimizer
+    clips = optimizer.clip_norm > 0
+    clip = optax.clip_by_global_norm(optimizer.clip_norm) if clips else optax.identity()
+    adamw = optax.adamw(
+        learning_rate_schedule(optimizer, config.train.num_steps),
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        mask=None if optimizer.weight_decay_exclude == "none" else _is_matrix,
+    )
+    return optax.chain(clip, adamw)
+
+
+def _is_matrix(params: nnx.State) -> Any:
+    """True for the parameters that decay: all but norm scales and biases.
+
+    By name, not by rank: a stacked vector has two axes.
+    """
+
+    def decays(path: tuple[Any, ...], _: Array) -> bool:
+        names = {str(getattr(key, "key", key)) for key in path}
+        return not names & {"bias", "scale"}
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+class _Parts(NamedTuple):
+    """The terms of a loss, and what the routers did."""
+
+    horizons: dict[int, Float[Array, ""]]
+    balancing: Float[Array, ""]
+    statistics: RouterStatistics | None
+
+
+def _split(batch: Batch) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Array, Array]:
+    """Inputs and their mask, targets and their mask: the same window, one point apart."""
+    values, mask = batch["values"], batch["mask"]
+    return values[:, :-1], mask[:, :-1], values[:, 1:], mask[:, 1:].astype(jnp.float32)
+
+
+def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts]]:
+    """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
+
+    The function takes `params`, a `batch`, the `weights` (`losses.horizon_weights`) to divide by
+    if the batch is part of a larger one, and the `share` it has in the balancing loss of that.
+    A target that is missing or padding never counts, nor does a prediction made from one.
+    """
+    model, loss = config.model, config.loss
+    graph, _ = abstract_model(model)
+
+    def compute(
+        params: nnx.State,
+        batch: Batch,
+        weights: dict[int, Array] | None = None,
+        share: float = 1.0,
+    ) -> tuple[Float[Array, ""], _Parts]:
+        x, read, targets, counted = _split(batch)
+        output = nnx.merge(graph, params)(x, read)
+        positions = read.astype(jnp.float32)
+        horizons = losses.forecast_losses(
+            output.predictions,
+            targets,
+            counted,
+            delta=loss.huber_delta,
+            positions=positions,
+            weights=weights,
+        )
+        total = sum(horizons.values(), jnp.zeros(())) / len(horizons)
+        if output.router_logits is None:
+            return total, _Parts(horizons, jnp.zeros(()), None)
+        tokens = None if loss.balance_counts_padding else positions
+        statistics = router_statistics(output.router_logits, model.num_experts_per_tok, tokens)
+        balancing = share * losses.balancing_loss(statistics)
+        if model.apply_aux_loss:
+            total = total + model.router_aux_loss_factor * balancing
+        return total, _Parts(horizons, balancing, statistics)
+
+    return compute
+
+
+def make_train_step(config: RunConfig) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled update; its first argument is donated.
+
+    A loss or a gradient that is not finite leaves parameters and optimiser as they are, and is
+    counted. With gradient accumulation the forecast losses are those of the whole batch; the
+    balancing loss is the mean over the micro-batches, being no sum over tokens.
+    """
+    optimizer = make_optimizer(config)
+    schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
+    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        loss, parts, grads = _accumulate(config, gradient, state.params, batch)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        metrics = {
+            "loss": loss,
+            "finite": finite,
+            "gradient_norm": norm,
+            "learning_rate": schedule(state.step - state.skipped),
+            "points": jnp.sum(batch["mask"][:, :-1]),
+            **_describe(parts),
+        }
+        new = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+        )
+        return new, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _accumulate(
+    config: RunConfig, gradient: Callable[..., Any], params: nnx.State, batch: Batch
+) -> tuple[Float[Array, ""], _Parts, nnx.State]:
+    """Loss, its parts and its gradient, added up over the micro-batches of a batch."""
+    count = config.train.gradient_accumulation
+    _, read, _, counted = _split(batch)
+    weights = losses.horizon_weights(
+        counted, config.model.horizon_lengths, read.astype(jnp.float32)
+    )
+
+    def one(micro: Batch) -> tuple[Float[Array, ""], _Parts, nnx.State]:
+        (loss, parts), grads = gradient(params, micro, weights, 1 / count)
+        return loss, parts, grads
+
+    if count == 1:
+        return one(batch)
+
+    def add(total: Any, micro: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(micro)), None
+
+    micros = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return jax.lax.scan(add, zeros, micros)[0]
+
+
+def _describe(parts: _Parts) -> Metrics:
+    """The terms of the loss and the load of the experts, by the names of the log."""
+    metrics = {f"loss_{p}": loss for p, loss in parts.horizons.items()}
+    metrics["balancing_loss"] = parts.balancing
+    if parts.statistics is not None:
+        metrics["expert_load"] = losses.expert_load(parts.statistics)
+        metrics["router_entropy"] = losses.router_entropy(parts.statistics)
+    return metrics
+
+
+def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
+    """A compiled function from parameters and a batch to sums: add them up, then divide.
+
+    It returns, per head, "sum_P" of the Huber losses and "count_P" of the targets that count.
+    """
+    loss = make_loss(config)
+    horizons = config.model.horizon_lengths
+
+    def sums(params: nnx.State, batch: Batch) -> Metrics:
+        _, read, _, counted = _split(batch)
+        counts = losses.horizon_weights(counted, horizons, read.astype(jnp.float32))
+        ones = {p: jnp.ones(()) for p in horizons}
+        _, parts = loss(params, batch, ones)
+        totals = {f"sum_{p}": total for p, total in parts.horizons.items()}
+        return {**totals, **{f"count_{p}": count for p, count in counts.items()}}
+
+    return jax.jit(sums)
