@@ -1,6 +1,6 @@
 """One update: the training state, the optimiser, the loss of a batch, the guarded step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from timemoe_jax.config import OptimizerConfig, RunConfig
 from timemoe_jax.models.time_moe import abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
 
-Batch = dict[str, Array]  # "values" [B, T + 1] float32 and "mask" [B, T + 1] bool
+Batch = Mapping[str, Any]  # "values" [B, T + 1] float32 and "mask" [B, T + 1] bool
 Metrics = dict[str, Array]
 
 

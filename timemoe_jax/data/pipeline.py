@@ -1,0 +1,228 @@
+"""From windows to batches with Grain: shuffled, repeated, split over processes, resumable."""
+
+import dataclasses
+import math
+from typing import Any, SupportsIndex
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int64
+
+from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.windows import WindowIndex, WindowSource
+from timemoe_jax.errors import DataError
+
+
+def make_dataset(
+    window_source: WindowSource,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    repeat: bool,
+    num_threads: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset:
+    """Makes batches of windows, the same ones for the same arguments on any machine.
+
+    With `repeat` the windows go round without end, in another order each time if shuffled, and a
+    batch may join two rounds. Without it each window comes once, and rows of mask False and
+    sequence -1 fill the last batch: every process makes the same number of batches of one size.
+
+    Args:
+      window_source: the windows.
+      batch_size: B, the rows of a batch of this process.
+      seed: of the order, from 0 to 2**32 - 1.
+      shuffle: whether to mix the windows of all series.
+      repeat: whether to go on after the last window.
+      num_threads: how many batches to prepare at once ahead of use; 0 prepares one on demand.
+      process_index: which of the processes this is.
+      process_count: how many processes share the windows, none taking what another takes.
+
+    Returns:
+      a dataset of {"values": float32 [B, length + 1], "mask": bool [B, length + 1], "sequence":
+      int64 [B]}. Its iterators have get_state, set_state and close.
+
+    Raises:
+      DataError: there is no window, or an argument is out of its range.
+    """
+    _check(window_source, batch_size, seed, num_threads, process_index, process_count)
+    windows = grain.MapDataset.source(window_source).seed(seed)
+    if shuffle:
+        windows = windows.shuffle()
+    if repeat:
+        windows = windows.repeat()
+    else:
+        # All processes together take this many windows in a step.
+        windows = grain.MapDataset.source(_Padded(windows, batch_size * process_count))
+    windows = windows[process_index::process_count].batch(batch_size, drop_remainder=True)
+    # The buffer counts batches: two for each thread keep it busy.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    return windows.to_iter_dataset(options)
+
+
+def _check(
+    window_source: WindowSource,
+    batch_size: int,
+    seed: int,
+    num_threads: int,
+    process_index: int,
+    process_count: int,
+) -> None:
+    if len(window_source) == 0:
+        raise DataError(
+            f"there is no window: each of the {len(window_source.source)} series has fewer than "
+            "two points"
+        )
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise DataError(f"seed is {seed}; it must be from 0 to 2**32 - 1")
+    if num_threads < 0:
+        raise DataError(f"num_threads is {num_threads}; it must be at least 0")
+    if process_count < 1:
+        raise DataError(f"process_count is {process_count}; it must be at least 1")
+    if not 0 <= process_index < process_count:
+        raise DataError(
+            f"process_index is {process_index}; it must be from 0 to {process_count - 1}, since "
+            f"process_count is {process_count}"
+        )
+
+
+class _Padded:
+    """Windows followed by empty ones, up to a multiple of some number."""
+
+    def __init__(self, windows: grain.MapDataset, multiple: int):
+        self._windows = windows
+        self._length = math.ceil(len(windows) / multiple) * multiple
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        i = i.__index__()
+        if i < len(self._windows):
+            return self._windows[i]
+        like = self._windows[0]
+        return {
+            "values": np.zeros_like(like["values"]),
+            "mask": np.zeros_like(like["mask"]),
+            "sequence": np.int64(-1),
+        }
+
+
+class SubsetSource(SequenceSource):
+    """Some of the series of another source, in the order given.
+
+    Args:
+      source: all the series.
+      ids: the numbers of those to keep.
+
+    Raises:
+      DataError: a number is not one of a series of the source.
+    """
+
+    def __init__(self, source: SequenceSource, ids: Int64[np.ndarray, " num_sequences"]):
+        outside = ids[(ids < 0) | (ids >= len(source))]
+        if outside.size:
+            raise DataError(f"ids holds {outside[0]}; the source has series 0 to {len(source) - 1}")
+        self._source = source
+        self._ids = ids
+        self.lengths = source.lengths[ids]
+        self.skipped_files = source.skipped_files
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        return self._source.read(int(self._ids[i]), start, stop)
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message: its name in the source."""
+        return self._source.name(int(self._ids[i]))
+
+
+def split_sequences(
+    num_sequences: int, fraction: float, seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
+    """Chooses whole series to hold out from training.
+
+    Args:
+      num_sequences: how many there are.
+      fraction: the share to hold out, from 0 to less than 1; above 0 it holds out at least one,
+        and it always leaves at least one.
+      seed: of the choice, at least 0.
+
+    Returns:
+      the numbers of the series to train on, and of those held out, both ascending.
+
+    Raises:
+      DataError: an argument is out of its range, or the only series would be held out.
+    """
+    if not 0.0 <= fraction < 1.0 or seed < 0 or num_sequences < 1:
+        raise DataError(
+            f"num_sequences is {num_sequences}, fraction {fraction} and seed {seed}; they must be "
+            "at least 1, from 0 to less than 1, and at least 0"
+        )
+    if fraction == 0.0:
+        return np.arange(num_sequences, dtype=np.int64), np.zeros(0, np.int64)
+    if num_sequences == 1:
+        raise DataError(
+            f"a fraction {fraction} of one series cannot be held out, since whole series are; give "
+            "a fraction of 0, or other data to validate on"
+        )
+    held_out = min(max(1, round(fraction * num_sequences)), num_sequences - 1)
+    order = np.random.default_rng(seed).permutation(num_sequences).astype(np.int64, copy=False)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSummary:
+    """What a source of series comes to as training data.
+
+    Attributes:
+      sequences: the series.
+      points: their points, all together.
+      windows: the windows cut from them.
+      skipped_sequences: series of fewer than two points, which give no window.
+      uncovered_points: points that are in no window.
+      skipped_files: files passed over while searching folders.
+      padded_share: the share of the windows' points that lie beyond the end of a series.
+      updates_per_epoch: the batches in which every window comes once.
+    """
+
+    sequences: int
+    points: int
+    windows: int
+    skipped_sequences: int
+    uncovered_points: int
+    skipped_files: int
+    padded_share: float
+    updates_per_epoch: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sequences:,} series, {self.points:,} points, {self.windows:,} windows "
+            f"({self.padded_share:.1%} padding), {self.updates_per_epoch:,} updates per epoch; "
+            f"left out: {self.skipped_sequences:,} series of fewer than two points, "
+            f"{self.uncovered_points:,} points in no window, {self.skipped_files:,} files"
+        )
+
+
+def describe(source: SequenceSource, index: WindowIndex, batch_size: int) -> DatasetSummary:
+    """Counts what a source gives, and what it does not, at a window length and batch size.
+
+    Args:
+      source: the series.
+      index: the windows, made of `source.lengths`.
+      batch_size: the rows of a batch over all processes.
+    """
+    cells = len(index) * (index.length + 1)
+    return DatasetSummary(
+        sequences=len(source),
+        points=int(np.sum(source.lengths)),
+        windows=len(index),
+        skipped_sequences=index.skipped_sequences,
+        uncovered_points=index.uncovered_points,
+        skipped_files=len(source.skipped_files),
+        padded_share=index.padded_points / cells if cells else 0.0,
+        updates_per_epoch=math.ceil(len(index) / batch_size),
+    )

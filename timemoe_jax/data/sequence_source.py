@@ -1,0 +1,75 @@
+"""What every source of series has in common."""
+
+import abc
+import operator
+from collections.abc import Iterator
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from timemoe_jax.errors import DataError
+
+
+class SequenceSource(abc.ABC):
+    """Series of numbers that are read one at a time.
+
+    Attributes:
+      lengths: the number of points of each series [num_sequences], known without reading any.
+      skipped_files: files that a search of a folder passed over, since their kind is not read.
+    """
+
+    lengths: Int64[np.ndarray, " num_sequences"]
+    skipped_files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: SupportsIndex) -> Float[np.ndarray, " T"]:
+        i = self._checked(i)
+        return self._read(i, 0, int(self.lengths[i]))
+
+    def read(self, i: SupportsIndex, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """Reads a part of one series.
+
+        Args:
+          i: which series.
+          start: the first point.
+          stop: the point after the last; the end of the series when it lies beyond.
+
+        Returns:
+          the points in the units of the series, float32 or float64; NaN where one is missing.
+
+        Raises:
+          IndexError: there is no such series.
+          DataError: the part is not within the series, or the file has changed.
+        """
+        i = self._checked(i)
+        stop = min(stop, int(self.lengths[i]))
+        if not 0 <= start <= stop:
+            raise DataError(
+                f"points {start} to {stop} asked of {self.name(i)}, which has {self.lengths[i]}"
+            )
+        return self._read(i, start, stop)
+
+    def _checked(self, i: SupportsIndex) -> int:
+        i = operator.index(i)
+        if not 0 <= i < len(self):
+            raise IndexError(f"series {i} asked of a source of {len(self)}")
+        return i
+
+    @abc.abstractmethod
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """Reads points `start` to `stop` of series `i`, both already checked."""
+
+    @abc.abstractmethod
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message: the file, and where in it."""
+
+
+def float_of(dtype: np.dtype) -> type:
+    """The dtype in which numbers of `dtype` are given out: none of them loses precision."""
+    return np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64
