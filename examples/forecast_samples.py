@@ -5,9 +5,8 @@ python examples/forecast_samples.py out/demo/train out/demo/forecasts.png
 
 import sys
 
-from timemoe_jax.data.samples import SAMPLES, load_sample
-
 from timemoe_jax import Forecaster
+from timemoe_jax.data.samples import SAMPLES, load_sample
 from timemoe_jax.plotting import Panel, plot_forecasts
 
 HORIZON = 96

@@ -14,12 +14,12 @@ from timemoe_jax import baselines
 from timemoe_jax.config import EvalConfig
 from timemoe_jax.data.benchmarks import (
     Benchmark,
-    TestWindows,
+    BenchmarkWindows,
+    benchmark_windows,
     default_context,
     find_dataset,
     load_benchmark,
     published_results,
-    test_windows,
 )
 from timemoe_jax.forecast import Forecaster
 from timemoe_jax.logs import progress_bar
@@ -66,9 +66,9 @@ def run(config: EvalConfig) -> dict[str, Any]:
     return manifest
 
 
-def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> TestWindows:
+def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> BenchmarkWindows:
     context = config.context_length or default_context(horizon)
-    return test_windows(benchmark, context, horizon, config.protocol, config.max_windows)
+    return benchmark_windows(benchmark, context, horizon, config.protocol, config.max_windows)
 
 
 def _load(config: EvalConfig) -> Forecaster | None:
@@ -80,7 +80,7 @@ def _load(config: EvalConfig) -> Forecaster | None:
 def evaluate_cell(
     forecaster: Forecaster | None,
     benchmark: Benchmark,
-    windows: TestWindows,
+    windows: BenchmarkWindows,
     config: EvalConfig,
     progress: bool = True,
 ) -> Cell:
@@ -132,7 +132,7 @@ def _baselines(
 def _describe(
     forecaster: Forecaster | None,
     benchmark: Benchmark,
-    windows: TestWindows,
+    windows: BenchmarkWindows,
     config: EvalConfig,
 ) -> Cell:
     """How a cell was obtained, in enough detail to obtain it again."""
@@ -193,7 +193,9 @@ def _row(cell: Cell, subset: bool) -> list[str]:
     published = published_results.get((cell["dataset"], cell["horizon"]), {})
     row = [cell["dataset"], str(cell["horizon"]), _pair(cell.get("mse"), cell.get("mae"))]
     row += [_pair(cell[f"{m}_mse"], cell[f"{m}_mae"]) for m in ("naive", "seasonal_naive")]
-    row += [_pair(*published.get(name, (None, None)), digits=3) for name in PUBLISHED_MODELS]
+    for name in PUBLISHED_MODELS:
+        mse, mae = published.get(name, (None, None))
+        row.append(_pair(mse, mae, digits=3))
     if subset:
         row.append(f"{cell['windows']:,} of {cell['windows_in_protocol']:,}")
     return row

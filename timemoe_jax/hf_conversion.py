@@ -140,7 +140,7 @@ def write_published(
       CheckpointError: the folder already holds a model.
     """
     path = Path(folder)
-    if (path / "config.json").exists():
+    if any((path / name).exists() for name in ("config.json", SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(f"{path} already holds a model; give another folder")
     path.mkdir(parents=True, exist_ok=True)
     flat = {".".join(map(str, keys)): np.asarray(p[...]) for keys, p in nnx.to_flat_state(params)}

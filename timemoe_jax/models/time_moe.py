@@ -206,6 +206,7 @@ class TimeMoe(nnx.Module):
 
         if self.config.remat:
             layer = jax.checkpoint(layer, prevent_cse=False)
+        per_layer: tuple
         h, per_layer = jax.lax.scan(layer, self.embed(x), state)
         return self.norm(h), *per_layer
 

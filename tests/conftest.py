@@ -1,0 +1,65 @@
+"""What every test shares: JAX on a CPU, checked shapes, and where the fixtures are."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is most of what the tests do; compiling with less effort changes the results by a
+# rounding error at most, and halves the time. Flags that are set already win.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    + os.environ.get("XLA_FLAGS", "")
+)
+
+import jaxtyping
+
+# The modules that compute: the others' public functions are tested with wrong types, too, and
+# answer those with errors of their own.
+COMPUTING = ("nn", "models", "losses", "train_step", "metrics")
+jaxtyping.install_import_hook([f"timemoe_jax.{name}" for name in COMPUTING], "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
+
+TESTS = Path(__file__).parent
+PARITY = ("moe_tiny", "moe", "gqa", "dense")
+
+
+def shared_folder() -> Path:
+    """Fixtures and data too large for the repository; TIMEMOE_SHARED says where they are."""
+    return Path(os.environ.get("TIMEMOE_SHARED", TESTS.parents[1] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The published folder that is part of the test suite."""
+    return TESTS / "golden" / "moe_tiny"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    folder = shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; TIMEMOE_SHARED names another place")
+    return folder
+
+
+@pytest.fixture(scope="module", params=PARITY)
+def parity_folder(request: pytest.FixtureRequest) -> Path:
+    """A published folder with what the published implementation computes from it."""
+    if request.param == "moe_tiny":
+        return TESTS / "golden" / "moe_tiny"
+    folder = shared_folder() / "parity" / request.param
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; TIMEMOE_SHARED names another place")
+    return folder

@@ -1,0 +1,168 @@
+"""The shape of the code: which way imports go, and that no part of it outgrows a reader."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "timemoe_jax"
+MAINS = ("train_main", "eval_main")
+# A module imports from rows above its own, and from its own row without a cycle.
+LAYERS = (
+    ("errors",),
+    ("config", "partitioning", "logs", "metrics", "baselines", "plotting"),
+    ("data",),
+    ("nn",),
+    ("losses",),
+    ("models",),
+    ("hf_conversion", "checkpoint", "checkpoint_items"),
+    ("forecast",),
+    ("evaluate",),
+    ("train_step", "train"),
+    ("entry",),
+    ("cli", *MAINS),
+)
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 70
+
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / f"{name}.py" for name in MAINS)]
+    if path.exists()
+}
+MODULES = sorted(FILES)
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(), FILES[module].name)
+
+
+def imports_of(module: str) -> set[str]:
+    """Every module imported anywhere in a file, inside functions too, by its full name."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = inner & FILES.keys()
+            found |= submodules
+            if len(submodules) < len(inner):
+                found.add(node.module)
+    return found
+
+
+def package_imports(module: str) -> set[str]:
+    """Those of them that are ours, without the package's table of contents."""
+    return {name for name in imports_of(module) if name in FILES and name != "timemoe_jax"}
+
+
+def layer_of(module: str) -> int:
+    name = module.removeprefix("timemoe_jax.").split(".")[0]
+    rows = [i for i, names in enumerate(LAYERS) if name in names]
+    assert rows, f"{module} has no place in LAYERS: say which modules it stands on"
+    return rows[0]
+
+
+# The package's own file only lists the public names.
+PLACED = [name for name in MODULES if name != "timemoe_jax.__init__"]
+
+
+@pytest.mark.parametrize("module", PLACED)
+def test_imports_go_one_way(module):
+    above = [name for name in package_imports(module) if layer_of(name) > layer_of(module)]
+    assert not above, f"{module} imports {above}, which stand on it"
+
+
+def test_imports_have_no_cycle():
+    graph = {name: package_imports(name) for name in PLACED}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_the_check_sees_imports():
+    """Of either form, and those inside functions."""
+    assert "timemoe_jax.nn.routing" in package_imports("timemoe_jax.losses")
+    assert "safetensors" in imports_of("timemoe_jax.hf_conversion")
+
+
+@pytest.mark.parametrize("module", [name for name in PLACED if ".data" in name])
+def test_data_knows_no_model_and_no_jax(module):
+    roots = {name.split(".")[0] for name in imports_of(module)}
+    assert not roots & {"jax", "flax", "optax", "orbax"}
+    allowed = ("timemoe_jax.data", "timemoe_jax.errors", "timemoe_jax.config")
+    assert all(name.startswith(allowed) for name in package_imports(module))
+
+
+@pytest.mark.parametrize("module", [name for name in PLACED if ".nn." in name])
+def test_parts_know_no_configuration(module):
+    assert "timemoe_jax.config" not in imports_of(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_torch(module):
+    roots = {name.split(".")[0] for name in imports_of(module)}
+    assert not roots & {"torch", "transformers", "tensorflow"}
+    assert "safetensors.torch" not in imports_of(module)
+
+
+def test_weights_are_never_unpickled():
+    for module in ("timemoe_jax.hf_conversion", "timemoe_jax.checkpoint"):
+        assert not imports_of(module) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+
+
+def test_importing_the_package_imports_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, timemoe_jax, timemoe_jax.hf_conversion, timemoe_jax.models.decoding\n"
+        "print(sorted({'torch', 'tensorflow', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_there_is_no_drawer_for_everything():
+    names = {path.stem for path in PACKAGE.rglob("*")}
+    assert not names & {"utils", "util", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_public_says_what_it_is(module):
+    tree = tree_of(module)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    top = [node for node in tree.body if isinstance(node, kinds)]
+    methods = [
+        node
+        for outer in top
+        if isinstance(outer, ast.ClassDef) and not outer.name.startswith("_")
+        for node in outer.body
+        if isinstance(node, kinds)
+    ]
+    bare = [
+        node.name
+        for node in [*top, *methods]
+        if not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not bare, f"{module}: {bare} lack a docstring"
+    assert not tree.body or ast.get_docstring(tree), f"{module} lacks a docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_fits_a_reader(module):
+    lines = len(FILES[module].read_text().splitlines())
+    assert lines <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_function_fits_a_screen(module):
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not {name: n for name, n in long.items() if n > MAX_FUNCTION_LINES}

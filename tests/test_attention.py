@@ -1,0 +1,157 @@
+"""Attention: by hand, chunked against plain, grouped against repeated, cached against full."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timemoe_jax.nn.attention import (
+    QUERY_CHUNK,
+    Attention,
+    KeyValues,
+    attend,
+    causal_attention,
+    rotary,
+)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_attend_by_hand():
+    """Scores 2 * log 3 / sqrt(4) = log 3 and 0: shares 3/4 and 1/4."""
+    queries = jnp.array([2.0, 0, 0, 0]).reshape(1, 1, 1, 4)
+    keys = jnp.array([[np.log(3.0), 0, 0, 0], [0, 5, 5, 5]], jnp.float32).reshape(1, 1, 2, 4)
+    values = jnp.array([[4.0, 8, 0, 1], [8.0, 0, 4, 1]]).reshape(1, 1, 2, 4)
+    out = attend(queries, keys, values, jnp.ones((1, 1, 2), bool))
+    np.testing.assert_allclose(out[0, 0, 0], [5, 6, 1, 1], rtol=1e-6)
+    first = attend(queries, keys, values, jnp.array([[[True, False]]]))
+    np.testing.assert_array_equal(first[0, 0, 0], values[0, 0, 0])
+
+
+def test_a_query_that_may_read_nothing_is_finite():
+    q = normal(0, 1, 2, 3, 4)
+    assert np.isfinite(attend(q, q, q, jnp.zeros((1, 3, 3), bool))).all()
+
+
+def test_grouped_heads_are_repeated_key_value_heads():
+    q, k, v = normal(0, 2, 6, 5, 4), normal(1, 2, 2, 5, 4), normal(2, 2, 2, 5, 4)
+    repeated = (jnp.repeat(a, 3, axis=1) for a in (k, v))
+    np.testing.assert_allclose(
+        causal_attention(q, k, v), causal_attention(q, *repeated), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_chunked_equals_plain(masked):
+    """In value and gradient, at a length that ends within a chunk."""
+    length = 600
+    assert length > QUERY_CHUNK
+    assert length % QUERY_CHUNK
+    inputs = normal(0, 2, 2, length, 4), normal(1, 2, 1, length, 4), normal(2, 2, 1, length, 4)
+    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (2, length)).at[:, 0].set(True)
+    direction = normal(4, 2, 2, length, 4)
+
+    def run(implementation: str):
+        def loss(q, k, v):
+            out = causal_attention(q, k, v, mask if masked else None, implementation)
+            return jnp.sum(out * direction), out
+
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
+
+    for a, b in zip(*map(jax.tree.leaves, (run("plain"), run("chunked"))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_auto_and_chunked_are_plain_below_a_chunk():
+    q = normal(0, 1, 2, 9, 4)
+    plain = causal_attention(q, q, q, None, "plain")
+    for implementation in ("auto", "chunked"):
+        np.testing.assert_array_equal(causal_attention(q, q, q, None, implementation), plain)
+
+
+@pytest.mark.parametrize("implementation", ["plain", "chunked"])
+def test_masked_and_later_positions_do_not_matter(implementation):
+    """The masked lie in both chunks, before and after the queries compared."""
+    length = QUERY_CHUNK + 40
+    q, k, v = normal(0, 1, 2, length, 4), normal(1, 1, 2, length, 4), normal(2, 1, 2, length, 4)
+    mask = jnp.ones((1, length), bool).at[:, 3:9].set(False).at[:, 260:270].set(False)
+    hidden = ~mask | (jnp.arange(length) > 280)
+    changed = [jnp.where(hidden[:, None, :, None], 50.0, a) for a in (k, v)]
+    run = jax.jit(lambda k, v, mask: causal_attention(q, k, v, mask, implementation))
+    before, after = run(k, v, mask), run(*changed, mask)
+    np.testing.assert_array_equal(before[:, :, :281], after[:, :, :281])
+    unmasked = run(k, v, jnp.ones_like(mask))
+    assert np.abs(before - unmasked)[:, :, 9:281].max() > 1e-2
+    np.testing.assert_array_equal(before[:, :, :3], unmasked[:, :, :3])
+
+
+def test_rotary_by_hand():
+    """Two pairs (i, i + 2): the first turns by the position, the second by it over sqrt(theta)."""
+    x = jnp.array([1.0, 0.0, 0.0, 1.0]).reshape(1, 1, 1, 4)
+    x = jnp.tile(x, (1, 1, 2, 1))
+    out = rotary(x, jnp.array([0, 3]), 100.0)[0, 0]
+    np.testing.assert_array_equal(out[0], x[0, 0, 0])
+    expected = [np.cos(3.0), -np.sin(0.3), np.sin(3.0), np.cos(0.3)]
+    np.testing.assert_allclose(out[1], expected, rtol=1e-6)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 1000))
+def test_rotary_products_depend_on_the_distance_alone(i, j, shift):
+    q, k = normal(0, 1, 1, 1, 8), normal(1, 1, 1, 1, 8)
+
+    def product(a: int, b: int) -> jax.Array:
+        turned = rotary(q, jnp.array([a]), 10000.0), rotary(k, jnp.array([b]), 10000.0)
+        return jnp.sum(turned[0] * turned[1])
+
+    # Angles of about 1000 carry a rounding of about 1000 * 2^-24.
+    np.testing.assert_allclose(product(i, j), product(i + shift, j + shift), rtol=0, atol=2e-3)
+
+
+def attention(num_kv_heads: int) -> Attention:
+    return Attention(
+        16,
+        4,
+        num_kv_heads,
+        theta=10000.0,
+        init=nnx.initializers.normal(0.3),
+        dtype=jnp.dtype("float32"),
+        implementation="auto",
+        rngs=nnx.Rngs(0),
+    )
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_extend_equals_full_attention(num_kv_heads):
+    module = attention(num_kv_heads)
+    x = normal(5, 2, 10, 16)
+    mask = jnp.ones((2, 10), bool).at[0, :3].set(False)
+    attend_all = jax.jit(lambda x, mask: module(x, mask))
+    extend = jax.jit(lambda *args: module.extend(*args))
+    full, kv = attend_all(x, mask)
+    assert kv.keys.shape == (2, num_kv_heads, 10, 4)
+    _, start = attend_all(x[:, :6], mask[:, :6])
+    # The room that is left holds something that must never be read.
+    room = ((0, 0), (0, 0), (0, 6), (0, 0))
+    cache = KeyValues(*(jnp.pad(a, room, constant_values=7.0) for a in start))
+    room_mask = jnp.pad(mask, ((0, 0), (0, 2)), constant_values=True)
+    middle, cache = extend(x[:, 6:9], cache, jnp.int32(6), room_mask)
+    last, cache = extend(x[:, 9:], cache, jnp.int32(9), room_mask)
+    np.testing.assert_allclose(middle, full[:, 6:9], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(last, full[:, 9:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(cache.keys[:, :, :10], kv.keys, rtol=0, atol=1e-5)
+
+
+def test_biases_of_queries_keys_and_values_only():
+    module = attention(2)
+    assert [m.bias is None for m in (module.query, module.key, module.value, module.out)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert module.key.kernel.shape == (16, 8)

@@ -1,0 +1,345 @@
+"""Every check of a configuration, each with a message that names the field and the value."""
+
+import dataclasses
+
+import ml_collections
+import pytest
+
+from timemoe_jax.config import (
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    from_mapping,
+    model_config_from_published,
+    model_config_to_published,
+)
+from timemoe_jax.errors import ConfigError, TimeMoeError
+
+
+def error_of(make, *args, **kwargs) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make(*args, **kwargs)
+    return str(caught.value)
+
+
+def data_config(**changes) -> DataConfig:
+    return DataConfig(**{"path": "series", **changes})
+
+
+def run_config(**changes) -> RunConfig:
+    return RunConfig(**{"model": ModelConfig(), "data": data_config(), **changes})
+
+
+def test_defaults_are_valid():
+    run = run_config()
+    assert run.seed == 0
+    assert EvalConfig().horizons == (96, 192, 336, 720)
+    assert (ModelConfig().head_dim, ModelConfig().expert_size) == (32, 768)
+
+
+def test_an_error_is_both_ours_and_a_value_error():
+    with pytest.raises(TimeMoeError):
+        LossConfig(huber_delta=0.0)
+    with pytest.raises(ValueError, match="huber_delta"):
+        LossConfig(huber_delta=0.0)
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig().hidden_size = 3
+
+
+POSITIVE = {
+    ModelConfig: (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
+        *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
+    ),
+    LossConfig: ("huber_delta",),
+    data_config: ("length", "synthetic_length"),
+    OptimizerConfig: ("learning_rate", "eps"),
+    TrainConfig: (
+        *("num_steps", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"),
+        *("keep_checkpoints", "eval_batches", "max_nonfinite_in_row"),
+    ),
+    EvalConfig: ("batch_size", "context_length", "max_windows"),
+}
+NOT_NEGATIVE = {
+    ModelConfig: ("router_aux_loss_factor",),
+    data_config: ("stride", "synthetic_sequences", "num_threads"),
+    OptimizerConfig: ("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"),
+    TrainConfig: ("eval_every",),
+    run_config: ("seed",),
+}
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize(("make", "name"), [(m, n) for m, names in POSITIVE.items() for n in names])
+def test_must_be_positive(make, name, value):
+    assert error_of(make, **{name: value}) == f"{name} must be positive, but is {value}"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(m, n) for m, names in NOT_NEGATIVE.items() for n in names]
+)
+def test_must_not_be_negative(make, name):
+    assert error_of(make, **{name: -1}) == f"{name} must not be negative, but is -1"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((ModelConfig, "dtype"), (ModelConfig, "expert_implementation")),
+        *((ModelConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
+        *((EvalConfig, "protocol"), (EvalConfig, "normalize"), (EvalConfig, "dtype")),
+    ],
+)
+def test_must_be_one_of_the_choices(make, name):
+    message = error_of(make, **{name: "sideways"})
+    assert message.startswith(f"{name} must be one of ")
+    assert "'sideways'" in message
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "named"),
+    [
+        (ModelConfig, {"num_attention_heads": 7}, ("num_attention_heads (7)", "(384)")),
+        (ModelConfig, {"num_attention_heads": 128}, ("even", "(384)", "(128)", "3")),
+        (ModelConfig, {"num_key_value_heads": 5}, ("num_key_value_heads (5)", "(12)")),
+        (ModelConfig, {"num_experts_per_tok": 9}, ("num_experts_per_tok (9)", "(8)")),
+        (ModelConfig, {"num_experts_per_tok": 5}, ("num_experts_per_tok (5)", "(1536)")),
+        (ModelConfig, {"horizon_lengths": ()}, ("horizon_lengths", "()")),
+        (ModelConfig, {"horizon_lengths": (0, 8)}, ("horizon_lengths", "(0, 8)")),
+        (ModelConfig, {"horizon_lengths": (8, 1)}, ("increasing", "(8, 1)")),
+        (ModelConfig, {"horizon_lengths": (8, 8)}, ("increasing", "(8, 8)")),
+        (data_config, {"validation_fraction": 1.0}, ("validation_fraction", "1.0")),
+        (data_config, {"validation_fraction": -0.1}, ("validation_fraction", "-0.1")),
+        (
+            data_config,
+            {"validation_fraction": 0.1, "validation_path": "v"},
+            ("validation_path ('v')", "validation_fraction (0.1)", "exclude"),
+        ),
+        (data_config, {"synthetic_sequences": 3}, ("path ('series')", "(3)", "exclude")),
+        (data_config, {"path": ""}, ("path is empty", "synthetic_sequences is 0")),
+        (OptimizerConfig, {"b1": 1.0}, ("b1", "[0, 1)", "1.0")),
+        (OptimizerConfig, {"b2": -0.5}, ("b2", "[0, 1)", "-0.5")),
+        (OptimizerConfig, {"end_learning_rate": 0.1}, ("end_learning_rate (0.1)", "(0.001)")),
+        (
+            TrainConfig,
+            {"batch_size": 10, "gradient_accumulation": 4},
+            ("gradient_accumulation (4)", "batch_size (10)"),
+        ),
+        (run_config, {"data": data_config(length=5000)}, ("data.length (5000)", "(4096)")),
+        (
+            run_config,
+            {"optimizer": OptimizerConfig(warmup_steps=1000)},
+            ("optimizer.warmup_steps (1000)", "train.num_steps (1000)"),
+        ),
+        (EvalConfig, {"datasets": ()}, ("datasets is empty",)),
+        (EvalConfig, {"horizons": ()}, ("horizons must be positive", "()")),
+        (EvalConfig, {"horizons": (96, 0)}, ("horizons must be positive", "(96, 0)")),
+    ],
+)
+def test_what_cannot_be_is_named_with_its_values(make, fields, named):
+    message = error_of(make, **fields)
+    assert all(part in message for part in named), message
+
+
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (ModelConfig, {"num_experts_per_tok": 8}),
+        (ModelConfig, {"num_experts_per_tok": 5, "use_dense": True}),
+        (ModelConfig, {"num_key_value_heads": 1}),
+        (ModelConfig, {"router_aux_loss_factor": 0}),
+        (data_config, {"validation_fraction": 0.999}),
+        (data_config, {"path": "", "synthetic_sequences": 1}),
+        (data_config, {"validation_path": "v"}),
+        (OptimizerConfig, {"b1": 0.0, "end_learning_rate": 1e-3, "clip_norm": 0.0}),
+        (run_config, {"data": data_config(length=4096)}),
+        (run_config, {"optimizer": OptimizerConfig(warmup_steps=999)}),
+        (EvalConfig, {"context_length": 1, "max_windows": None}),
+    ],
+)
+def test_what_lies_on_the_boundary_is_fine(make, fields):
+    make(**fields)
+
+
+def test_from_mapping_builds_nested_configurations():
+    config = from_mapping(
+        RunConfig,
+        {
+            "model": {"hidden_size": 24, "num_hidden_layers": 2},
+            "data": {"path": "here"},
+            "optimizer": {"learning_rate": 1},
+            "seed": 3,
+        },
+    )
+    assert config.model == ModelConfig(hidden_size=24, num_hidden_layers=2)
+    assert config.optimizer.learning_rate == 1.0
+    assert type(config.optimizer.learning_rate) is float
+    assert (config.seed, config.data.path, config.train) == (3, "here", TrainConfig())
+
+
+def test_from_mapping_reads_a_config_dict():
+    given = ml_collections.ConfigDict({"model": {"horizon_lengths": (1, 4)}, "data": {"path": "p"}})
+    assert from_mapping(RunConfig, given).model.horizon_lengths == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (
+            {"model": {"hiden_size": 3}, "data": {"path": "p"}},
+            "config.model has no field 'hiden_size'; did you mean 'hidden_size'?",
+        ),
+        ({"modle": {}}, "config has no field 'modle'; did you mean 'model'?"),
+        (
+            {"data": {"path": "p"}, "zzz": 1},
+            "config has no field 'zzz'; known: model, data, loss, optimizer, train, seed",
+        ),
+        ({"data": {"path": "p"}}, "config lacks the field 'model'"),
+        ({"model": 3, "data": {"path": "p"}}, "config.model must be a mapping of fields, but is 3"),
+        (
+            {"model": {}, "data": {"path": "p", "length": 0}},
+            "config.data: length must be positive, but is 0",
+        ),
+        (
+            {"model": {"num_experts": "8"}, "data": {"path": "p"}},
+            "config.model.num_experts must be of type int, but is '8'",
+        ),
+        (
+            {"model": {}, "data": {"path": "p", "length": 5000}},
+            "config: data.length (5000) exceeds model.max_position_embeddings (4096)",
+        ),
+    ],
+)
+def test_from_mapping_names_the_place(mapping, message):
+    assert error_of(from_mapping, RunConfig, mapping) == message
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value", "kind"),
+    [
+        (TrainConfig, "num_steps", True, "int"),
+        (TrainConfig, "num_steps", "10", "int"),
+        (TrainConfig, "num_steps", 10.0, "int"),
+        (TrainConfig, "num_steps", None, "int"),
+        (TrainConfig, "init_from", 3, "str"),
+        (TrainConfig, "init_from", None, "str"),
+        (LossConfig, "huber_delta", "2.0", "float"),
+        (LossConfig, "huber_delta", True, "float"),
+        (LossConfig, "balance_counts_padding", 1, "bool"),
+        (LossConfig, "balance_counts_padding", "true", "bool"),
+        (EvalConfig, "context_length", 1.5, "int"),
+        (EvalConfig, "context_length", False, "int"),
+    ],
+)
+def test_wrong_types(cls, name, value, kind):
+    message = error_of(from_mapping, cls, {name: value}, "here")
+    assert message == f"here.{name} must be of type {kind}, but is {value!r}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_must_be_finite(value):
+    message = error_of(from_mapping, LossConfig, {"huber_delta": value}, "loss")
+    assert message == f"loss.huber_delta must be finite, but is {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("96,192", (96, 192)),
+        (" 96 , 192, ", (96, 192)),
+        ("96", (96,)),
+        ([96], (96,)),
+        ((1, 2), (1, 2)),
+    ],
+)
+def test_tuples_from_sequences_and_comma_separated_text(value, expected):
+    assert from_mapping(EvalConfig, {"horizons": value}).horizons == expected
+
+
+def test_tuples_of_text():
+    config = from_mapping(EvalConfig, {"datasets": "ETTh1, weather"})
+    assert config.datasets == ("ETTh1", "weather")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("96,many", "e.horizons must be int values separated by commas, but is '96,many'"),
+        (96, "e.horizons must be a sequence, but is 96"),
+        ([96, "7"], "e.horizons[1] must be of type int, but is '7'"),
+        ([True], "e.horizons[0] must be of type int, but is True"),
+        ("", "e: horizons must be positive, but are ()"),
+    ],
+)
+def test_tuples_of_something_else(value, message):
+    assert error_of(from_mapping, EvalConfig, {"horizons": value}, "e") == message
+
+
+def test_optional_values():
+    config = from_mapping(EvalConfig, {"context_length": None, "max_windows": 5})
+    assert (config.context_length, config.max_windows) == (None, 5)
+
+
+def test_the_given_mapping_is_not_changed():
+    mapping = {"horizons": [96, 192]}
+    from_mapping(EvalConfig, mapping)
+    assert mapping == {"horizons": [96, 192]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, use_dense=True),
+        ModelConfig(horizon_lengths=(2, 5), num_experts=4, rms_norm_eps=1e-5, rope_theta=500.0),
+    ],
+)
+def test_published_round_trip(config):
+    published = model_config_to_published(config)
+    assert published["model_type"] == "time_moe"
+    assert published["horizon_lengths"] == list(config.horizon_lengths)
+    assert not {"dtype", "remat", "expert_implementation", "attention_implementation"} & {
+        *published
+    }
+    assert model_config_from_published(published) == (config, [])
+
+
+def test_published_leaves_out_how_to_compute():
+    config = ModelConfig(dtype="bfloat16", remat=True, expert_implementation="dense")
+    assert model_config_from_published(model_config_to_published(config)) == (ModelConfig(), [])
+
+
+def published(**changes) -> dict:
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return {**{name: getattr(ModelConfig(), name) for name in needed}, **changes}
+
+
+def test_published_defaults():
+    """Key/value heads are as many as heads unless given, as in the published code."""
+    config, unknown = model_config_from_published(published(num_attention_heads=6))
+    assert (config.num_attention_heads, config.num_key_value_heads, unknown) == (6, 6, [])
+
+
+def test_published_unknown_fields_are_named_in_order():
+    _, unknown = model_config_from_published(published(zeta=1, alpha=2, use_cache=False))
+    assert unknown == ["alpha", "zeta"]
+
+
+def test_published_needs_the_sizes():
+    message = error_of(model_config_from_published, {"hidden_size": 16})
+    assert "intermediate_size, num_hidden_layers, num_attention_heads" in message
+
+
+def test_published_values_are_checked_like_others():
+    message = error_of(model_config_from_published, published(num_key_value_heads=5))
+    assert message.startswith("config.json: num_key_value_heads (5)")
+    message = error_of(model_config_from_published, published(hidden_size=16.0))
+    assert message == "config.json.hidden_size must be of type int, but is 16.0"

@@ -1,0 +1,237 @@
+"""Whole runs: real processes, really killed, resumed, stopped and given nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from timemoe_jax import checkpoint
+from timemoe_jax.logs import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "model.hidden_size": 16,
+    "model.intermediate_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.num_key_value_heads": 2,
+    "model.num_experts": 4,
+    "model.horizon_lengths": "(1, 8)",
+    "data.length": 48,
+    "data.synthetic_sequences": 40,
+    "data.synthetic_length": 200,
+    "data.validation_fraction": 0.1,
+    "optimizer.warmup_steps": 2,
+    "train.num_steps": 150,  # enough that a kill at a step comes before the end
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.checkpoint_every": 40,
+    "train.eval_every": 75,
+}
+
+
+def _start(workdir, **overrides):
+    fields = TINY | {name.replace("__", "."): value for name, value in overrides.items()}
+    command = [sys.executable, "train_main.py", "--config=configs/smoke.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def _finish(process):
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def _run(workdir, **overrides):
+    return _finish(_start(workdir, **overrides))
+
+
+def _wait_for_step(workdir, step, process):
+    deadline = time.monotonic() + 200
+    while not any(r["step"] >= step for r in read_metrics(workdir / "metrics.jsonl")):
+        assert time.monotonic() < deadline, f"step {step} was never reached"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def _parameters(workdir):
+    return [np.asarray(p) for p in jax.tree.leaves(checkpoint.load_model(workdir).params)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run that nothing happens to, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    return workdir, out, err
+
+
+def test_what_a_run_prints_and_writes(uninterrupted):
+    workdir, out, err = uninterrupted
+    for text in ("36 series", "windows", "updates per epoch", "total updates: 150", "step 150/150"):
+        assert text in out
+    for text in ("loss", "lr", "points/s", "150/150"):
+        assert text in err  # the progress bar
+    records = read_metrics(workdir / "metrics.jsonl")
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == list(range(1, 151))
+    names = {"loss", "loss_1", "loss_8", "balancing_loss", "expert_load", "router_entropy"}
+    names |= {"gradient_norm", "learning_rate", "points_per_second", "skipped_updates"}
+    assert names <= set(steps[-1])
+    np.testing.assert_allclose(np.sum(steps[-1]["expert_load"], axis=1), 1.0, rtol=1e-5)
+    validations = [r for r in records if "validation_loss" in r]
+    assert [r["step"] for r in validations] == [75, 150]
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 150
+
+
+def test_tensorboard_reads_the_events(uninterrupted):
+    (events,) = (uninterrupted[0] / "tensorboard").glob("events.*")
+    scalars = _scalars(events.read_bytes())
+    logged = {
+        r["step"]: r["loss"]
+        for r in read_metrics(uninterrupted[0] / "metrics.jsonl")
+        if "loss" in r
+    }
+    assert scalars["loss"].keys() == logged.keys()
+    for step, loss in logged.items():
+        np.testing.assert_allclose(scalars["loss"][step], loss, rtol=1e-6)
+    assert "expert_load/1/3" in scalars
+
+
+def _scalars(data):
+    """Tag -> step -> value, from the record framing of an event file: length, crc, bytes, crc."""
+    found = {}
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 8], "little")
+        event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
+        at += 12 + size + 4
+    return found
+
+
+def test_killed_twice_and_resumed_the_parameters_are_the_same_bits(uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    for step in (50, 90):
+        process = _start(workdir)
+        _wait_for_step(workdir, step, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step" in out
+    for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
+        assert a.tobytes() == b.tobytes()
+    records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == list(range(1, 151))
+    whole = [r for r in read_metrics(uninterrupted[0] / "metrics.jsonl") if "loss" in r]
+    assert [r["loss"] for r in records] == [r["loss"] for r in whole]
+
+
+def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = _start(workdir, train__checkpoint_every=1000)
+    _wait_for_step(workdir, 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = _finish(process)
+    assert code == 0, err
+    assert "stopped by SIGTERM at step" in out
+    (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
+    assert 3 <= step < 150
+    code, _, err = _run(workdir)
+    assert code == 0, err
+    for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted):
+    workdir = uninterrupted[0]
+    before = (workdir / "metrics.jsonl").read_text()
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step 150" in out
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_another_model_is_not_resumed(uninterrupted):
+    code, _, err = _run(uninterrupted[0], model__num_experts=8)
+    assert code == 2
+    assert _only_line(err).startswith("error: ")
+    assert "num_experts 4 but 8" in err
+
+
+def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):
+    source, _, _ = uninterrupted
+    code, _, err = _run(
+        tmp_path / "tuned",
+        train__init_from=source,
+        train__num_steps=3,
+        optimizer__learning_rate=1e-12,
+        optimizer__end_learning_rate=0,
+    )
+    assert code == 0, err
+    for a, b in zip(_parameters(source), _parameters(tmp_path / "tuned"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_updates_that_are_not_finite_end_the_run(tmp_path):
+    code, _, err = _run(
+        tmp_path / "broken",
+        model__initializer_range=1e30,
+        train__max_nonfinite_in_row=3,
+    )
+    assert code == 2
+    assert "step 1: update skipped" in err
+    assert "3 updates in a row were not finite" in err.splitlines()[-1]
+    assert "synthetic" in err.splitlines()[-1]  # it names the sequences
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.num_stepz=3"], "num_stepz"),
+        (["--config.train.num_steps=many"], "num_steps"),
+        (["--config.model.num_attention_heads=3"], "must divide hidden_size"),
+        (["--config.data.synthetic_sequences=0"], "set config.data.path"),
+        (["--config.data.synthetic_sequences=0", "--config.data.path=/nowhere"], "/nowhere"),
+        (["--config.train.init_from=/nowhere"], "/nowhere"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_nonsense_is_one_line_and_status_2(tmp_path, arguments, message):
+    command = [sys.executable, "train_main.py", "--config=configs/smoke.py"]
+    command += [f"--workdir={tmp_path / 'run'}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in _only_line(done.stderr)
+
+
+def test_flags_that_are_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train_main.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "--config, --workdir" in _only_line(done.stderr)
+
+
+def _only_line(err):
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    return line

@@ -1,0 +1,197 @@
+"""Reading a CSV of series: a column of dates, if there is one, then one series per column."""
+
+import csv
+import dataclasses
+import itertools
+import os
+import re
+import warnings
+from _csv import Reader
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from timemoe_jax.errors import DataError
+
+# Cells, in lower case and without surrounding blanks, that stand for a missing value.
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"})
+
+# Rows turned from text into numbers at a time, so that the text of a large file is never held.
+CHUNK = 16384
+
+_DATE = re.compile(r"\d{1,4}[-/.]\d")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """The series of one CSV file.
+
+    Attributes:
+      path: the file.
+      timestamps: the date column [T], datetime64 in the order of the file; None without one.
+      timestamp_name: its header; None without a date column.
+      columns: the headers of the C numeric columns.
+      values: float64 [T, C] as the file has them: NaN where a cell is missing, and infinities
+        where the file says so.
+    """
+
+    path: Path
+    timestamps: Shaped[np.ndarray, " T"] | None
+    timestamp_name: str | None
+    columns: tuple[str, ...]
+    values: Float64[np.ndarray, "T C"]
+
+
+def read_csv(path: str | os.PathLike[str]) -> Table:
+    """Reads a comma-separated UTF-8 file with a header line and one series per column.
+
+    The first column holds the dates if it has anything but numbers; every other column must be
+    numeric. Empty cells, `NA`, `NaN`, `null` and the like are missing values. Infinities are
+    kept: what to do with them is for the caller to decide. Dates with a time zone become UTC.
+    Blank lines are skipped, except between the values of a file with a single column.
+
+    Args:
+      path: the file.
+
+    Raises:
+      DataError: the file cannot be read, is not UTF-8, is empty, has no header, no row, no
+        numeric column, rows of different lengths, two columns of one name, or a cell that is
+        neither a number nor, in the first column, a date.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return _read(csv.reader(stream, strict=True), path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _read(reader: Reader, path: Path) -> Table:
+    names = _header(reader, path)
+    rows = _rows(reader, len(names), path)
+    first: list[str] = []
+    lines: list[int] = []
+    parts = []
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        numbers, cells = zip(*chunk, strict=True)
+        lines += numbers
+        leading, *others = zip(*cells, strict=True)
+        first += leading
+        columns = [
+            _numbers(column, numbers, path, name)
+            for name, column in zip(names[1:], others, strict=True)
+        ]
+        parts.append(np.array(columns, np.float64).reshape(len(columns), len(chunk)).T)
+    if not first:
+        raise DataError(f"{path} has a header line but no rows")
+    values = np.concatenate(parts)
+    if all(_is_number(cell) for cell in first):
+        leading_values = _numbers(first, lines, path, names[0])
+        values = np.concatenate([leading_values[:, None], values], axis=1)
+        return Table(path, None, None, tuple(names), values)
+    timestamps = _dates(first, lines, path, names[0])
+    if len(names) == 1:
+        raise DataError(f"{path} has no numeric column, only {names[0]!r}; give at least one")
+    return Table(path, timestamps, names[0], tuple(names[1:]), values)
+
+
+def _header(reader: Reader, path: Path) -> list[str]:
+    names = [name.strip() for name in next((row for row in reader if row), [])]
+    if not names:
+        raise DataError(f"{path} is empty; it must have a header line and a row per time step")
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
+    numeric = [name for name in names if name and _is_number(name)]
+    dated = names[0] not in numeric and bool(_DATE.match(names[0]))
+    # A header of 0, 1, 2 is what data frames without names write.
+    counted = numeric == [str(i) for i in range(len(numeric))]
+    if len(numeric) == len(names) - dated and not counted:
+        raise DataError(
+            f"{path} has no header: its first line is {','.join(names)[:40]!r}; the first line "
+            "must name the columns"
+        )
+    return names
+
+
+def _rows(reader: Reader, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows below the header, each with its line number."""
+    blank: list[int] = []
+    for row in reader:
+        if not row:
+            blank.append(reader.line_num)
+            continue
+        if len(row) != width:
+            raise DataError(
+                f"{path} line {reader.line_num} has {len(row)} cells, but the header has {width}; "
+                "every row must have as many"
+            )
+        # In a single column a blank line between values is a missing one.
+        yield from ((line, [""]) for line in blank if width == 1)
+        blank.clear()
+        yield reader.line_num, row
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell of the first column is a number or missing, and so no date."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell.strip().lower() in MISSING
+    return "_" not in cell
+
+
+def _numbers(
+    cells: Sequence[str], lines: Sequence[int], path: Path, name: str
+) -> Float64[np.ndarray, " T"]:
+    # All cells at once where possible; Python's reading of text as a number is exact, but takes
+    # 1_000 for 1000.
+    if "_" not in "".join(cells):
+        try:
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+        except ValueError:
+            pass
+    values = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if not _is_number(cell):
+            raise DataError(
+                f"{path} column {name!r} must hold numbers, but line {lines[row]} holds "
+                f"{cell[:40]!r}"
+            )
+        if cell.strip().lower() not in MISSING:
+            values[row] = float(cell)
+    return values
+
+
+def _dates(
+    cells: Sequence[str], lines: Sequence[int], path: Path, name: str
+) -> Shaped[np.ndarray, " T"]:
+    import pandas as pd
+
+    texts = pd.Series([cell.strip() for cell in cells], dtype=object)
+    row = 0
+    # One layout for the whole column, guessed from its first cell, then any mixture of ISO 8601.
+    for layout in (None, "ISO8601"):
+        with warnings.catch_warnings():
+            # Where no layout can be guessed, pandas warns and reads each cell in its own way:
+            # 1/2 could be one date in this row and another in the next.
+            warnings.simplefilter("error")
+            try:
+                dates = pd.to_datetime(texts, format=layout, utc=True, errors="coerce")
+            except (UserWarning, ValueError):
+                continue
+        bad = dates.isna().to_numpy()
+        if not bad.any():
+            return dates.dt.tz_localize(None).to_numpy()
+        row = max(row, int(bad.argmax()))
+    raise DataError(
+        f"{path} column {name!r} is first and not numeric, so it must hold dates such as "
+        f"2024-01-31 or 2024-01-31 13:00:00, but line {lines[row]} holds {cells[row][:40]!r}"
+    )
