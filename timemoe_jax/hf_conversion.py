@@ -152,8 +152,10 @@ def write_published(
             tensors[name] = np.ascontiguousarray(part.T if rule.transpose else part)
     published = dict(source_config or model_config_to_published(config))
     published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
+    files = _write_shards(path, tensors, max_shard_bytes)
+    # Last, since a folder without it is no model: an interrupted write leaves nothing that loads.
     (path / "config.json").write_text(json.dumps(published, indent=2) + "\n")
-    return [path / "config.json", *_write_shards(path, tensors, max_shard_bytes)]
+    return [path / "config.json", *files]
 
 
 def _rules(config: ModelConfig) -> Iterator[_Rule]:
