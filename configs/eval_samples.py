@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data_dir = ""
     config.datasets = ",".join(str(samples.sample_path(name)) for name in samples.SAMPLES)
     config.horizons = "48"
-    config.context_length = 256
+    config.context_length = 288
     config.normalize = "instance"
     config.max_windows = 256
     config.output_dir = "out/demo/eval"

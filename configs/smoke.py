@@ -18,9 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_attention_heads = 2
     config.model.num_key_value_heads = 2
     config.model.initializer_range = 0.1
+    # No further than it is trained: a forecast reads that much of a series by default.
+    config.model.max_position_embeddings = 384
     config.model.dtype = "float32"
-    config.model.remat = False
-    config.data.length = 256
+    config.data.length = 384
     config.data.synthetic_sequences = 20_000
     config.data.synthetic_length = 769
     config.data.validation_fraction = 0.01
@@ -29,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.end_learning_rate = 1e-5
     config.optimizer.warmup_steps = 30
     config.train.num_steps = 600
-    config.train.batch_size = 32
+    config.train.batch_size = 20
     config.train.log_every = 50
     config.train.checkpoint_every = 200
     config.train.eval_every = 200

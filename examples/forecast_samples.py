@@ -20,7 +20,7 @@ def main(checkpoint: str, picture: str) -> None:
         table = load_sample(name)
         for column, values in zip(table.columns, table.values.T, strict=True):
             context, truth = values[:-HORIZON], values[-HORIZON:]
-            point = forecaster.forecast(context, HORIZON, context_length=512).point[0]
+            point = forecaster.forecast(context, HORIZON).point[0]
             panels.append(Panel(f"{name}: {column}", context, point, truth))
     print(f"wrote {plot_forecasts(picture, panels)}")
 

@@ -127,7 +127,7 @@ def test_the_table_shows_the_published_results():
         {"cells": [cell], "max_windows": None, "protocol": "complete", "checkpoint": "x"}
     )
     assert "| ETTh1 | 96 | 0.5000 / 0.6000 | 1.0000 / 1.0000 |" in table
-    assert "0.357 / 0.381 | 0.350 / 0.382 | 0.349 / 0.379 |" in table
+    assert "0.3570 / 0.3810 | 0.3500 / 0.3820 | 0.3490 / 0.3790 |" in table
 
 
 @pytest.mark.parametrize(

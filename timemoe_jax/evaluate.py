@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,13 @@ def _versions() -> dict[str, str]:
 def results_table(manifest: Mapping[str, Any]) -> str:
     """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
     cells = manifest["cells"]
+    published = [name for name in PUBLISHED_MODELS if any(_published(c, name)[0] for c in cells)]
     header = ["dataset", "horizon", "ours", "naive", "seasonal naive"]
-    header += [f"published {name}" for name in PUBLISHED_MODELS]
-    if manifest["max_windows"]:
-        header.append("windows")
-    rows = [_row(cell, bool(manifest["max_windows"])) for cell in cells]
+    header += [f"published {name}" for name in published]
+    header += ["windows"] if manifest["max_windows"] else []
+    subset = bool(manifest["max_windows"])
+    rows = [_row(cell, published, subset) for cell in cells]
+    rows += [_average_row(cells, published, subset)] if len(cells) > 1 else []
     lines = [" | ".join(header), " | ".join("---" for _ in header), *map(" | ".join, rows)]
     notes = [
         f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
@@ -189,19 +191,42 @@ def results_table(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(notes) + "\n"
 
 
-def _row(cell: Cell, subset: bool) -> list[str]:
-    published = published_results.get((cell["dataset"], cell["horizon"]), {})
-    row = [cell["dataset"], str(cell["horizon"]), _pair(cell.get("mse"), cell.get("mae"))]
-    row += [_pair(cell[f"{m}_mse"], cell[f"{m}_mae"]) for m in ("naive", "seasonal_naive")]
-    for name in PUBLISHED_MODELS:
-        mse, mae = published.get(name, (None, None))
-        row.append(_pair(mse, mae, digits=3))
-    if subset:
-        row.append(f"{cell['windows']:,} of {cell['windows_in_protocol']:,}")
-    return row
+_Scores = tuple[float | None, float | None]  # MSE and MAE
 
 
-def _pair(mse: float | None, mae: float | None, digits: int = 4) -> str:
-    if mse is None or mae is None:
-        return ""
-    return f"{mse:.{digits}f} / {mae:.{digits}f}"
+def _published(cell: Cell, model: str) -> _Scores:
+    """The published zero-shot scores of a cell, if there are any."""
+    return published_results.get((cell["dataset"], cell["horizon"]), {}).get(model, (None, None))
+
+
+def _scores(cell: Cell, method: str) -> _Scores:
+    return cell.get(f"{method}mse"), cell.get(f"{method}mae")
+
+
+def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
+    """Ours, the baselines', and those of the published models named."""
+    ours = [_scores(cell, method) for method in ("", "naive_", "seasonal_naive_")]
+    return ours + [_published(cell, name) for name in published]
+
+
+def _row(cell: Cell, published: Sequence[str], subset: bool) -> list[str]:
+    row = [cell["dataset"], str(cell["horizon"])]
+    row += [_pair(scores) for scores in _all_scores(cell, published)]
+    return row + ([f"{cell['windows']:,} of {cell['windows_in_protocol']:,}"] if subset else [])
+
+
+def _average_row(cells: Sequence[Cell], published: Sequence[str], subset: bool) -> list[str]:
+    """Means over the cells, where each cell has a score."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return float(np.mean(numbers)) if len(numbers) == len(cells) else None
+
+    columns = zip(*(_all_scores(cell, published) for cell in cells), strict=True)
+    averages = [(mean([s[0] for s in column]), mean([s[1] for s in column])) for column in columns]
+    return ["average", "", *map(_pair, averages), *([""] if subset else [])]
+
+
+def _pair(scores: _Scores) -> str:
+    mse, mae = scores
+    return "" if mse is None or mae is None else f"{mse:.4f} / {mae:.4f}"

@@ -46,7 +46,7 @@ def plot_forecasts(path: str | os.PathLike[str], panels: Sequence[Panel], tail: 
         ax.set_title(panel.title, loc="left", fontsize=10)
         ax.margins(x=0.01)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(loc="upper left", ncols=3, fontsize=8, frameon=False)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
     axes[-1].set_xlabel("steps from the end of the context")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
+FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
 
 
 class KeyValues(NamedTuple):
@@ -62,11 +63,20 @@ def attend(
     group = heads // kv_heads
     grouped = queries.reshape(batch, kv_heads, group * length, size)
     scores = jnp.einsum("bkqh,bksh->bkqs", grouped, keys, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, length, -1) * size**-0.5
-    scores = jnp.where(allowed[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    shares = shares.reshape(batch, kv_heads, group * length, -1)
-    return jnp.einsum("bkqs,bksh->bkqh", shares, values).reshape(queries.shape)
+    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    scores = scores * size**-0.5 + jnp.where(allowed, 0.0, FORBIDDEN)[:, None, None]
+    # A softmax whose division comes after the product with the values: it then runs over
+    # [T, H] instead of [T, S].
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest).reshape(batch, kv_heads, group * length, -1)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    read = jnp.einsum(
+        "bkqs,bksh->bkqh",
+        weights.astype(values.dtype),
+        values,
+        preferred_element_type=jnp.float32,
+    )
+    return (read / total).astype(values.dtype).reshape(queries.shape)
 
 
 def causal_attention(
