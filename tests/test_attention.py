@@ -8,8 +8,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+import timemoe_jax.nn.attention
 from timemoe_jax.nn.attention import (
     QUERY_CHUNK,
+    TILE_CHUNK,
     Attention,
     KeyValues,
     attend,
@@ -47,14 +49,20 @@ def test_grouped_heads_are_repeated_key_value_heads():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_chunked_equals_plain(masked):
-    """In value and gradient, at a length that ends within a chunk."""
-    length = 600
+@pytest.mark.parametrize("implementation", ["chunked", "tiled"])
+def test_every_implementation_equals_plain(implementation, masked, monkeypatch):
+    """In value and gradient, at a length that ends within a chunk, with several tiles."""
+    length, batch = 600, 4
     assert length > QUERY_CHUNK
     assert length % QUERY_CHUNK
-    inputs = normal(0, 2, 2, length, 4), normal(1, 2, 1, length, 4), normal(2, 2, 1, length, 4)
-    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (2, length)).at[:, 0].set(True)
-    direction = normal(4, 2, 2, length, 4)
+    assert length % TILE_CHUNK
+    # Two heads and two series to a tile.
+    tile = 4 * 2 * TILE_CHUNK * length * 2
+    monkeypatch.setattr(timemoe_jax.nn.attention, "TILE_BYTES", tile)
+    shapes = (batch, 2, length, 4), (batch, 1, length, 4), (batch, 1, length, 4)
+    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
+    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (batch, length)).at[:, 0].set(True)
+    direction = normal(4, *shapes[0])
 
     def run(implementation: str):
         def loss(q, k, v):
@@ -63,18 +71,25 @@ def test_chunked_equals_plain(masked):
 
         return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
 
-    for a, b in zip(*map(jax.tree.leaves, (run("plain"), run("chunked"))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (run("plain"), run(implementation))), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
-def test_auto_and_chunked_are_plain_below_a_chunk():
+def test_an_unknown_implementation_is_refused():
+    q = normal(0, 1, 2, 9, 4)
+    with pytest.raises(ValueError, match="'flash'"):
+        causal_attention(q, q, q, None, "flash")
+
+
+def test_below_a_chunk_all_are_the_same():
     q = normal(0, 1, 2, 9, 4)
     plain = causal_attention(q, q, q, None, "plain")
-    for implementation in ("auto", "chunked"):
-        np.testing.assert_array_equal(causal_attention(q, q, q, None, implementation), plain)
+    for implementation in ("auto", "chunked", "tiled"):
+        out = causal_attention(q, q, q, None, implementation)
+        np.testing.assert_allclose(out, plain, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "chunked"])
+@pytest.mark.parametrize("implementation", ["plain", "chunked", "tiled"])
 def test_masked_and_later_positions_do_not_matter(implementation):
     """The masked lie in both chunks, before and after the queries compared."""
     length = QUERY_CHUNK + 40

@@ -18,7 +18,7 @@ from timemoe_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
 EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked")
-ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked")
+ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled")
 PROTOCOLS = ("complete", "published")
 NORMALIZATIONS = ("none", "instance")
 

@@ -5,7 +5,7 @@ which on a CPU is worth a factor of two or more over [B, T, N, H].
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
+TILE_CHUNK = 128
+TILE_BYTES = 4 * 2**20  # of float32 scores, about what a core's caches hold
 FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
 
 
@@ -95,10 +97,34 @@ def causal_attention(
       mask: False where a position must not be read: missing or padded; None reads all.
       implementation: "plain" (all scores at once), "chunked" (a chunk of queries at a time,
         against the keys up to its end, recomputed in the backward pass: half the work and a
-        fraction of the memory), or "auto" (chunked when that cuts anything).
+        fraction of the memory), "tiled" (the same, a few series at a time, so that the scores
+        stay in the processor's cache), or "auto" (tiled on a CPU, else chunked).
+
+    Raises:
+      ValueError: the implementation is not known.
     """
+    if implementation == "auto":
+        implementation = "tiled" if jax.default_backend() == "cpu" else "chunked"
+    if implementation == "plain":
+        return _causal(queries, keys, values, mask, queries.shape[2])
+    if implementation == "chunked":
+        return _causal(queries, keys, values, mask, QUERY_CHUNK)
+    if implementation == "tiled":
+        return _tiled(queries, keys, values, mask)
+    raise ValueError(
+        f"implementation must be auto, plain, chunked or tiled, but is {implementation!r}"
+    )
+
+
+def _causal(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+    chunk: int,
+) -> Float[Array, "B N T H"]:
+    """Causal attention in a static loop over chunks of queries."""
     length = queries.shape[2]
-    chunk = length if implementation == "plain" else min(QUERY_CHUNK, length)
 
     def one(start: int) -> Float[Array, "B N Q H"]:
         stop = min(start + chunk, length)
@@ -107,11 +133,27 @@ def causal_attention(
         read = keys[:, :, :stop], values[:, :, :stop]
         return jax.checkpoint(attend)(queries[:, :, start:stop], *read, allowed)
 
-    if chunk == length:
-        allowed = jnp.tril(jnp.ones((1, length, length), bool))
-        allowed = allowed if mask is None else allowed & mask[:, None]
-        return attend(queries, keys, values, allowed)
     return jnp.concatenate([one(start) for start in range(0, length, chunk)], axis=2)
+
+
+def _tiled(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    """Causal attention, a few series at a time: as many as keep a chunk's scores in the cache."""
+    batch, heads, length, _ = queries.shape
+    fitting = TILE_BYTES // (4 * heads * min(TILE_CHUNK, length) * length)
+    group = max((g for g in range(1, batch + 1) if batch % g == 0 and g <= fitting), default=1)
+
+    def one(part: tuple[Any, ...]) -> Float[Array, "G N T H"]:
+        q, k, v, m = part
+        return _causal(q, k, v, m, TILE_CHUNK)
+
+    parts = (queries, keys, values, mask)
+    parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), parts)
+    return jax.lax.map(one, parts).reshape(queries.shape)
 
 
 class Attention(nnx.Module):
