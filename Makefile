@@ -28,6 +28,20 @@ demo: venv
 	$(BIN)/python eval_main.py --config=configs/eval_samples.py \
 	  --config.checkpoint=$(DEMO)/train --config.output_dir=$(DEMO)/eval
 	$(BIN)/python examples/forecast_samples.py $(DEMO)/train $(DEMO)/forecasts.png
+	@echo
+	@echo "$(DEMO)/train          the trained model: checkpoints, metrics.jsonl, TensorBoard events"
+	@echo "$(DEMO)/eval           the table above and how each number was obtained"
+	@echo "$(DEMO)/forecasts.png  context, truth and forecast of real series"
+	@echo
+	@echo "Next:"
+	@echo "  $(BIN)/timemoe forecast timemoe_jax/data/samples/new_york_daily.csv \\"
+	@echo "    --checkpoint $(DEMO)/train --horizon 30 --out $(DEMO)/new_york.csv --plot $(DEMO)/new_york.png"
+	@echo "  $(BIN)/python train_main.py --config=configs/smoke.py --workdir=$(DEMO)/longer \\"
+	@echo "    --config.train.num_steps=3000"
+	@echo "  $(BIN)/timemoe data download ett data"
+	@echo "  $(BIN)/python eval_main.py --config=configs/eval_ltsf.py --config.data_dir=data \\"
+	@echo "    --config.checkpoint=$(DEMO)/train --config.datasets=ETTh1 --config.horizons=96 \\"
+	@echo "    --config.context_length=288 --config.normalize=instance"
 
 test: venv
 	$(BIN)/python -m pytest

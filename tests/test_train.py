@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,13 @@ def uninterrupted(tmp_path_factory):
 
 def test_what_a_run_prints_and_writes(uninterrupted):
     workdir, out, err = uninterrupted
-    for text in ("36 series", "windows", "updates per epoch", "total updates: 150", "step 150/150"):
+    for text in (
+        "36 sequences",
+        "windows",
+        "updates per epoch",
+        "total updates: 150",
+        "step 150/150",
+    ):
         assert text in out
     for text in ("loss", "lr", "points/s", "150/150"):
         assert text in err  # the progress bar
@@ -176,6 +183,23 @@ def test_another_model_is_not_resumed(uninterrupted):
     assert code == 2
     assert _only_line(err).startswith("error: ")
     assert "num_experts 4 but 8" in err
+
+
+def test_a_damaged_checkpoint_is_not_resumed_but_named(uninterrupted, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(uninterrupted[0], workdir)
+    newest = workdir / "checkpoints" / "150"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    code, _, err = _run(workdir)
+    assert code == 2
+    line = _only_line(err)
+    assert "step 150" in line
+    assert "newest good checkpoint is step 120" in line
+    shutil.rmtree(newest)
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step 120" in out
 
 
 def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):

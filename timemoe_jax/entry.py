@@ -6,6 +6,7 @@ a defect of the library's keeps its traceback.
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -23,13 +24,21 @@ def fail(error: BaseException | str) -> NoReturn:
 
 
 def report_errors(function: Callable[[], Any]) -> Any:
-    """Calls a function; what the user got wrong ends the program in one line."""
+    """Calls a function; what the user got wrong ends the program in one line.
+
+    Warnings are one line each, too, without the place in the library that they come from.
+    """
+    warnings.showwarning = _show_warning
     try:
         return function()
     except TimeMoeError as error:
         fail(error)
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         fail(f"{error.strerror}: {error.filename}")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def config_main(

@@ -47,6 +47,9 @@ def run(config: EvalConfig) -> dict[str, Any]:
     benchmarks = [load_benchmark(find_dataset(d, config.data_dir)) for d in config.datasets]
     plan = [(b, _windows(b, h, config)) for b in benchmarks for h in config.horizons]
     forecaster = _load(config)
+    if forecaster:
+        for _, windows in plan:
+            forecaster.usable_context(windows.context_length, windows.horizon)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {

@@ -126,7 +126,7 @@ class Forecaster:
         """
         series = validate_series(inputs, names)
         horizon = _positive_int("horizon", horizon)
-        context_length = self._context_length(context_length, horizon)
+        context_length = self.usable_context(context_length, horizon)
         if normalize not in NORMALIZATIONS:
             raise DataError(
                 f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
@@ -179,7 +179,12 @@ class Forecaster:
         out = np.asarray(self._decode(self._params, x, mask, horizon=horizon))
         return mean[:, None] + std[:, None] * out[: len(contexts)].astype(np.float64)
 
-    def _context_length(self, context_length: int | None, horizon: int) -> int:
+    def usable_context(self, context_length: int | None, horizon: int) -> int:
+        """The context that a forecast reads: the one given, or what the positions have room for.
+
+        Raises:
+          DataError: context and horizon together exceed `max_position_embeddings`.
+        """
         limit = self.config.max_position_embeddings
         if context_length is None:
             context_length = limit - horizon

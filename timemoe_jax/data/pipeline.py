@@ -200,9 +200,9 @@ class DatasetSummary:
 
     def __str__(self) -> str:
         return (
-            f"{self.sequences:,} series, {self.points:,} points, {self.windows:,} windows "
+            f"{self.sequences:,} sequences, {self.points:,} points, {self.windows:,} windows "
             f"({self.padded_share:.1%} padding), {self.updates_per_epoch:,} updates per epoch; "
-            f"left out: {self.skipped_sequences:,} series of fewer than two points, "
+            f"left out: {self.skipped_sequences:,} sequences of fewer than two points, "
             f"{self.uncovered_points:,} points in no window, {self.skipped_files:,} files"
         )
 
