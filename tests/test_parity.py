@@ -1,5 +1,9 @@
 """Agreement with what the published implementation computes from the same weights."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from benchmarks.parity import BOUNDS, HORIZONS, UNCACHED_HORIZONS, Case
 from timemoe_jax.models.decoding import horizon_plan
 
+ROOT = Path(__file__).parents[1]
 QUANTITIES = ("hidden", "heads", "router logits", "losses", "gradients")
 
 
@@ -57,3 +62,15 @@ def test_a_wrong_weight_is_noticed(golden: Path):
     kernel[...] = kernel[...] * 1.01
     for quantity in QUANTITIES:
         assert case.error(quantity) > BOUNDS[quantity]
+
+
+def test_compiled_as_a_users_program_is(golden: Path, tmp_path: Path):
+    """The program in a process of its own, without the flags that make the tests compile fast."""
+    rows = tmp_path / "rows.json"
+    command = [sys.executable, "benchmarks/parity.py", str(golden), "--quick", "--json", str(rows)]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ratios = {row["name"]: row["ratio"] for row in json.loads(rows.read_text())}
+    assert len(ratios) == len(BOUNDS)
+    assert max(ratios.values()) <= 1, ratios
