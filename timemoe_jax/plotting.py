@@ -49,5 +49,5 @@ def plot_forecasts(path: str | os.PathLike[str], panels: Sequence[Panel], tail: 
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
     axes[-1].set_xlabel("steps from the end of the context")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
     return Path(path)
