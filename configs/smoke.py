@@ -2,7 +2,8 @@
 
 python train_main.py --config=configs/smoke.py --workdir=out/smoke
 
-Hardware and time: two CPU cores, about two and a half minutes. Expected result: see the README.
+Hardware and time: two CPU cores, about three minutes. Expected result: a validation loss of about
+0.25, and the picture in the README.
 """
 
 import ml_collections

@@ -205,4 +205,4 @@ def test_summary():
     assert (summary.skipped_sequences, summary.uncovered_points) == (1, 4)
     assert summary.padded_share == 2 / 25
     assert summary.updates_per_epoch == 2
-    assert str(summary).startswith("4 series, 25 points, 5 windows (8.0% padding), 2 updates")
+    assert str(summary).startswith("4 sequences, 25 points, 5 windows (8.0% padding), 2 updates")

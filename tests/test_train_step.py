@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -72,10 +72,6 @@ def _batch(seed=0, rows=8, length=24):
     return {"values": values.astype(np.float32), "mask": np.ones(values.shape, bool)}
 
 
-def _max_difference(a, b):
-    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), a, b)))
-
-
 def test_the_loss_falls():
     step, state = _step(CONFIG), create_state(CONFIG)
     losses = []
@@ -128,7 +124,7 @@ def test_padded_targets_never_count():
     other["values"][:, 15:] = 1e3
     same, same_grads = _gradient(CONFIG)(state.params, other)
     assert float(value) == float(same)
-    assert _max_difference(grads, same_grads) == 0.0
+    chex.assert_trees_all_equal(grads, same_grads)
     short = {name: a[:, :15] for name, a in batch.items()}
     for p, expected in loss(state.params, short)[1].horizons.items():
         np.testing.assert_allclose(loss(state.params, batch)[1].horizons[p], expected, rtol=1e-6)
@@ -179,7 +175,7 @@ def test_accumulation_gives_the_gradient_of_the_batch(micro_batches):
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-6)
     np.testing.assert_allclose(one["gradient_norm"], many["gradient_norm"], rtol=1e-5)
     np.testing.assert_array_equal(one["expert_load"], many["expert_load"])
-    assert _max_difference(whole.params, parts.params) < 1e-7
+    chex.assert_trees_all_close(whole.params, parts.params, rtol=0, atol=1e-7)
 
 
 def test_clipping_bounds_the_gradient():
@@ -201,8 +197,8 @@ def test_an_update_that_is_not_finite_changes_nothing():
     bad["values"][0, 3] = np.inf
     state, metrics = step(state, bad)
     assert not bool(metrics["finite"])
-    assert _max_difference(state.params, before.params) == 0.0
-    assert _max_difference(state.opt_state, before.opt_state) == 0.0
+    chex.assert_trees_all_equal(state.params, before.params)
+    chex.assert_trees_all_equal(state.opt_state, before.opt_state)
     assert (int(state.step), int(state.skipped)) == (2, 1)
     state, metrics = step(state, _batch(2))
     assert bool(metrics["finite"])
