@@ -248,6 +248,21 @@ def test_nonsense_is_one_line_and_status_2(tmp_path, arguments, message):
     assert message in _only_line(done.stderr)
 
 
+def test_a_config_that_is_not_there(tmp_path):
+    command = [sys.executable, "train_main.py", "--config=configs/none.py", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "configs/none.py" in _only_line(done.stderr)
+
+
+def test_help():
+    command = [sys.executable, "train_main.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
+    assert "--config=configs/smoke.py" in done.stdout
+
+
 def test_flags_that_are_missing(tmp_path):
     done = subprocess.run(
         [sys.executable, "train_main.py"], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -64,6 +64,11 @@ def config_main(
     extra = [flags.DEFINE_string(name, None, text) for name, text in required_flags]
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if {"--help", "-h", "-help"} & {*argv[1:]}:
+            print(usage)
+            for flag in (config, *extra):
+                print(f"--{flag.name}\n    {flags.FLAGS[flag.name].help}")
+            raise SystemExit(0)
         try:
             rest = flags.FLAGS(list(argv))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -77,7 +82,11 @@ def config_main(
 
     def main(_: Sequence[str]) -> None:
         values = [flag.value for flag in extra]
-        report_errors(lambda: run(from_mapping(cls, config.value), *values))
+        try:
+            fields = dict(config.value.items())
+        except OSError as error:  # a file that was not there fails when it is first looked into
+            fail(f"--config cannot be loaded: {str(error).splitlines()[-1]}")
+        report_errors(lambda: run(from_mapping(cls, fields), *values))
 
     # JAX tells of each backend it did not find, which on a CPU is all of them.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
