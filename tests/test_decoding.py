@@ -10,21 +10,12 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny_model import TINY
 from timemoe_jax.config import ModelConfig
 from timemoe_jax.models.decoding import decode, decode_uncached, horizon_plan
 from timemoe_jax.models.time_moe import abstract_model, create_params
 
 PUBLISHED = (1, 8, 32, 64)
-TINY = ModelConfig(
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    num_experts=4,
-    horizon_lengths=(1, 4),
-    initializer_range=0.4,
-)
 
 
 @pytest.mark.parametrize(

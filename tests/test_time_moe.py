@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny_model import TINY
 from timemoe_jax import losses
 from timemoe_jax.config import ModelConfig
 from timemoe_jax.models.time_moe import (
@@ -21,17 +22,6 @@ from timemoe_jax.models.time_moe import (
 )
 
 B, T = 2, 20
-# Large initial weights, so that every part of the model has a say.
-TINY = ModelConfig(
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    num_experts=4,
-    horizon_lengths=(1, 4),
-    initializer_range=0.4,
-)
 VARIANTS = {
     "blocked": dataclasses.replace(TINY, expert_implementation="blocked"),
     "experts dense": dataclasses.replace(TINY, expert_implementation="dense"),

@@ -1,0 +1,15 @@
+"""A model small enough to compile in a second, for every test that needs no particular one."""
+
+from timemoe_jax.config import ModelConfig
+
+# Large initial weights, so that every part of the model has a say.
+TINY = ModelConfig(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    num_experts=4,
+    horizon_lengths=(1, 4),
+    initializer_range=0.4,
+)
