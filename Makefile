@@ -35,8 +35,8 @@ demo: venv
 	@echo
 	@echo "Next:"
 	@echo "  $(BIN)/timemoe forecast timemoe_jax/data/samples/new_york_daily.csv \\"
-	@echo "    --checkpoint $(DEMO)/train --horizon 30 --out $(DEMO)/new_york.csv --plot $(DEMO)/new_york.png"
-	@echo "  $(BIN)/python train_main.py --config=configs/smoke.py --workdir=$(DEMO)/longer \\"
+	@echo "    --checkpoint $(DEMO)/train --horizon 30 --out out/new_york.csv --plot out/new_york.png"
+	@echo "  $(BIN)/python train_main.py --config=configs/smoke.py --workdir=out/longer \\"
 	@echo "    --config.train.num_steps=3000"
 	@echo "  $(BIN)/timemoe data download ett data"
 	@echo "  $(BIN)/python eval_main.py --config=configs/eval_ltsf.py --config.data_dir=data \\"

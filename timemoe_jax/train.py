@@ -88,7 +88,6 @@ def run(config: RunConfig, workdir: str | os.PathLike[str]) -> RunResult:
 class _Data(NamedTuple):
     train: WindowSource
     validation: WindowSource | None
-    source: SequenceSource  # the training sequences, to name those of a batch
 
 
 def _open_data(config: RunConfig) -> _Data:
@@ -104,7 +103,7 @@ def _open_data(config: RunConfig) -> _Data:
         ids = pipeline.split_sequences(len(source), data.validation_fraction, config.seed)
         source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
     validation = None if held_out is None else _windows(held_out, config)
-    return _Data(_windows(source, config), validation, source)
+    return _Data(_windows(source, config), validation)
 
 
 def _windows(source: SequenceSource, config: RunConfig) -> WindowSource:
@@ -120,15 +119,13 @@ def _dataset(windows: WindowSource, config: RunConfig, train: bool) -> Any:
         shuffle=train and config.data.shuffle,
         repeat=train,
         num_threads=config.data.num_threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 
 def _summary(config: RunConfig, data: _Data) -> str:
     """What the run is about to do, for the console."""
     total, activated = count_parameters(config.model)
-    train = pipeline.describe(data.source, data.train.index, config.train.batch_size)
+    train = pipeline.describe(data.train.source, data.train.index, config.train.batch_size)
     lines = [
         f"model: {total:,} parameters, {activated:,} activated",
         f"training data: {train}",
@@ -301,7 +298,7 @@ class _Loop:
         self._skipped += 1
         self._in_row += 1
         ids = [i for i in np.unique(done.sequences) if i >= 0]
-        names = ", ".join(self._data.source.name(int(i)) for i in ids[:8])
+        names = ", ".join(self._data.train.source.name(int(i)) for i in ids[:8])
         more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
         tqdm.write(
             f"step {done.step}: update skipped (loss {metrics['loss']}, gradient norm "
