@@ -3,10 +3,11 @@
 python examples/forecast_samples.py out/demo/train out/demo/forecasts.png
 """
 
-import sys
+import argparse
 
 from timemoe_jax import Forecaster
 from timemoe_jax.data.samples import SAMPLES, load_sample
+from timemoe_jax.entry import report_errors
 from timemoe_jax.plotting import Panel, plot_forecasts
 
 HORIZON = 96
@@ -26,4 +27,8 @@ def main(checkpoint: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description="Draw a checkpoint's forecasts of real series.")
+    parser.add_argument("checkpoint", help="anything that Forecaster.from_pretrained reads")
+    parser.add_argument("picture", help="the PNG to write")
+    args = parser.parse_args()
+    report_errors(lambda: main(args.checkpoint, args.picture))

@@ -254,7 +254,7 @@ def _groups(
 
 
 def _length_bucket(length: int) -> int:
-    """A padded length at most a quarter (and from 512 on an eighth) longer, one of few."""
+    """A padded length at most a quarter longer (15 points where that is more), one of few."""
     step = max(16, _power_of_two(length) // 8)
     return -(-length // step) * step
 

@@ -176,14 +176,18 @@ def _check_same_model(config: RunConfig, saved: checkpoint.Checkpoints) -> None:
             f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
             "give another workdir"
         )
-    for section in ("loss", "data", "optimizer", "train"):
-        for change in _differing(then.get(section, {}), now[section]):
+    for section in ("model", "loss", "data", "optimizer", "train"):
+        for change in _differing(then.get(section, {}), now[section], free=frozenset()):
             print(f"resuming with a changed config: {section} had {change} now", flush=True)
+    if then.get("seed") != now["seed"]:
+        print(f"resuming with a changed config: seed was {then.get('seed')}", flush=True)
 
 
-def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The fields in which two sections differ, with both values."""
-    names = sorted(set(now) - _FREE_FIELDS)
+def _differing(
+    then: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = _FREE_FIELDS
+) -> list[str]:
+    """The fields in which two sections differ, but for free ones, with both values."""
+    names = sorted(set(now) - free)
     return [f"{n} {then.get(n)} but {now[n]}" for n in names if then.get(n) != now[n]]
 
 
