@@ -31,12 +31,15 @@ def get_config() -> ml_collections.ConfigDict:
         "use_dense": False,
         "apply_aux_loss": True,
         "router_aux_loss_factor": 0.02,
+        "router_bias": False,
         "dtype": "bfloat16",
-        "remat": True,
+        "remat": "full",
         "expert_implementation": "auto",
+        "expert_exchange": "all_gather",
+        "expert_capacity_factor": 2.0,
         "attention_implementation": "auto",
     }
-    config.loss = {"huber_delta": 2.0, "balance_counts_padding": False}
+    config.loss = {"huber_delta": 2.0, "balance_counts_padding": False, "router_z_loss_factor": 0.0}
     config.data = {
         "path": "",
         "length": 4096,
@@ -58,6 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
         "weight_decay": 0.1,
         "weight_decay_exclude": "vectors",
         "clip_norm": 1.0,
+        "router_bias_rate": 1e-3,
     }
     config.train = {
         "num_steps": 100_000,
@@ -71,5 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_nonfinite_in_row": 10,
         "init_from": "",
     }
+    config.mesh = {"data": -1, "fsdp": 1, "expert": 1, "tensor": 1}
+    config.profile = {"start": 10, "num_steps": 0}
     config.lock()
     return config

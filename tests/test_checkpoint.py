@@ -467,7 +467,7 @@ def test_load_model_reads_every_kind_of_folder(tmp_path):
     assert published.step is None
     assert published.source == str(GOLDEN)
     assert published.published_config == json.loads((GOLDEN / "config.json").read_text())
-    config = dataclasses.replace(published.config, dtype="bfloat16", remat=True)
+    config = dataclasses.replace(published.config, dtype="bfloat16", remat="full")
     workdir = tmp_path / "run"
     folder = workdir / "checkpoints"
     with Checkpoints(folder, config={"model": dataclasses.asdict(config)}) as checkpoints:

@@ -17,8 +17,10 @@ from typing import Any
 from timemoe_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
-EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked")
-ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled")
+EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
+EXPERT_EXCHANGES = ("all_gather", "all_to_all")
+ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "splash")
+REMAT_POLICIES = ("none", "full", "products")
 PROTOCOLS = ("complete", "published")
 NORMALIZATIONS = ("none", "instance")
 
@@ -68,10 +70,16 @@ class ModelConfig:
     use_dense: bool = False
     apply_aux_loss: bool = True
     router_aux_loss_factor: float = 0.02
-    # How to compute it: none of these changes the function beyond rounding.
+    # A bias per expert that only selects, moved towards an even load (arXiv 2408.15664); not
+    # published, so such a model cannot be exported.
+    router_bias: bool = False
+    # How to compute it: none of these changes the function beyond rounding, unless a capacity
+    # makes it drop tokens.
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"  # what the backward pass computes again: see models.time_moe.REMAT
     expert_implementation: str = "auto"
+    expert_exchange: str = "all_gather"  # between devices that hold different experts
+    expert_capacity_factor: float = 2.0  # of "capacity" and "all_to_all"; 1 is an even load
     attention_implementation: str = "auto"
 
     def __post_init__(self) -> None:
@@ -80,6 +88,7 @@ class ModelConfig:
             *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
             *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
             *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
+            "expert_capacity_factor",
         )
         _require_not_negative(self, "router_aux_loss_factor")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -113,7 +122,9 @@ class ModelConfig:
             f"horizon_lengths must be positive and increasing, but are {horizons}",
         )
         _require_choice(self, "dtype", DTYPES)
+        _require_choice(self, "remat", REMAT_POLICIES)
         _require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
+        _require_choice(self, "expert_exchange", EXPERT_EXCHANGES)
         _require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
 
     @property
@@ -141,7 +152,11 @@ _FIXED_PUBLISHED: dict[str, Any] = {
     "attention_dropout": 0.0,
     "input_size": 1,
 }
-_COMPUTE_FIELDS = ("dtype", "remat", "expert_implementation", "attention_implementation")
+COMPUTE_FIELDS = (
+    *("dtype", "remat", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
+    "attention_implementation",
+)
+_UNPUBLISHED = (*COMPUTE_FIELDS, "router_bias")
 
 
 def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
@@ -161,7 +176,7 @@ def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConf
             published.get(name, value) == value,
             f"config.json: {name} is {published.get(name)!r}; only {value!r} can be computed",
         )
-    known = {f.name for f in dataclasses.fields(ModelConfig)} - {*_COMPUTE_FIELDS}
+    known = {f.name for f in dataclasses.fields(ModelConfig)} - {*_UNPUBLISHED}
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     missing = [name for name in needed if name not in published]
     _require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
@@ -172,9 +187,14 @@ def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConf
 
 
 def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` under which the published implementation loads these weights."""
+    """The `config.json` under which the published implementation loads these weights.
+
+    Raises:
+      ConfigError: the published implementation does not have such a model.
+    """
+    _require(not config.router_bias, "router_bias is True; the published format has no such bias")
     values = dataclasses.asdict(config)
-    for name in _COMPUTE_FIELDS:
+    for name in _UNPUBLISHED:
         del values[name]
     return {
         "architectures": ["TimeMoeForPrediction"],
@@ -192,9 +212,12 @@ class LossConfig:
     huber_delta: float = 2.0
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
+    # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
+    router_z_loss_factor: float = 0.0
 
     def __post_init__(self) -> None:
         _require_positive(self, "huber_delta")
+        _require_not_negative(self, "router_z_loss_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +272,10 @@ class OptimizerConfig:
     # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
     weight_decay_exclude: str = "vectors"
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
+    router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
 
     def __post_init__(self) -> None:
-        _require_positive(self, "learning_rate", "eps")
+        _require_positive(self, "learning_rate", "eps", "router_bias_rate")
         _require_not_negative(
             self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"
         )
@@ -296,6 +320,37 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices along each axis of the mesh; one of them may be -1: all that are left.
+
+    What is parallel along each axis stands in `partitioning`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            _require(size > 0 or size == -1, f"{name} must be positive or -1, but is {size}")
+        free = [name for name, size in sizes.items() if size == -1]
+        _require(len(free) <= 1, f"only one axis may be -1, but {' and '.join(free)} are")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """A window of updates to trace, for TensorBoard or Perfetto."""
+
+    start: int = 10  # updates of this start of the program before the trace
+    num_steps: int = 0  # updates to trace; 0: none
+
+    def __post_init__(self) -> None:
+        _require_not_negative(self, "start", "num_steps")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything a training run is determined by."""
 
@@ -304,6 +359,8 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    profile: ProfileConfig = ProfileConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:

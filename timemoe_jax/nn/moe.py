@@ -59,5 +59,7 @@ class SparseMoe(nnx.Module):
         """Returns the output, and the router's logits (float32)."""
         logits = self.router(x)
         routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok)
-        routed = self.experts(x.reshape(-1, x.shape[-1]), routing).reshape(x.shape)
-        return routed + jax.nn.sigmoid(self.shared_gate(x)) * self.shared(x), logits
+        routed, _ = self.experts(x.reshape(-1, x.shape[-1]), routing)
+        return routed.reshape(x.shape) + jax.nn.sigmoid(self.shared_gate(x)) * self.shared(
+            x
+        ), logits
