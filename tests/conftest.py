@@ -11,6 +11,10 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false",
 )
+# Four emulated devices, for everything about meshes. Steps queued on them can starve each other
+# on two cores, so nothing is queued.
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
+os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 
 import jaxtyping
 

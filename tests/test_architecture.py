@@ -14,7 +14,7 @@ MAINS = ("train_main", "eval_main")
 # A module imports from rows above its own, and from its own row without a cycle.
 LAYERS = (
     ("errors",),
-    ("config", "partitioning", "logs", "metrics", "baselines", "plotting"),
+    ("config", "distributed", "partitioning", "logs", "metrics", "baselines", "plotting"),
     ("data",),
     ("nn",),
     ("losses",),
@@ -22,7 +22,7 @@ LAYERS = (
     ("hf_conversion", "checkpoint", "checkpoint_items"),
     ("forecast",),
     ("evaluate",),
-    ("train_step", "train"),
+    ("train_step", "train_loop", "train"),
     ("entry",),
     ("cli", *MAINS),
 )

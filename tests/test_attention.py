@@ -1,4 +1,7 @@
-"""Attention: by hand, chunked against plain, grouped against repeated, cached against full."""
+"""Attention: by hand, each implementation against plain, which one auto is, and with a cache."""
+
+import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import timemoe_jax.nn.attention
+from timemoe_jax.config import ATTENTION_IMPLEMENTATIONS
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.nn import attention_kernels
 from timemoe_jax.nn.attention import (
+    IMPLEMENTATIONS,
+    MIN_KERNEL_LENGTH,
     QUERY_CHUNK,
     TILE_CHUNK,
     Attention,
     KeyValues,
     attend,
     causal_attention,
+    choose,
     rotary,
 )
+
+FASTER = sorted(IMPLEMENTATIONS.keys() - {"plain"})
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -49,7 +60,7 @@ def test_grouped_heads_are_repeated_key_value_heads():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("implementation", ["chunked", "tiled"])
+@pytest.mark.parametrize("implementation", FASTER)
 def test_every_implementation_equals_plain(implementation, masked, monkeypatch):
     """In value and gradient, at a length that ends within a chunk, with several tiles."""
     length, batch = 600, 4
@@ -77,19 +88,100 @@ def test_every_implementation_equals_plain(implementation, masked, monkeypatch):
 
 def test_an_unknown_implementation_is_refused():
     q = normal(0, 1, 2, 9, 4)
-    with pytest.raises(ValueError, match="'flash'"):
+    with pytest.raises(ConfigError, match=r"one of auto, plain, .*'flash'"):
         causal_attention(q, q, q, None, "flash")
+
+
+def test_the_config_offers_every_implementation():
+    assert set(ATTENTION_IMPLEMENTATIONS) == {"auto", *IMPLEMENTATIONS}
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "head_dim", "length", "masked", "devices"),
+    [
+        ("cudnn", "gpu", "bfloat16", 64, 512, True, 1),
+        ("cudnn", "gpu", "bfloat16", 64, 512, True, 8),
+        ("cudnn", "gpu", "float16", 32, 4095, False, 1),
+        ("cudnn", "gpu", "bfloat16", 20, 512, True, 1),
+        ("cudnn", "gpu", "bfloat16", 128, 512, False, 1),
+        ("chunked", "gpu", "bfloat16", 128, 512, True, 1),
+        ("cudnn", "gpu", "bfloat16", 119, 512, True, 1),
+        ("chunked", "gpu", "bfloat16", 256, 512, False, 1),
+        ("chunked", "gpu", "float32", 64, 512, True, 1),
+        ("cudnn", "gpu", "bfloat16", 64, MIN_KERNEL_LENGTH, True, 1),
+        ("chunked", "gpu", "bfloat16", 64, MIN_KERNEL_LENGTH - 1, True, 1),
+        ("chunked", "gpu without cudnn attention", "bfloat16", 64, 512, True, 1),
+        ("splash", "tpu", "bfloat16", 64, 512, True, 1),
+        ("splash", "tpu", "float32", 20, 4095, False, 1),
+        ("chunked", "tpu", "float16", 64, 512, True, 1),
+        ("chunked", "tpu", "bfloat16", 64, MIN_KERNEL_LENGTH - 1, True, 1),
+        ("chunked", "tpu", "bfloat16", 64, 512, True, 2),
+        ("tiled", "cpu", "float32", 64, 512, True, 1),
+        ("tiled", "cpu", "bfloat16", 3, 1, False, 4),
+        ("chunked", "another", "bfloat16", 64, 512, True, 1),
+    ],
+)
+def test_what_auto_stands_for(name, platform, dtype, head_dim, length, masked, devices):
+    assert choose(platform, jnp.dtype(dtype), head_dim, length, masked, devices) == name
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "size", "masked", "devices", "chosen"),
+    [
+        ("gpu", "bfloat16", 64, True, 2, "cudnn"),
+        ("gpu", "float32", 64, True, 1, "chunked"),
+        ("gpu", "bfloat16", 128, False, 1, "cudnn"),
+        ("gpu", "bfloat16", 128, True, 1, "chunked"),
+        ("tpu", "bfloat16", 64, True, 1, "splash"),
+        ("tpu", "bfloat16", 64, True, 2, "chunked"),
+        ("cpu", "float32", 64, True, 1, "tiled"),
+    ],
+)
+def test_auto_is_what_is_chosen_and_said(
+    platform, dtype, size, masked, devices, chosen, monkeypatch, caplog
+):
+    """The kernels themselves do not run: their names lead to something that notes the call."""
+    monkeypatch.setattr(attention_kernels, "current_platform", lambda: platform)
+    monkeypatch.setattr(attention_kernels, "devices_to_split_over", lambda: devices)
+    called = []
+    for name in IMPLEMENTATIONS:
+        note = functools.partial(lambda name, q, *_: called.append(name) or q, name)
+        monkeypatch.setitem(IMPLEMENTATIONS, name, note)
+    timemoe_jax.nn.attention._log.cache_clear()
+    q = jnp.zeros((1, 1, 256, size), dtype)
+    with caplog.at_level(logging.INFO, "absl"):
+        for _ in range(2):
+            causal_attention(q, q, q, jnp.ones((1, 256), bool) if masked else None)
+    assert called == [chosen] * 2
+    assert [r.getMessage() for r in caplog.records] == [f"attention: {chosen}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "size", "message"),
+    [
+        ("cudnn", "gpu", "float32", 64, r"'cudnn' .*float16 and bfloat16.* is float32; 'auto'"),
+        ("cudnn", "gpu", "bfloat16", 136, r"'cudnn' .*up to 128, but head_dim is 136; 'auto'"),
+        ("splash", "tpu", "float16", 64, r"'splash' .*float32 and bfloat16.* is float16; 'auto'"),
+    ],
+)
+def test_a_kernel_that_cannot_compute_this_is_refused(
+    name, platform, dtype, size, message, monkeypatch
+):
+    monkeypatch.setattr(attention_kernels, "current_platform", lambda: platform)
+    q = jnp.zeros((1, 1, 256, size), dtype)
+    with pytest.raises(ConfigError, match=message):
+        causal_attention(q, q, q, None, name)
 
 
 def test_below_a_chunk_all_are_the_same():
     q = normal(0, 1, 2, 9, 4)
     plain = causal_attention(q, q, q, None, "plain")
-    for implementation in ("auto", "chunked", "tiled"):
+    for implementation in ("auto", *FASTER):
         out = causal_attention(q, q, q, None, implementation)
         np.testing.assert_allclose(out, plain, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["plain", "chunked", "tiled"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_masked_and_later_positions_do_not_matter(implementation):
     """The masked lie in both chunks, before and after the queries compared."""
     length = QUERY_CHUNK + 40

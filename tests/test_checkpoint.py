@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from timemoe_jax.checkpoint import (
     save_model,
     weights_digest,
 )
+from timemoe_jax.checkpoint_items import checksum, sum_on_host, sums_on_device
 from timemoe_jax.config import ModelConfig
 from timemoe_jax.errors import CheckpointError
 from timemoe_jax.hf_conversion import read_published
@@ -393,6 +395,107 @@ def test_a_damaged_step_does_not_stop_saving(tmp_path, run, params):
         checkpoints.wait()
         assert checkpoints.steps() == [40, 60, 80]
         assert checkpoints.restore(params=params).step == 80
+
+
+def rewrite_meta(step: Path, change) -> None:
+    """Changes what a step says of itself, and gives it the checksum of the change."""
+    file = step / "config" / "metadata"
+    meta = json.loads(file.read_text())
+    del meta["crc32"]
+    change(meta)
+    file.write_text(json.dumps({**meta, "crc32": checksum(meta)}))
+
+
+def test_the_checkpoints_of_the_first_format_are_read_and_checked(tmp_path, run):
+    """Those hold the CRC-32 of each array's bytes, and are otherwise the same."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(run / "60", folder / "60")
+    restored = restore(run)[0]
+    arrays = {"params": restored.params, "opt_state": restored.opt_state}
+
+    def first_format(meta):
+        meta["format"] = 1
+        for item, records in meta["digests"].items():
+            leaves = jax.tree.leaves(arrays[item])
+            for record, leaf in zip(records.values(), leaves, strict=True):
+                del record["words"]
+                record["crc32"] = zlib.crc32(np.asarray(leaf).tobytes())
+
+    rewrite_meta(folder / "60", first_format)
+    mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    target = jax.tree.map(lambda a: jax.device_put(a, whole), restored.params)
+    for wanted in (abstract_model(CONFIG)[1], target):
+        assert_same(Checkpoints(folder).restore(params=wanted).params, restored.params)
+    assert load_model(folder).step == 60
+    for file in (folder / "60" / "params").rglob("d/*"):
+        flip(0.5)(file)
+    with pytest.raises(CheckpointError, match=r"damaged: params: .* does not match|cannot be re"):
+        Checkpoints(folder).restore(params=target)
+    rewrite_meta(folder / "60", lambda meta: meta.update(format=3))
+    with pytest.raises(CheckpointError, match="has format 3, but this version reads 1 and 2"):
+        Checkpoints(folder).restore(params=target)
+
+
+def test_the_data_state_of_other_processes(tmp_path, run):
+    """It is one for all when they agree; a part that is missing or damaged is noticed."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(run / "60", folder / "60")
+    one = folder / "60" / "data" / "process_0-of-1.json"
+    parts = [one.with_name(f"process_{i}-of-2.json") for i in range(2)]
+    content = one.read_text()
+    one.unlink()
+    for part in parts:
+        part.write_text(content)
+    np.testing.assert_array_equal(restore(folder)[1], restore(run)[1])
+    other = json.loads(content)
+    del other["crc32"]
+    other["state"] = {"next_index": 7}
+    parts[1].write_text(json.dumps({**other, "crc32": checksum(other)}))
+    with pytest.raises(CheckpointError, match=r"each of 2 processes saved .* only 2 can go on"):
+        restore(folder)
+    flip(0.5)(parts[1])
+    with pytest.raises(CheckpointError, match=r"data iterator does not match|cannot be read"):
+        restore(folder)
+    parts[1].unlink()
+    with pytest.raises(CheckpointError, match="the state of its data iterator is missing"):
+        restore(folder)
+
+
+DTYPES = ("bool", "int8", "float8_e4m3fn", "bfloat16", "float16", "float32", "int32", "uint32")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5), (300, 257)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_device_and_the_host_sum_alike(dtype, shape):
+    rng = np.random.default_rng(0)
+    array = (rng.normal(size=shape) * 3).astype(jnp.dtype(dtype))
+    expected = sum_on_host(array)
+    assert int(sums_on_device({"a": jnp.asarray(array)})["a"]) == expected
+    assert sum_on_host(np.asfortranarray(array)) == expected
+    with jax.enable_x64(True):
+        wide = rng.normal(size=shape)
+        assert int(sums_on_device({"a": jnp.asarray(wide)})["a"]) == sum_on_host(wide)
+
+
+def test_a_sum_notices_what_damage_does():
+    """Any bit, and any two values that change places, even where all are powers of two."""
+    array = 2.0 ** np.random.default_rng(0).integers(-9, 9, 1 << 17).astype(np.float32)
+    right = sum_on_host(array)
+    words = array.view(np.uint32)
+    for i in range(0, words.size, 9973):
+        for bit in range(0, 32, 5):
+            words[i] ^= 1 << bit
+            assert sum_on_host(array) != right
+            words[i] ^= 1 << bit
+    for i, j in ((0, 1), (5, 5 + (1 << 16)), (7, 7 + (1 << 15)), (0, (1 << 17) - 1)):
+        if array[i] != array[j]:
+            array[[i, j]] = array[[j, i]]
+            assert sum_on_host(array) != right
+            array[[i, j]] = array[[j, i]]
+    half = 1 << 16
+    assert sum_on_host(np.roll(array, half)) != right  # two shards that have changed places
+    assert sum_on_host(array) == right
 
 
 def test_iterator_of_another_kind_is_named(run, params):

@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from timemoe_jax.losses import (
     balancing_loss,
+    dead_expert_share,
+    dropped_share,
     expert_load,
     following,
     forecast_losses,
     horizon_weights,
     huber,
     router_entropy,
+    router_z_loss,
+    selection_bias_direction,
 )
 from timemoe_jax.nn.routing import router_statistics
 
@@ -218,3 +222,79 @@ def test_entropy_by_hand():
     logits = jnp.stack([jnp.zeros((1, 3, 8)), jnp.zeros((1, 3, 8)).at[..., 2].set(100.0)])
     entropy = router_entropy(router_statistics(logits, 2))
     np.testing.assert_allclose(entropy, [np.log(8), 0], rtol=1e-6, atol=1e-6)
+
+
+def test_z_loss_by_hand():
+    """logsumexp of (0, 0) is log 2, of (3, 3) is 3 + log 2; the last token is padding."""
+    logits = jnp.array([[[[0.0, 0.0], [3.0, 3.0], [9.0, 9.0]]], [[[0.0, 0.0]] * 3]])
+    mask = jnp.array([[1.0, 1.0, 0.0]])
+    first, second = np.log(2) ** 2, (3 + np.log(2)) ** 2
+    expected = ((first + second) / 2 + first) / 2
+    found = router_z_loss(router_statistics(logits, 1, mask))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert router_z_loss(router_statistics(logits, 1)) > 2 * expected
+    assert router_z_loss(router_statistics(logits, 1, mask * 0)) == 0
+
+
+def test_z_loss_slope_is_twice_the_normalizer_times_the_probability():
+    logits = jnp.log(jnp.array([[[[0.7, 0.2, 0.1]]]])) + 5.0
+    gradient = jax.grad(lambda x: router_z_loss(router_statistics(x, 2)))(logits)
+    np.testing.assert_allclose(gradient[0, 0, 0], [7, 2, 1], rtol=1e-5)
+
+
+def test_z_loss_has_a_gradient_where_the_balancing_loss_has_none():
+    """Routers so sure that the other experts' probabilities underflow."""
+    logits = jnp.zeros((1, 1, 4, 8)).at[..., :2].set(200.0)
+    of_balancing = jax.grad(lambda x: balancing_loss(router_statistics(x, 2)))(logits)
+    of_z = jax.grad(lambda x: router_z_loss(router_statistics(x, 2)))(logits)
+    np.testing.assert_allclose(of_balancing, np.zeros_like(of_balancing), atol=1e-6)
+    assert (of_z[..., :2] > 10).all()
+
+
+def test_dead_experts_by_hand():
+    """A token that does not count brings no expert to life."""
+    pairs = [[(0, 1), (0, 2), (6, 7)], [(0, 1), (1, 0), (2, 3)]]
+    logits = logits_for(pairs)
+    mask = jnp.array([[1.0, 1.0, 0.0]])
+    all_tokens = dead_expert_share(router_statistics(logits, 2))
+    np.testing.assert_allclose(all_tokens, [3 / 8, 4 / 8])
+    counted = dead_expert_share(router_statistics(logits, 2, mask))
+    np.testing.assert_allclose(counted, [5 / 8, 6 / 8])
+    np.testing.assert_array_equal(dead_expert_share(router_statistics(logits, 2, mask * 0)), [1, 1])
+
+
+def test_an_expert_is_dead_in_a_batch_not_in_its_parts():
+    parts = [router_statistics(logits_for([pairs]), 2) for pairs in ([(0, 1)] * 3, [(4, 5)] * 3)]
+    whole = jax.tree.map(jnp.add, *parts)
+    assert [float(dead_expert_share(part)[0]) for part in parts] == [6 / 8, 6 / 8]
+    assert float(dead_expert_share(whole)[0]) == 4 / 8
+
+
+def test_dropped_share_by_hand():
+    """Of all pairs: 4 tokens of 2 choices, though half of them are padding."""
+    logits = logits_for([UNIFORM, UNIFORM])
+    mask = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+    statistics = router_statistics(logits, 2, mask, dropped=jnp.array([2.0, 0.0]))
+    np.testing.assert_array_equal(dropped_share(statistics), [2 / 8, 0])
+    np.testing.assert_array_equal(dropped_share(router_statistics(logits, 2)), [0, 0])
+    np.testing.assert_array_equal(
+        dropped_share(jax.tree.map(jnp.add, statistics, statistics))[0], 0.25
+    )
+
+
+def test_bias_direction_by_hand():
+    """Loads 3, 2, 1, 2 of a mean of 2; the second layer is even, the third is empty."""
+    choices = jnp.array([[[2.0, 2, 0, 0], [1, 0, 1, 2]], [[3, 3, 1, 1], [1, 1, 3, 3]]])
+    statistics = router_statistics(jnp.zeros((2, 1, 4, 4)), 2)._replace(choices=choices)
+    expected = [[-1, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(selection_bias_direction(statistics), expected)
+    empty = statistics._replace(choices=0 * choices)
+    np.testing.assert_array_equal(selection_bias_direction(empty), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("num_experts", [3, 6, 7, 49])
+def test_an_even_load_has_no_direction(num_experts):
+    """Neither for numbers of experts whose shares do not have an exact mean."""
+    logits = jnp.eye(num_experts)[None, None]
+    direction = jax.jit(selection_bias_direction)(router_statistics(logits, 1))
+    np.testing.assert_array_equal(direction, np.zeros((1, num_experts)))

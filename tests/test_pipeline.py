@@ -127,6 +127,37 @@ def test_a_saved_state_continues_exactly(num_threads, repeat, taken):
     second.close()
 
 
+@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize("repeat", [True, False])
+@pytest.mark.parametrize("before", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_another_number_of_processes_goes_on_from_a_state(before, after, repeat, num_threads):
+    """Each step's windows, over all processes, are those of a run that was never interrupted."""
+    source = window_source(43)
+
+    def iterators(count, threads):
+        options = {"batch_size": 8 // count, "seed": 2, "shuffle": True, "repeat": repeat}
+        parts = ({**options, "process_index": k, "process_count": count} for k in range(count))
+        return [iter(make_dataset(source, num_threads=threads, **part)) for part in parts]
+
+    def steps(parts, count):
+        return [sorted(i for part in parts for i in ids([next(part)])) for _ in range(count)]
+
+    first = iterators(before, num_threads)
+    seen = steps(first, 3)
+    states = [part.get_state() for part in first]
+    assert all(state == states[0] for state in states)
+    second = iterators(after, 2 - num_threads)
+    steps(second, 1)
+    for part in second:
+        part.set_state(states[-1])
+    seen += steps(second, 3)
+    one = batches(source, 6, batch_size=8, seed=2, repeat=repeat)
+    assert seen == [sorted(ids([batch])) for batch in one]
+    for part in (*first, *second):
+        part.close()
+
+
 def test_an_error_of_a_source_reaches_the_caller():
     class Broken(ArraySource):
         def _read(self, i, start, stop):

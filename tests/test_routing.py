@@ -48,6 +48,40 @@ def test_best_first_and_distinct(seed, k):
     assert np.all(np.sum(weights, axis=1) <= 1 + 1e-6)
 
 
+def test_a_bias_chooses_but_does_not_weigh():
+    probabilities = jnp.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    indices, weights = route(jnp.log(probabilities), 2, jnp.array([0.0, -0.4, 0.4]))
+    # Scores .5, -.1, .6 and .1, .2, .7.
+    np.testing.assert_array_equal(indices, [[2, 0], [2, 1]])
+    np.testing.assert_allclose(weights, [[0.2, 0.5], [0.3, 0.6]], rtol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.7, -3.0]))
+def test_the_same_bias_for_all_changes_nothing(seed, value):
+    logits = jnp.asarray(np.random.default_rng(seed).normal(size=(6, 5)), jnp.float32)
+    plain, biased = route(logits, 2), route(logits, 2, jnp.full(5, value))
+    np.testing.assert_array_equal(plain.indices, biased.indices)
+    np.testing.assert_allclose(plain.weights, biased.weights, rtol=1e-6)
+
+
+def test_no_gradient_reaches_the_bias_and_the_logits_get_that_of_the_weights():
+    logits = jax.random.normal(jax.random.key(2), (7, 5))
+    bias = jnp.array([0.0, 0.3, -0.2, 0.1, 0.0])
+    up = jax.random.normal(jax.random.key(3), (7, 2))
+    indices = route(logits, 2, bias).indices
+    assert (indices != route(logits, 2).indices).any()
+
+    def weighted(logits, bias):
+        return jnp.sum(up * route(logits, 2, bias).weights)
+
+    def expected(logits):
+        return jnp.sum(up * jnp.take_along_axis(jax.nn.softmax(logits), indices, axis=1))
+
+    d_logits, d_bias = jax.grad(weighted, argnums=(0, 1))(logits, bias)
+    np.testing.assert_array_equal(d_bias, np.zeros(5))
+    np.testing.assert_allclose(d_logits, jax.grad(expected)(logits), rtol=1e-5, atol=1e-7)
+
+
 @pytest.fixture(scope="module")
 def two_layers():
     """Probabilities [L=2, B=1, T=3, E=3], their logits, and a mask that drops the last token."""
@@ -72,6 +106,25 @@ def test_statistics_by_hand(two_layers):
     entropy = -np.sum(p[:, 0, :2] * np.log(p[:, 0, :2]), axis=(1, 2))
     np.testing.assert_allclose(statistics.entropy, entropy, rtol=1e-6)
     np.testing.assert_array_equal(statistics.tokens, [2, 2])
+    # Logits that are log-probabilities have the normalizer 0; a shift by 2 makes it 2.
+    np.testing.assert_allclose(statistics.squared_log_normalizer, [0, 0], atol=1e-6)
+    shifted = router_statistics(logits + 2.0, 2, mask)
+    np.testing.assert_allclose(shifted.squared_log_normalizer, [8, 8], rtol=1e-6)
+    # Three tokens of two choices, padding or not.
+    np.testing.assert_array_equal(statistics.pairs, [6, 6])
+    np.testing.assert_array_equal(statistics.dropped, [0, 0])
+
+
+def test_statistics_of_biased_routers_by_hand(two_layers):
+    """Each layer has its own bias, and only the choices follow it."""
+    _, logits, mask = two_layers
+    bias = jnp.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    biased = router_statistics(logits, 2, mask, bias=bias)
+    # Layer 0 chooses (2, 0) then (2, 1); layer 1 chooses (0, 2) twice.
+    choices = [[[0, 0, 2], [1, 1, 0]], [[2, 0, 0], [0, 0, 2]]]
+    np.testing.assert_array_equal(biased.choices, choices)
+    plain = router_statistics(logits, 2, mask)
+    jax.tree.map(np.testing.assert_array_equal, biased[1:], plain[1:])
 
 
 def test_statistics_without_a_mask_count_every_token(two_layers):
@@ -85,17 +138,22 @@ def test_statistics_without_a_mask_count_every_token(two_layers):
 def test_statistics_add_up_over_parts(two_layers):
     """The sums of two micro-batches are those of the batch."""
     _, logits, _ = two_layers
-    whole = router_statistics(logits, 2)
-    parts = router_statistics(logits[:, :, :1], 2), router_statistics(logits[:, :, 1:], 2)
+    whole = router_statistics(logits, 2, dropped=jnp.array([3.0, 1.0]))
+    parts = (
+        router_statistics(logits[:, :, :1], 2, dropped=jnp.array([1.0, 0.0])),
+        router_statistics(logits[:, :, 1:], 2, dropped=jnp.array([2.0, 1.0])),
+    )
     for total, a, b in zip(whole, *parts, strict=True):
         np.testing.assert_allclose(total, a + b, rtol=1e-6)
 
 
-def test_statistics_agree_with_the_routing():
+@pytest.mark.parametrize("bias", [None, jax.random.normal(jax.random.key(2), (2, 5)) / 5])
+def test_statistics_agree_with_the_routing(bias):
     logits = jax.random.normal(jax.random.key(1), (2, 3, 4, 5))
-    statistics = router_statistics(logits, 3)
+    statistics = router_statistics(logits, 3, bias=bias)
     for layer in range(2):
-        indices = np.asarray(route(logits[layer].reshape(-1, 5), 3).indices)
+        of_layer = None if bias is None else bias[layer]
+        indices = np.asarray(route(logits[layer].reshape(-1, 5), 3, of_layer).indices)
         counted = [np.bincount(indices[:, k], minlength=5) for k in range(3)]
         np.testing.assert_array_equal(statistics.choices[layer], counted)
 

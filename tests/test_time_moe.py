@@ -27,6 +27,7 @@ VARIANTS = {
     "experts dense": dataclasses.replace(TINY, expert_implementation="dense"),
     "use_dense": dataclasses.replace(TINY, use_dense=True),
 }
+BIASED = dataclasses.replace(TINY, router_bias=True)
 
 
 @functools.cache
@@ -80,9 +81,11 @@ def test_output(config, series):
     assert output.hidden.shape == (B, T, 16)
     if config.use_dense:
         assert output.router_logits is None
+        assert output.dropped is None
     else:
         assert output.router_logits.shape == (2, B, T, 4)
         assert np.abs(output.router_logits[0] - output.router_logits[1]).max() > 1e-3
+        np.testing.assert_array_equal(output.dropped, [0, 0])
 
 
 @given(cut=st.integers(1, T - 1), seed=st.integers(0, 2**16))
@@ -171,6 +174,29 @@ def test_other_numbers_of_experts_per_token(k):
     for path, g in nnx.to_flat_state(gradient):
         assert np.isfinite(g[...]).all(), path
         assert np.abs(g[...]).max() > 0, path
+
+
+def test_a_selection_bias_exists_only_if_asked_for(series):
+    """And changes nothing as long as it is the zeros it starts as."""
+    plain, biased = (dict(nnx.to_flat_state(params_of(config))) for config in (TINY, BIASED))
+    extra = biased.keys() - plain.keys()
+    assert extra == {("blocks", "ffn", "selection_bias")}
+    assert not plain.keys() - biased.keys()
+    np.testing.assert_array_equal(biased[extra.pop()][...], np.zeros((2, 4)))
+    for path, p in plain.items():
+        np.testing.assert_array_equal(p[...], biased[path][...])
+    a, b = run(TINY, series), run(BIASED, series)
+    np.testing.assert_allclose(a.hidden, b.hidden, rtol=0, atol=1e-6)
+
+
+def test_a_selection_bias_of_one_layer_sends_its_tokens_elsewhere(series):
+    """The first layer's logits are those of before, since only the choice behind them differs."""
+    params = create_params(BIASED, seed=1)
+    bias = jnp.zeros((2, 4)).at[0, 3].set(5.0)
+    params["blocks"]["ffn"]["selection_bias"][...] = bias
+    before, after = run(BIASED, series), run_of(BIASED)(params, jnp.asarray(series))
+    np.testing.assert_array_equal(before.router_logits[0], after.router_logits[0])
+    assert np.abs(before.router_logits[1] - after.router_logits[1]).max() > 1e-2
 
 
 @pytest.mark.parametrize("policy", ["full", "products"])

@@ -1,7 +1,8 @@
 """Whole runs: real processes, really killed, resumed, stopped and given nonsense."""
 
+import dataclasses
+import gzip
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from processes import environments
 from tensorboardX.proto import event_pb2
 
-from timemoe_jax import checkpoint
+from timemoe_jax import checkpoint, train
+from timemoe_jax.config import RunConfig, from_mapping
+from timemoe_jax.errors import CheckpointError
 from timemoe_jax.logs import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +53,7 @@ def _start(workdir, **overrides):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**environments(1, 1)[0], "PYTHONUNBUFFERED": "1"},
     )
 
 
@@ -86,6 +90,11 @@ def uninterrupted(tmp_path_factory):
 def test_what_a_run_prints_and_writes(uninterrupted):
     workdir, out, err = uninterrupted
     for text in (
+        "parameters, ",
+        "attention: tiled (auto)",
+        "experts: blocked (auto)",
+        "devices: 1 x cpu",
+        "memory per device: ",
         "36 sequences",
         "windows",
         "updates per epoch",
@@ -99,6 +108,7 @@ def test_what_a_run_prints_and_writes(uninterrupted):
     steps = [r for r in records if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, 151))
     names = {"loss", "loss_1", "loss_8", "balancing_loss", "expert_load", "router_entropy"}
+    names |= {"dropped_share", "dead_expert_share", "router_z_loss"}
     names |= {"gradient_norm", "learning_rate", "points_per_second", "skipped_updates"}
     assert names <= set(steps[-1])
     np.testing.assert_allclose(np.sum(steps[-1]["expert_load"], axis=1), 1.0, rtol=1e-5)
@@ -214,6 +224,51 @@ def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):
     assert code == 0, err
     for a, b in zip(_parameters(source), _parameters(tmp_path / "tuned"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_a_profile_window_is_a_trace(tmp_path):
+    """Two updates from the second on, in the formats of TensorBoard and Perfetto."""
+    code, out, err = _run(
+        tmp_path, train__num_steps=6, profile__start=1, profile__num_steps=2, train__eval_every=0
+    )
+    assert code == 0, err
+    assert f"trace of 2 updates in {tmp_path / 'profile'}" in out
+    (session,) = (tmp_path / "profile/plugins/profile").iterdir()
+    assert list(session.glob("*.xplane.pb"))
+    with gzip.open(session / "perfetto_trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    updates = {e["args"]["step_num"] for e in events if e.get("name") == "update"}
+    assert updates == {"1", "2"}
+
+
+def test_a_bias_on_the_routers_can_be_added_to_a_trained_model(uninterrupted, tmp_path):
+    code, _, err = _run(
+        tmp_path / "biased",
+        train__init_from=uninterrupted[0],
+        train__num_steps=3,
+        model__router_bias=True,
+    )
+    assert code == 0, err
+    model = checkpoint.load_model(tmp_path / "biased")
+    assert model.config.router_bias
+    bias = np.asarray(model.params["blocks"]["ffn"]["selection_bias"][...])
+    assert 0 < np.abs(bias).max() <= 3e-3 + 1e-9
+
+
+def test_a_run_of_before_a_field_was_there_is_resumed(uninterrupted, tmp_path, monkeypatch):
+    """What it does not say had the default."""
+    workdir = tmp_path / "older"
+    shutil.copytree(uninterrupted[0], workdir)
+    then = checkpoint.Checkpoints(workdir / "checkpoints").stored_config()
+    for field in ("router_bias", "expert_exchange"):
+        del then["model"][field]
+    with checkpoint.Checkpoints(workdir / "checkpoints") as saved:
+        monkeypatch.setattr(saved, "stored_config", lambda: then)
+        config = from_mapping(RunConfig, json.loads((workdir / "config.json").read_text()))
+        train._check_same_model(config, saved)
+        biased = dataclasses.replace(config.model, router_bias=True)
+        with pytest.raises(CheckpointError, match="router_bias False but True"):
+            train._check_same_model(dataclasses.replace(config, model=biased), saved)
 
 
 def test_updates_that_are_not_finite_end_the_run(tmp_path):

@@ -5,20 +5,25 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
+from timemoe_jax import partitioning
 from timemoe_jax.config import (
     DataConfig,
     LossConfig,
+    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
     TrainConfig,
 )
+from timemoe_jax.nn import moe
 from timemoe_jax.train_step import (
+    compile_train_step,
     create_state,
     learning_rate_schedule,
     make_loss,
@@ -178,6 +183,102 @@ def test_accumulation_gives_the_gradient_of_the_batch(micro_batches):
     chex.assert_trees_all_close(whole.params, parts.params, rtol=0, atol=1e-7)
 
 
+def _temporaries(batch_size, micro_batches):
+    """Planned bytes of an update beyond its arguments."""
+    train = TrainConfig(num_steps=20, batch_size=batch_size, gradient_accumulation=micro_batches)
+    config = dataclasses.replace(_with("data", length=96), train=train)
+    mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+    return compile_train_step(config, mesh).memory_analysis().temp_size_in_bytes
+
+
+def test_accumulation_holds_the_activations_of_one_micro_batch():
+    """Beside the gradient it adds up to, and the batch cut into parts."""
+    one, four, whole = _temporaries(8, 1), _temporaries(32, 4), _temporaries(32, 1)
+    params = sum(a.nbytes for a in jax.tree.leaves(create_state(CONFIG).params))
+    batch = 32 * 97 * 5
+    assert four < one + 2 * params + 4 * batch
+    assert whole > 3 * one
+
+
+def test_the_state_is_updated_in_place():
+    """Its buffers are donated: what the update returns lies where its argument lay."""
+    mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+    plan = compile_train_step(CONFIG, mesh).memory_analysis()
+    state = sum(a.nbytes for a in jax.tree.leaves(create_state(CONFIG)))
+    assert plan.alias_size_in_bytes >= state
+    before = create_state(CONFIG)
+    _step(CONFIG)(before, _batch())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+
+
+def test_nothing_travels_between_host_and_device_in_an_update():
+    """Under the guard of the loop: what lies on the device runs, a host's array is refused."""
+    mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+    step, state = compile_train_step(CONFIG, mesh), create_state(CONFIG, mesh=mesh)
+    batch = jax.device_put(_batch(), partitioning.batch_sharding(mesh))
+    with jax.transfer_guard("disallow"):
+        state, _ = step(state, batch)
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            step(state, _batch())
+
+
+def test_mixed_precision_trains_as_float32_does():
+    """200 updates each way. bfloat16 has 8 bits: losses differ by parts in a hundred, no more."""
+    train = TrainConfig(num_steps=200, batch_size=8)
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=10)
+    base = dataclasses.replace(CONFIG, train=train, optimizer=optimizer)
+    curves, states = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config = dataclasses.replace(base, model=dataclasses.replace(MODEL, dtype=dtype))
+        step, state, curve = _step(config), create_state(config), []
+        for i in range(200):
+            state, metrics = step(state, _batch(seed=i))
+            curve.append(float(metrics["loss"]))
+        curves[dtype], states[dtype] = np.array(curve), state
+    floats = [
+        a for a in jax.tree.leaves(states["bfloat16"]) if jnp.issubdtype(a.dtype, jnp.floating)
+    ]
+    assert all(a.dtype == jnp.float32 for a in floats)
+    single, mixed = curves["float32"], curves["bfloat16"]
+    assert single[-20:].mean() < 0.2 * single[0]
+    assert not np.array_equal(single, mixed)
+    np.testing.assert_allclose(mixed[:5], single[:5], rtol=0.02)
+    np.testing.assert_allclose(mixed[-20:].mean(), single[-20:].mean(), rtol=0.1)
+
+
+def _equations(jaxpr):
+    """Every equation of a program, those of the programs within it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def test_what_is_float32_in_mixed_precision():
+    """Router, softmax, norms and loss; every other product has bfloat16 operands."""
+    model = dataclasses.replace(MODEL, dtype="bfloat16", num_experts=6, hidden_size=20)
+    config = dataclasses.replace(CONFIG, model=model)
+    params = jax.eval_shape(lambda: create_state(config).params)
+    equations = list(_equations(jax.make_jaxpr(make_loss(config))(params, _batch()).jaxpr))
+    # Exponentials are those of softmaxes, logarithms those of the router's, roots those of norms.
+    for name in ("exp", "log", "rsqrt", "reduce_max"):
+        found = [e for e in equations if e.primitive.name == name]
+        assert found, name
+        assert all(v.aval.dtype == jnp.float32 for e in found for v in e.invars), name
+    products = [e for e in equations if e.primitive.name == "dot_general"]
+    router = [e for e in products if {(20, 6)} & {v.aval.shape for v in e.invars}]
+    assert router
+    assert all(v.aval.dtype == jnp.float32 for e in router for v in e.invars)
+    kernels = {(20, 20), (20, 16), (16, 20), (20, 32), (32, 20), (20, 1), (20, 4)}
+    layers = [e for e in products if kernels & {v.aval.shape for v in e.invars}]
+    assert len(layers) >= 4 + 3 + 3
+    assert all(v.aval.dtype == jnp.bfloat16 for e in layers for v in e.invars)
+
+
 def test_clipping_bounds_the_gradient():
     config = _with("optimizer", clip_norm=1e-3, b1=0.0, b2=0.0, eps=1.0, learning_rate=1.0)
     state = create_state(config)
@@ -225,7 +326,7 @@ def test_a_dense_model_trains():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, use_dense=True))
     _, metrics = _step(config)(create_state(config), _batch())
     assert bool(metrics["finite"])
-    assert "expert_load" not in metrics
+    assert not {"expert_load", "router_z_loss", "dropped_share", "dead_expert_share"} & set(metrics)
 
 
 def test_huber_delta_is_used():
@@ -233,3 +334,127 @@ def test_huber_delta_is_used():
     state = create_state(CONFIG)
     wide = _loss(CONFIG)(state.params, _batch())[1].horizons[1]
     assert float(_loss(narrow)(state.params, _batch())[1].horizons[1]) < float(wide)
+
+
+def _accumulating(config, micro_batches):
+    train = dataclasses.replace(config.train, gradient_accumulation=micro_batches)
+    return dataclasses.replace(config, train=train)
+
+
+def _biased(**optimizer):
+    model = dataclasses.replace(MODEL, router_bias=True)
+    return dataclasses.replace(_with("optimizer", router_bias_rate=0.05, **optimizer), model=model)
+
+
+def _bias(state):
+    return np.array(state.params["blocks"]["ffn"]["selection_bias"][...])
+
+
+def test_what_the_step_says_about_the_routers():
+    _, metrics = _step(CONFIG)(create_state(CONFIG), _batch())
+    assert {n: metrics[n].shape for n in ("expert_load", "router_z_loss")} == {
+        "expert_load": (2, 4),
+        "router_z_loss": (),
+    }
+    for name in ("router_entropy", "dropped_share", "dead_expert_share"):
+        assert metrics[name].shape == (2,)
+    np.testing.assert_array_equal(metrics["dropped_share"], [0, 0])
+    dead = (metrics["expert_load"] == 0).mean(axis=1)
+    np.testing.assert_array_equal(metrics["dead_expert_share"], dead)
+
+
+def test_the_z_loss_enters_by_its_factor_and_not_at_all_by_default():
+    config, state = _with("loss", router_z_loss_factor=0.5), create_state(CONFIG)
+    plain, parts = _loss(CONFIG)(state.params, _batch())
+    with_it, same = _loss(config)(state.params, _batch())
+    assert float(parts.router_z) == float(same.router_z) > 0.1
+    np.testing.assert_allclose(with_it - plain, 0.5 * parts.router_z, rtol=1e-5)
+    forecast = sum(parts.horizons.values()) / len(parts.horizons)
+    balancing = MODEL.router_aux_loss_factor * parts.balancing
+    np.testing.assert_allclose(plain, forecast + balancing, rtol=1e-6)
+    routers = [_gradient(c)(state.params, _batch())[1]["blocks"]["ffn"] for c in (CONFIG, config)]
+    assert np.abs(routers[0]["router"]["kernel"] - routers[1]["router"]["kernel"]).max() > 1e-3
+
+
+def test_the_z_loss_of_micro_batches_is_their_mean():
+    config = _with("loss", router_z_loss_factor=0.5)
+    config = dataclasses.replace(config, model=dataclasses.replace(MODEL, apply_aux_loss=False))
+    (_, one), (_, many) = (
+        _step(c)(create_state(c), _batch()) for c in (config, _accumulating(config, 4))
+    )
+    for name in ("router_z_loss", "loss", "gradient_norm"):
+        np.testing.assert_allclose(one[name], many[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_the_bias_moves_by_the_load_of_the_whole_batch(micro_batches):
+    config = _accumulating(_biased(), micro_batches)
+    step, state = _step(config), create_state(config)
+    expected = np.zeros((2, 4), np.float32)
+    for i in range(3):
+        np.testing.assert_allclose(_bias(state), expected, atol=1e-7)
+        state, metrics = step(state, _batch(i))
+        expected += 0.05 * np.sign(1 / 4 - metrics["expert_load"])
+    assert np.abs(expected).max() > 0.1
+
+
+def test_dead_experts_and_load_follow_the_biased_choice():
+    """Biases that keep two of the four experts from every token, in each layer other ones."""
+    config = _biased()
+    params = create_state(config).params
+    bias = np.array([[0, 0, -9, -9], [-9, 0, -9, 0]], np.float32)
+    params["blocks"]["ffn"]["selection_bias"][...] = bias
+    _, metrics = _step(config)(create_state(config, params), _batch())
+    np.testing.assert_array_equal(metrics["expert_load"], (bias == 0) / 2)
+    np.testing.assert_array_equal(metrics["dead_expert_share"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("exclude", ["vectors", "none"])
+def test_the_optimiser_leaves_the_bias_alone(exclude):
+    """With an even rate of nearly nothing, a start away from 0, and a strong decay."""
+    config = _biased(weight_decay=0.9, weight_decay_exclude=exclude, learning_rate=0.1)
+    config = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, router_bias_rate=1e-9)
+    )
+    params = create_state(config).params
+    start = np.array([[0.3, -0.2, 0.1, 0.0], [-0.1, 0.2, 0.0, 0.05]], np.float32)
+    params["blocks"]["ffn"]["selection_bias"][...] = start
+    _, gradient = _gradient(config)(params, _batch())
+    assert not np.any(gradient["blocks"]["ffn"]["selection_bias"][...])
+    state, step = create_state(config, params), _step(config)
+    for i in range(3):
+        state, _ = step(state, _batch(i))
+    np.testing.assert_allclose(_bias(state), start, rtol=0, atol=1e-7)
+
+
+def test_a_skipped_update_leaves_the_bias():
+    config = _biased()
+    step = _step(config)
+    state, _ = step(create_state(config), _batch(0))
+    before = _bias(state)
+    assert np.abs(before).max() > 0.01
+    bad = _batch(1)
+    bad["values"][0, 3] = np.inf
+    state, metrics = step(state, bad)
+    assert not bool(metrics["finite"])
+    np.testing.assert_array_equal(_bias(state), before)
+    empty = _batch(2)
+    empty["mask"][:] = False
+    state, metrics = step(state, empty)
+    assert bool(metrics["finite"])
+    np.testing.assert_array_equal(_bias(state), before)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_dropped_pairs_add_up(monkeypatch, micro_batches):
+    """Each forward pass of the first layer on loses 12 of what is 8 * 24 * 2 pairs in all."""
+    compute = moe.Experts.__call__
+
+    def losing(self, *args):
+        return compute(self, *args)[0], jnp.float32(12)
+
+    monkeypatch.setattr(moe.Experts, "__call__", losing)
+    config = _accumulating(CONFIG, micro_batches)
+    _, metrics = make_train_step(config)(create_state(config), _batch())
+    share = micro_batches * 12 / (8 * 24 * 2)
+    np.testing.assert_allclose(metrics["dropped_share"], [share, share], rtol=1e-6)

@@ -8,20 +8,29 @@ run leaves either a whole checkpoint or none. It holds the items
     config               JSON: format, step, the full configuration, and a checksum per array
 
 Everything carries a checksum of its own, because storage formats notice truncation but not every
-flipped bit, and a resumed run must never go on from wrong numbers.
+flipped bit, and a resumed run must never go on from wrong numbers. The checksum of an array is the
+same however it is divided over devices and processes.
+
+Of several processes each makes its own `Checkpoints` of the same folder, which they share, and all
+of them save, restore, wait and close together. An array that is a process's own counts as the same
+in all. What one process cannot read or write is an error in every one.
 """
 
 import dataclasses
 import hashlib
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
+from timemoe_jax import distributed
 from timemoe_jax.checkpoint_items import (
     FORMAT,
     DamagedError,
@@ -48,6 +57,7 @@ from timemoe_jax.hf_conversion import is_published, read_published, write_publis
 from timemoe_jax.models.time_moe import abstract_model
 
 CHECKPOINTS = "checkpoints"  # the folder in a run's folder
+SHARED_SECONDS = 60  # after which a file that another process has written must have appeared
 ACCEPTED = (
     "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, or "
     "the folder of one step"
@@ -85,7 +95,7 @@ class Checkpoints:
       published_config: the published `config.json` that the model began as.
 
     Raises:
-      CheckpointError: the folder is a file.
+      CheckpointError: the folder is a file, or not the same one for every process.
     """
 
     def __init__(
@@ -98,6 +108,13 @@ class Checkpoints:
         self.folder = as_path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} is a file, so it cannot hold checkpoints")
+        seen = distributed.gather(", ".join(map(str, self.steps())))
+        for process, steps in enumerate(seen):
+            if steps != seen[0]:
+                raise CheckpointError(
+                    f"{self.folder} is not shared: process 0 sees there {seen[0] or 'no step'}, "
+                    f"process {process} {steps or 'no step'}; give a folder that all processes see"
+                )
         self._keep = keep
         self._config = plain(config or {})
         self._published_config = None if published_config is None else plain(published_config)
@@ -151,14 +168,15 @@ class Checkpoints:
         """
         if step in self._known:
             return
-        arrays = {"params": flatten(params)}
+        arrays = {"params": _common(flatten(params))}
         if opt_state is not None:
-            arrays["opt_state"] = flatten(opt_state)
+            arrays["opt_state"] = _common(flatten(opt_state))
         items = self._items(step, arrays, data_iterator, extra or {})
         with self._writing(step):
             manager = self._writer()
             manager.wait_until_finished()
-            if step in self.steps():
+            # As process 0 sees it: another may look when it has deleted the step already.
+            if distributed.gather("yes" if step in self.steps() else "")[0]:
                 manager.delete(step)
             manager.save(step, args=import_orbax().args.Composite(**items), force=True)
         self._known.add(step)
@@ -188,12 +206,13 @@ class Checkpoints:
         step = self._choose(step)
         folder = self.folder / str(step)
         try:
-            meta = read_meta(folder)
-            state = None if data_iterator is None else read_data(folder, meta)
-            restored = restore_tree(folder, "params", meta, params)
+            with distributed.together(DamagedError):
+                meta = read_meta(folder)
+                state = None if data_iterator is None else read_data(folder, meta)
+            restored = restore_tree(folder, "params", meta, params, collective=True)
             optimiser = None
             if opt_state is not None:
-                optimiser = restore_tree(folder, "opt_state", meta, opt_state)
+                optimiser = restore_tree(folder, "opt_state", meta, opt_state, collective=True)
         except DamagedError as error:
             raise damage_report(self.folder, step, error) from None
         if data_iterator is not None:
@@ -260,6 +279,7 @@ class Checkpoints:
         """The manager, made late: reading must neither create a folder nor tidy one up."""
         if self._manager is None:
             ocp = import_orbax()
+            _check_shared(self.folder)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 cleanup_tmp_directories=True,  # what a killed run left behind
@@ -272,6 +292,8 @@ class Checkpoints:
     def _writing(self, step: int | None) -> Iterator[None]:
         try:
             yield
+        except CheckpointError:
+            raise
         except Exception as error:
             which = "a checkpoint" if step is None else f"step {step}, or the one before,"
             raise CheckpointError(
@@ -375,6 +397,41 @@ def weights_digest(params: nnx.State) -> str:
         digest.update(f"{name}:{array.dtype}:{list(array.shape)}\n".encode())
         digest.update(array_bytes(array))
     return digest.hexdigest()
+
+
+def _common(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Of several processes, arrays of one of them on the host: process 0 writes its own."""
+    if not distributed.several():
+        return dict(flat)
+    own = {n: a for n, a in flat.items() if isinstance(a, jax.Array) and a.is_fully_addressable}
+    return {**flat, **{name: np.asarray(array) for name, array in own.items()}}
+
+
+def _check_shared(folder: Any) -> None:
+    """Makes sure that all processes see what process 0 writes in a folder, and makes it."""
+    if not distributed.several():
+        return
+    name = distributed.gather(f".shared-{uuid.uuid4().hex}")[0]
+    with distributed.together(CheckpointError):
+        if distributed.is_primary():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text("")
+            except OSError as error:
+                raise CheckpointError(f"{folder} cannot be written: {short(error)}") from error
+    try:
+        with distributed.together(CheckpointError):
+            end = time.monotonic() + SHARED_SECONDS
+            while not (folder / name).exists():
+                if time.monotonic() > end:
+                    raise CheckpointError(
+                        f"{folder} is not shared: what process 0 writes there is not to be seen; "
+                        "give a folder that all processes see"
+                    )
+                time.sleep(0.2)
+    finally:
+        if distributed.is_primary():
+            (folder / name).unlink()
 
 
 def _locate(place: Any) -> tuple[Any, int]:

@@ -7,21 +7,27 @@ every array. What does not match is a `DamagedError`, which `checkpoint` turns i
 import json
 import logging
 import os
+import re
 import sys
 import time
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from timemoe_jax import distributed
 from timemoe_jax.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 has the CRC-32 of each array, which takes all of its bytes in order
+_CHUNK = 1 << 16  # words of an array that the host looks at together: those stay in its cache
 
 
 class DamagedError(Exception):
@@ -121,31 +127,93 @@ def array_bytes(array: Any) -> Any:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _crc32(array: Any) -> int | None:
-    """The checksum of an array; None where other hosts hold parts of it."""
-    if isinstance(array, jax.Array) and not (
-        array.is_fully_addressable or array.is_fully_replicated
-    ):
-        return None
-    return zlib.crc32(array_bytes(array))
+def _scramble(words: Any, positions: Any) -> Any:
+    """Mixes 32-bit words with their positions; at one position no two words give the same."""
+    mixed = words + positions * np.uint32(0x9E3779B1)
+    mixed = (mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return mixed ^ (mixed >> np.uint32(16))
+
+
+def sum_on_host(array: Any) -> int:
+    """The sum modulo 2**32 of the scrambled words of an array.
+
+    An element of four bytes or fewer is a word, a larger one several. The sum of the parts is the
+    sum of the whole, however the array is divided, and one wrong word always changes it.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    words = flat.view({1: np.uint8, 2: np.uint16}.get(flat.itemsize, np.uint32))
+    places = np.arange(min(_CHUNK, words.size), dtype=np.uint32)
+    total = 0
+    for start in range(0, words.size, _CHUNK):
+        part = words[start : start + _CHUNK].astype(np.uint32, copy=False)
+        positions = places[: part.size] + np.uint32(start % 2**32)
+        total += int(_scramble(part, positions).sum(dtype=np.uint64))
+    return total % 2**32
+
+
+@jax.jit
+def sums_on_device(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`sum_on_host` of each, without moving more than the sums."""
+
+    def one(array: jax.Array) -> jax.Array:
+        if array.dtype == jnp.bool_:
+            array = array.astype(jnp.uint8)
+        kind = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
+        words = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
+        positions, stride = jnp.zeros(words.shape, jnp.uint32), 1
+        for axis in reversed(range(words.ndim)):
+            along = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+            positions, stride = positions + along * np.uint32(stride), stride * words.shape[axis]
+            stride %= 2**32
+        return _scramble(words, positions).sum(dtype=jnp.uint32)
+
+    return {name: one(array) for name, array in arrays.items()}
+
+
+def _is_shared(array: Any) -> bool:
+    """Whether other processes hold parts, or copies, of an array."""
+    return isinstance(array, jax.Array) and not array.is_fully_addressable
+
+
+def _sums(flat: Mapping[str, Any]) -> dict[str, set[int]]:
+    """The checksum of every array: of each of the copies that this process has, so one if well.
+
+    All processes must call this together where arrays are shared.
+    """
+    host: dict[str, Any] = {}
+    groups: dict[Any, dict[str, jax.Array]] = {}
+    for name, array in flat.items():
+        devices: set[Any] = array.sharding.device_set if isinstance(array, jax.Array) else set()
+        if not _is_shared(array) and all(device.platform == "cpu" for device in devices):
+            host[name] = array
+        else:  # a compiled function takes arrays of one mesh
+            mesh = getattr(array.sharding, "mesh", frozenset(devices))
+            groups.setdefault(mesh, {})[name] = array
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(host, ({n} for n in pool.map(sum_on_host, host.values())), strict=True))
+    for group in groups.values():
+        for name, total in sums_on_device(group).items():
+            found[name] = {int(np.asarray(copy.data)) for copy in total.addressable_shards}
+    return found
 
 
 def array_records(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The dtype, shape and checksum of every array."""
-    with ThreadPoolExecutor() as pool:
-        checksums = list(pool.map(_crc32, flat.values()))
+    """The dtype, shape and checksum of every array; all processes must call this together."""
+    sums = _sums(flat)
     return {
-        name: {"dtype": str(array.dtype), "shape": list(array.shape), "crc32": checksum}
-        for (name, array), checksum in zip(flat.items(), checksums, strict=True)
+        name: {"dtype": str(array.dtype), "shape": list(array.shape), "words": min(sums[name])}
+        for name, array in flat.items()
     }
 
 
 def read_meta(folder: Any) -> dict[str, Any]:
     """The config item of a step."""
     meta = _read_checked(folder / "config" / "metadata", "its configuration")
-    if meta.get("format") != FORMAT:
+    if meta.get("format") not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{folder} has format {meta.get('format')!r}, but this version reads {FORMAT}"
+            f"{folder} has format {meta.get('format')!r}, but this version reads {known}"
         )
     if str(meta["step"]) != folder.name:
         raise DamagedError(f"it says that it is step {meta['step']}")
@@ -153,16 +221,31 @@ def read_meta(folder: Any) -> dict[str, Any]:
 
 
 def read_data(folder: Any, meta: Mapping[str, Any]) -> Any:
-    """The state of the data iterator in a step."""
+    """The state of the data iterator in a step.
+
+    Where another number of processes saved it, what each of them saved must be the same, as it is
+    when a state only counts batches: then it is also the state of the processes of this run.
+    """
     if not meta["data"]:
         raise CheckpointError(f"{folder} holds no state of a data iterator")
-    name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-    others = [f.name for f in (folder / "data").glob("process_*")]
-    if others and name not in others and f"-of-{jax.process_count()}." not in others[0]:
+    found = {f.name for f in (folder / "data").glob("process_*")}
+    counts = {int(m[1]) for name in found if (m := re.search(r"-of-(\d+)\.json$", name))}
+    index, count = distributed.place()
+    if len(counts) != 1 or count in counts:
+        return _read_state(folder, index, count)
+    (count,) = counts
+    with ThreadPoolExecutor() as pool:
+        states = list(pool.map(lambda i: _read_state(folder, i, count), range(count)))
+    if any(state != states[0] for state in states):
         raise CheckpointError(
-            f"{folder}: the data iterator was saved by another number of processes, as "
-            f"{others[0]}; this run needs {name}"
+            f"{folder}: each of {count} processes saved another state of its data iterator, so "
+            f"that only {count} can go on from it"
         )
+    return states[0]
+
+
+def _read_state(folder: Any, index: int, count: int) -> Any:
+    name = f"process_{index}-of-{count}.json"
     content = _read_checked(folder / "data" / name, "the state of its data iterator")
     return content["state"].encode() if content["is_bytes"] else content["state"]
 
@@ -180,17 +263,19 @@ def _read_checked(path: Any, what: str) -> dict[str, Any]:
     return content
 
 
-def restore_tree(folder: Any, item: str, meta: Mapping[str, Any], tree: Any) -> Any:
-    """An item of a step in the form of `tree`."""
+def restore_tree(
+    folder: Any, item: str, meta: Mapping[str, Any], tree: Any, collective: bool = False
+) -> Any:
+    """An item of a step in the form of `tree`; `collective` where all processes do this."""
     records, wanted = meta["digests"].get(item), flatten(tree)
     if records is None:
         raise CheckpointError(f"{folder} holds no {item}")
     _check_fit(f"{folder} does not fit, {item}", records, wanted)
     shardings = {name: getattr(leaf, "sharding", None) for name, leaf in wanted.items()}
-    values = _read_arrays(folder, item, records, shardings)
+    values = _read_arrays(folder, item, records, shardings, collective)
     for name, leaf in wanted.items():
         if not isinstance(leaf, np.ndarray):
-            values[name] = jax.numpy.asarray(values[name])
+            values[name] = jnp.asarray(values[name])
     return _unflatten(tree, {name: values[name] for name in wanted})
 
 
@@ -208,29 +293,55 @@ def _check_fit(where: str, records: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _read_arrays(
-    folder: Any, item: str, records: Mapping[str, Any], shardings: Mapping[str, Any]
+    folder: Any,
+    item: str,
+    records: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+    collective: bool = False,
 ) -> dict[str, Any]:
     """The arrays of an item, their checksums checked; on the host where they have no sharding."""
     if not records:
         return {}
-    if not (folder / item).is_dir():
-        raise DamagedError(f"{item} is missing")
+    old = any("words" not in record for record in records.values())
     targets = {}
     for name, record in records.items():
-        shape, dtype = tuple(record["shape"]), jax.numpy.dtype(record["dtype"])
-        sharding = shardings.get(name)
+        shape, dtype = tuple(record["shape"]), jnp.dtype(record["dtype"])
+        sharding = None if old else shardings.get(name)
         targets[name] = (
             np.empty(shape, dtype)
             if sharding is None
             else jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         )
-    values = _restore_arrays(folder / item, targets)
-    with ThreadPoolExecutor() as pool:
-        checksums = dict(zip(values, pool.map(_crc32, values.values()), strict=True))
-    for name, record in records.items():
-        if None not in (record["crc32"], checksums[name]) and checksums[name] != record["crc32"]:
-            raise DamagedError(f"{item}: {name} does not match its checksum")
+    # A process that cannot read must say so before the others wait for its part of a sum.
+    with distributed.together(DamagedError) if collective else nullcontext():
+        if not (folder / item).is_dir():
+            raise DamagedError(f"{item} is missing")
+        values = _restore_arrays(folder / item, targets)
+        if old:
+            _check_crc32(item, records, values)
+    if old:
+        return {name: _place(value, shardings.get(name)) for name, value in values.items()}
+    with distributed.together(DamagedError) if collective else nullcontext():
+        sums = _sums(values)
+        for name, record in records.items():
+            if sums[name] != {record["words"]}:
+                raise DamagedError(f"{item}: {name} does not match its checksum")
     return values
+
+
+def _check_crc32(item: str, records: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(lambda name: zlib.crc32(array_bytes(values[name])), records)
+        for (name, record), found in zip(records.items(), sums, strict=True):
+            if record["crc32"] != found:
+                raise DamagedError(f"{item}: {name} does not match its checksum")
+
+
+def _place(value: np.ndarray, sharding: Any) -> Any:
+    """An array that this process has whole, divided as it is wanted."""
+    if sharding is None:
+        return value
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +355,11 @@ def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
     sys.unraisablehook = lambda u: None if "loop is closed" in str(u.exc_value) else hook(u)
     asyncio_log.addFilter(_is_retrieved)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        # On its own: otherwise Orbax waits here for a process that has failed.
+        index, _ = distributed.place()
+        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        handler = ocp.StandardCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
             return reader.restore(path, args=ocp.args.StandardRestore(targets))
     except Exception as error:
         failure = short(error)

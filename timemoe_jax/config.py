@@ -115,6 +115,10 @@ class ModelConfig:
             f"num_experts_per_tok ({self.num_experts_per_tok}) must divide intermediate_size "
             f"({self.intermediate_size}): a routed expert is that much narrower",
         )
+        _require(
+            not (self.use_dense and self.router_bias),
+            "router_bias is True, but use_dense has no router",
+        )
         horizons = self.horizon_lengths
         increasing = all(a < b for a, b in zip((0, *horizons), horizons, strict=False))
         _require(

@@ -46,22 +46,29 @@ def config_main(
     run: Callable[..., Any],
     usage: str,
     required_flags: Sequence[tuple[str, str]] = (),
+    optional_flags: Sequence[tuple[str, str]] = (),
+    on_failure: Callable[[BaseException], None] | None = None,
 ) -> None:
     """The whole of a program that is driven by a config file.
 
     Args:
       cls: the dataclass that the `ConfigDict` of `--config` becomes.
-      run: called with the config, and the values of `required_flags` in their order.
+      run: called with the config, and the values of the further flags in their order.
       usage: what `--help` says.
       required_flags: (name, help) of further string flags.
+      optional_flags: those that come after; None where they are not given.
+      on_failure: called with what ends `run`, once a mistake of the user's has been printed, which
+        is then a `SystemExit`.
     """
     from absl import app, flags
+    from absl import logging as absl_logging
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file(
         "config", None, "A file of configs/; override a field as --config.section.field=value."
     )
-    extra = [flags.DEFINE_string(name, None, text) for name, text in required_flags]
+    required = [flags.DEFINE_string(name, None, text) for name, text in required_flags]
+    extra = required + [flags.DEFINE_string(name, None, text) for name, text in optional_flags]
 
     def parse(argv: Sequence[str]) -> list[str]:
         if {"--help", "-h", "-help"} & {*argv[1:]}:
@@ -73,7 +80,7 @@ def config_main(
             rest = flags.FLAGS(list(argv))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             fail(error)
-        missing = [flag.name for flag in (config, *extra) if flag.value is None]
+        missing = [flag.name for flag in (config, *required) if flag.value is None]
         if missing:
             fail(f"missing {', '.join('--' + name for name in missing)}; see --help")
         if len(rest) > 1:
@@ -86,9 +93,16 @@ def config_main(
             fields = dict(config.value.items())
         except OSError as error:  # a file that was not there fails when it is first looked into
             fail(f"--config cannot be loaded: {str(error).splitlines()[-1]}")
-        report_errors(lambda: run(from_mapping(cls, fields), *values))
+        try:
+            report_errors(lambda: run(from_mapping(cls, fields), *values))
+        except BaseException as error:
+            if on_failure is not None:
+                on_failure(error)
+            raise
 
     # JAX tells of each backend it did not find, which on a CPU is all of them.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    # What a program chose it prints itself; the library's own log is for programs that embed it.
+    absl_logging.set_verbosity(absl_logging.WARNING)
     sys.modules["__main__"].__doc__ = usage
     app.run(main, flags_parser=parse)

@@ -138,19 +138,15 @@ def write_published(
 
     Raises:
       CheckpointError: the folder already holds a model.
+      ConfigError: the published implementation does not have such a model.
     """
     path = Path(folder)
+    derived = model_config_to_published(config)  # refuses, also where a source config is repeated
     if any((path / name).exists() for name in ("config.json", SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(f"{path} already holds a model; give another folder")
     path.mkdir(parents=True, exist_ok=True)
-    flat = {".".join(map(str, keys)): np.asarray(p[...]) for keys, p in nnx.to_flat_state(params)}
-    tensors: dict[str, np.ndarray] = {}
-    for rule in _rules(config):
-        value = flat[rule.path]
-        parts = value.reshape(-1, *value.shape[len(_leading(rule, config)) :])
-        for name, part in zip(_names(rule, config), parts, strict=True):
-            tensors[name] = np.ascontiguousarray(part.T if rule.transpose else part)
-    published = dict(source_config or model_config_to_published(config))
+    tensors = _as_tensors(config, params)
+    published = dict(source_config or derived)
     published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
     files = _write_shards(path, tensors, max_shard_bytes)
     # Last, since a folder without it is no model: an interrupted write leaves nothing that loads.
@@ -200,6 +196,18 @@ def _as_state(config: ModelConfig, flat: Mapping[str, np.ndarray]) -> nnx.State:
             for keys, p in nnx.to_flat_state(params)
         ]
     )
+
+
+def _as_tensors(config: ModelConfig, params: nnx.State) -> dict[str, np.ndarray]:
+    """The published tensors of a model, by name."""
+    flat = {".".join(map(str, keys)): np.asarray(p[...]) for keys, p in nnx.to_flat_state(params)}
+    tensors: dict[str, np.ndarray] = {}
+    for rule in _rules(config):
+        value = flat[rule.path]
+        parts = value.reshape(-1, *value.shape[len(_leading(rule, config)) :])
+        for name, part in zip(_names(rule, config), parts, strict=True):
+            tensors[name] = np.ascontiguousarray(part.T if rule.transpose else part)
+    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

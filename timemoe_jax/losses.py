@@ -1,4 +1,4 @@
-"""The training objective: Huber on every head, and the balancing of the experts."""
+"""The training objective, Huber on every head, and what keeps the experts' routers healthy."""
 
 from collections.abc import Mapping
 
@@ -98,6 +98,17 @@ def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:
     return share.shape[-1] * jnp.sum(share * mean_probability)
 
 
+def router_z_loss(statistics: RouterStatistics) -> Float[Array, ""]:
+    """Mean of logsumexp(logits)² over tokens, then over layers (arXiv 2202.08906, Eq. 5).
+
+    It bounds the logits, so that a softmax stays where it has a gradient; it does not balance.
+
+    Args:
+      statistics: sums per layer, [L, ...].
+    """
+    return jnp.mean(statistics.squared_log_normalizer / jnp.maximum(statistics.tokens, 1))
+
+
 def expert_load(statistics: RouterStatistics) -> Float[Array, "L E"]:
     """The share of each layer's (token, choice) pairs that went to each expert; rows sum to 1."""
     counts = jnp.sum(statistics.choices, axis=-2)
@@ -107,3 +118,28 @@ def expert_load(statistics: RouterStatistics) -> Float[Array, "L E"]:
 def router_entropy(statistics: RouterStatistics) -> Float[Array, " L"]:
     """Mean entropy of each layer's router, in nats: log E is uniform, 0 is decided."""
     return statistics.entropy / jnp.maximum(statistics.tokens, 1)
+
+
+def dead_expert_share(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """The share of each layer's experts that no token chose, of those that count."""
+    counts = jnp.sum(statistics.choices, axis=-2)
+    return jnp.mean(counts == 0, axis=-1, dtype=jnp.float32)
+
+
+def dropped_share(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """The share of each layer's (token, choice) pairs that no expert computed, padding included."""
+    return statistics.dropped / jnp.maximum(statistics.pairs, 1)
+
+
+def selection_bias_direction(statistics: RouterStatistics) -> Float[Array, "L E"]:
+    """sign(mean load - load): 1 for an expert of too few tokens, -1 for one of too many.
+
+    The rule of loss-free balancing (arXiv 2408.15664, Alg. 1). Without a token there is no
+    direction: zeros.
+
+    Args:
+      statistics: of the whole batch, sums per layer, [L, ...].
+    """
+    counts = jnp.sum(statistics.choices, axis=-2)
+    # Times E, since whole numbers are exact: an even load is not to look uneven by rounding.
+    return jnp.sign(jnp.sum(counts, axis=-1, keepdims=True) - counts.shape[-1] * counts)

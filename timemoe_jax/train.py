@@ -5,44 +5,34 @@ ends with the parameters that it would have had: the newest checkpoint carries t
 optimiser state and the position in the data, and nothing else influences an update.
 """
 
-import collections
 import dataclasses
-import itertools
 import json
 import os
-import signal
-import sys
-import threading
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from timemoe_jax import checkpoint
-from timemoe_jax.config import COMPUTE_FIELDS, RunConfig
+from timemoe_jax import checkpoint, distributed, partitioning
+from timemoe_jax.config import COMPUTE_FIELDS, ModelConfig, RunConfig
 from timemoe_jax.data import pipeline
-from timemoe_jax.data.sources import SequenceSource, open_source
+from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.sources import open_source
 from timemoe_jax.data.synthetic import SyntheticSource
 from timemoe_jax.data.windows import WindowIndex, WindowSource
-from timemoe_jax.errors import CheckpointError, ConfigError, TimeMoeError
-from timemoe_jax.logs import Meter, MetricsLog, progress_bar
-from timemoe_jax.models.time_moe import count_parameters
+from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.logs import MetricsLog
+from timemoe_jax.models.time_moe import abstract_model, count_parameters
+from timemoe_jax.nn import attention, experts
+from timemoe_jax.train_loop import Data, Loop, StopSignal, Trace, make_batches, say
 from timemoe_jax.train_step import (
-    Metrics,
     TrainState,
+    abstract_state,
+    compile_train_step,
     create_state,
-    make_train_step,
-    make_validation,
 )
-
-
-class TrainingError(TimeMoeError, ArithmeticError):
-    """The run cannot go on: too many updates in a row were not finite."""
 
 
 class RunResult(NamedTuple):
@@ -54,43 +44,60 @@ class RunResult(NamedTuple):
     checkpoints: Path
 
 
-def run(config: RunConfig, workdir: str | os.PathLike[str]) -> RunResult:
+def run(
+    config: RunConfig,
+    workdir: str | os.PathLike[str],
+    devices: Sequence[jax.Device] | None = None,
+) -> RunResult:
     """Trains until `config.train.num_steps`, from the newest checkpoint in `workdir` if any.
 
-    Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `config.json` there. SIGTERM saves
-    a checkpoint and returns.
+    Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `config.json` there, and `profile/`
+    if asked to. SIGTERM saves a checkpoint and returns. Of several processes (`distributed`) each
+    calls this with the same arguments.
+
+    Args:
+      config: of the run.
+      workdir: where it writes; shared by all processes.
+      devices: for the mesh; by default all of all processes.
 
     Raises:
       ConfigError, DataError, CheckpointError: what was given cannot be used.
       TrainingError: `max_nonfinite_in_row` updates in a row were not finite.
     """
+    mesh = partitioning.make_mesh(config.mesh, devices)
+    partitioning.check_fits(config, mesh)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     data = _open_data(config)
-    print(_summary(config, data), flush=True)
+    say(_summary(config, data, mesh))
     as_json = json.loads(json.dumps(dataclasses.asdict(config)))
     folder = workdir / "checkpoints"
-    with checkpoint.Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
-        batches = iter(_dataset(data.train, config, train=True))
-        state = _start(config, saved, batches)
-        (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
-        log = MetricsLog(workdir, int(state.step))
+    with (
+        checkpoint.Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved,
+        partitioning.using(mesh),
+    ):
+        batches = iter(make_batches(data.train, config, mesh, train=True))
+        state = _start(config, mesh, saved, batches)
+        update = compile_train_step(config, mesh)
+        say(_memory(update))
+        log = None
+        if distributed.is_primary():
+            (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
+            log = MetricsLog(workdir, int(state.step))
+        trace = Trace(config.profile, workdir / "profile")
         try:
-            with _StopSignal() as stop:
-                loop = _Loop(config, data, saved, log)
+            with StopSignal() as stop:
+                loop = Loop(config, mesh, update, data, saved, log, trace)
                 state = loop.run(state, batches, stop)
         finally:
-            log.close()
+            trace.close()
+            if log is not None:
+                log.close()
     step = int(state.step)
     return RunResult(state, step, step < config.train.num_steps, folder)
 
 
-class _Data(NamedTuple):
-    train: WindowSource
-    validation: WindowSource | None
-
-
-def _open_data(config: RunConfig) -> _Data:
+def _open_data(config: RunConfig) -> Data:
     data = config.data
     if data.path:
         source = open_source(data.path)
@@ -103,7 +110,7 @@ def _open_data(config: RunConfig) -> _Data:
         ids = pipeline.split_sequences(len(source), data.validation_fraction, config.seed)
         source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
     validation = None if held_out is None else _windows(held_out, config)
-    return _Data(_windows(source, config), validation)
+    return Data(_windows(source, config), validation)
 
 
 def _windows(source: SequenceSource, config: RunConfig) -> WindowSource:
@@ -111,52 +118,84 @@ def _windows(source: SequenceSource, config: RunConfig) -> WindowSource:
     return WindowSource(source, WindowIndex(source.lengths, config.data.length, stride))
 
 
-def _dataset(windows: WindowSource, config: RunConfig, train: bool) -> Any:
-    return pipeline.make_dataset(
-        windows,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        shuffle=train and config.data.shuffle,
-        repeat=train,
-        num_threads=config.data.num_threads,
-    )
-
-
-def _summary(config: RunConfig, data: _Data) -> str:
+def _summary(config: RunConfig, data: Data, mesh: jax.sharding.Mesh) -> str:
     """What the run is about to do, for the console."""
     total, activated = count_parameters(config.model)
     train = pipeline.describe(data.train.source, data.train.index, config.train.batch_size)
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     lines = [
-        f"model: {total:,} parameters, {activated:,} activated",
+        f"model: {total:,} parameters, {activated:,} activated, {config.model.dtype}",
+        f"devices: {device}" + (f", mesh {axes}" if axes else ""),
         f"training data: {train}",
     ]
+    lines[1:1] = _implementations(config)
     if data.validation is not None:
         lines.append(f"validation: {len(data.validation):,} windows")
     lines.append(f"total updates: {config.train.num_steps:,}")
     return "\n".join(lines)
 
 
-def _start(config: RunConfig, saved: checkpoint.Checkpoints, batches: Any) -> TrainState:
+def _implementations(config: RunConfig) -> list[str]:
+    """What "auto" stands for here."""
+    model, asked = config.model, config.model.attention_implementation
+    chosen = attention.resolve(asked, model.dtype, model.head_dim, config.data.length)
+    lines = [f"attention: {chosen} ({asked})"]
+    if not model.use_dense:
+        asked = model.expert_implementation
+        lines.append(f"experts: {experts.resolve(asked)} ({asked})")
+    return lines
+
+
+def _memory(update: jax.stages.Compiled) -> str:
+    """What an update takes on each device, as the compiler planned it."""
+    plan = update.memory_analysis()
+    if plan is None:  # a backend that does not tell
+        return "memory per device: not known before it is used"
+    held = plan.argument_size_in_bytes
+    most = held + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return (
+        f"memory per device: {most / 2**20:,.0f} MiB while updating, of which {held / 2**20:,.0f} "
+        f"MiB parameters, optimiser and batch, {plan.temp_size_in_bytes / 2**20:,.0f} MiB temporary"
+    )
+
+
+def _start(
+    config: RunConfig, mesh: jax.sharding.Mesh, saved: checkpoint.Checkpoints, batches: Any
+) -> TrainState:
     """The newest checkpoint of the run, else `init_from`, else a fresh initialisation."""
     if saved.steps():
-        abstract = jax.eval_shape(lambda: create_state(config))
+        abstract = abstract_state(config, mesh)
         _check_same_model(config, saved)
         step, params, opt_state, extra = saved.restore(
             params=abstract.params, opt_state=abstract.opt_state, data_iterator=batches
         )
-        print(f"resuming at step {step:,} from {saved.folder}", flush=True)
-        counts = (jnp.asarray(n, jnp.int32) for n in (step, extra["skipped"]))
-        return TrainState(next(counts), params, opt_state, next(counts))
+        say(f"resuming at step {step:,} from {saved.folder}")
+        counts = (np.asarray(n, np.int32) for n in (step, extra["skipped"]))
+        step_, skipped = (jax.device_put(n, abstract.step.sharding) for n in counts)
+        return TrainState(step_, params, opt_state, skipped)
     if not config.train.init_from:
-        return create_state(config)
+        return create_state(config, mesh=mesh)
     loaded = checkpoint.load_model(config.train.init_from)
+    if config.model.router_bias and not loaded.config.router_bias:
+        loaded = _with_router_bias(loaded)
     differing = _differing(dataclasses.asdict(loaded.config), dataclasses.asdict(config.model))
     if differing:
         raise ConfigError(
             f"train.init_from: {loaded.source} is another model; it has {', '.join(differing)} "
             "in config.model"
         )
-    return create_state(config, loaded.params)
+    return create_state(config, loaded.params, mesh)
+
+
+def _with_router_bias(loaded: checkpoint.LoadedModel) -> checkpoint.LoadedModel:
+    """The same function: biases that have not moved yet."""
+    model = dataclasses.replace(loaded.config, router_bias=True)
+    old: Any = loaded.params
+    new: Any = abstract_model(model)[1]
+    bias = new["blocks"]["ffn"]["selection_bias"]
+    old["blocks"]["ffn"]["selection_bias"] = bias.replace(np.zeros(bias.shape, np.float32))
+    return dataclasses.replace(loaded, config=model)
 
 
 # Model fields under which the same parameters still compute the same function, or start from
@@ -169,7 +208,9 @@ _FREE_FIELDS = frozenset(
 def _check_same_model(config: RunConfig, saved: checkpoint.Checkpoints) -> None:
     """Refuses to resume a run of another model; other changes are the user's, and are named."""
     then, now = saved.stored_config(), json.loads(json.dumps(dataclasses.asdict(config)))
-    differing = _differing(then.get("model", {}), now["model"])
+    # A field that was not there yet had its default.
+    model = {**dataclasses.asdict(ModelConfig()), **then.get("model", {})}
+    differing = _differing(json.loads(json.dumps(model)), now["model"])
     if differing:
         raise CheckpointError(
             f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
@@ -177,9 +218,9 @@ def _check_same_model(config: RunConfig, saved: checkpoint.Checkpoints) -> None:
         )
     for section in ("model", "loss", "data", "optimizer", "train", "mesh"):
         for change in _differing(then.get(section, {}), now[section], free=frozenset()):
-            print(f"resuming with a changed config: {section} had {change} now", flush=True)
+            say(f"resuming with a changed config: {section} had {change} now")
     if then.get("seed") != now["seed"]:
-        print(f"resuming with a changed config: seed was {then.get('seed')}", flush=True)
+        say(f"resuming with a changed config: seed was {then.get('seed')}")
 
 
 def _differing(
@@ -188,173 +229,3 @@ def _differing(
     """The fields in which two sections differ, but for free ones, with both values."""
     names = sorted(set(now) - free)
     return [f"{n} {then.get(n)} but {now[n]}" for n in names if then.get(n) != now[n]]
-
-
-class _StopSignal:
-    """Notices SIGTERM, so that the loop can save and leave between two updates."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "_StopSignal":
-        self._previous = None
-        # Only the main thread may set handlers; elsewhere whoever owns the process decides.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._handle)
-        return self
-
-    def _handle(self, signum: int, frame: types.FrameType | None) -> None:
-        self.requested = True
-
-    def __exit__(self, *exception: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-
-class _Step(NamedTuple):
-    """An update that was dispatched, before its result is looked at."""
-
-    step: int
-    metrics: Metrics
-    sequences: np.ndarray
-
-
-class _Loop:
-    """Updates, and what happens every so many of them."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        data: _Data,
-        saved: checkpoint.Checkpoints,
-        log: MetricsLog,
-    ):
-        self._config = config
-        self._data = data
-        self._saved = saved
-        self._log = log
-        self._step = make_train_step(config)
-        self._validation = make_validation(config)
-        self._interval: list[dict[str, np.ndarray]] = []
-        self._in_row = 0  # updates skipped since the last one that was not
-        self._skipped = 0
-        self._meter = Meter()
-
-    def run(self, state: TrainState, batches: Iterator[Any], stop: _StopSignal) -> TrainState:
-        """Updates until the last step or a stop, and saves at the end."""
-        train = self._config.train
-        start = step = int(state.step)
-        self._skipped = int(state.skipped)
-        pending: _Step | None = None
-        with progress_bar(total=train.num_steps, initial=step, unit="step") as bar:
-            while step < train.num_steps and not stop.requested:
-                batch = next(batches)
-                arrays = {name: batch[name] for name in ("values", "mask")}
-                state, metrics = self._step(state, arrays)
-                step += 1
-                # One update behind, so that the device never waits for the host.
-                self._observe(pending, bar)
-                pending = _Step(step, metrics, batch["sequence"])
-                saving = step % train.checkpoint_every == 0
-                validating = train.eval_every > 0 and step % train.eval_every == 0
-                if saving or validating:
-                    self._observe(pending, bar)
-                    pending = None
-                if validating:
-                    self._validate(step, state)
-                if saving:
-                    self._save(step, state, batches)
-            self._observe(pending, bar)
-        validated = train.eval_every > 0 and step % train.eval_every == 0
-        if start < step == train.num_steps and not validated:
-            self._validate(step, state)
-        self._save(step, state, batches)
-        if stop.requested:
-            print(f"stopped by SIGTERM at step {step:,}; saved", flush=True)
-        return state
-
-    def _save(self, step: int, state: TrainState, batches: Iterator[Any]) -> None:
-        extra = {"skipped": int(state.skipped)}
-        self._saved.save(step, state.params, state.opt_state, batches, extra)
-
-    def _observe(self, done: _Step | None, bar: tqdm) -> None:
-        """Looks at the result of an update: counts it, checks it, logs it."""
-        if done is None:
-            return
-        metrics = {name: np.asarray(value) for name, value in done.metrics.items()}
-        bar.update(1)
-        if metrics.pop("finite"):
-            self._in_row = 0
-        else:
-            self._report_skipped(done, metrics)
-        self._interval.append(metrics)
-        self._meter.add(float(metrics["points"]))
-        if self._meter.rate() == 0:
-            self._meter.restart()
-        loss, rate = float(metrics["loss"]), float(metrics["learning_rate"])
-        bar.set_postfix_str(f"loss {loss:.4f}, lr {rate:.2e}, {self._meter.rate():,.0f} points/s")
-        if done.step % self._config.train.log_every == 0:
-            self._write_interval(done.step)
-
-    def _report_skipped(self, done: _Step, metrics: dict[str, np.ndarray]) -> None:
-        """Names the sequences of a batch whose loss or gradient was not finite."""
-        self._skipped += 1
-        self._in_row += 1
-        ids = [i for i in np.unique(done.sequences) if i >= 0]
-        names = ", ".join(self._data.train.source.name(int(i)) for i in ids[:8])
-        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-        tqdm.write(
-            f"step {done.step}: update skipped (loss {metrics['loss']}, gradient norm "
-            f"{metrics['gradient_norm']}); the batch holds {names}{more}",
-            file=sys.stderr,
-        )
-        limit = self._config.train.max_nonfinite_in_row
-        if self._in_row >= limit:
-            raise TrainingError(
-                f"{limit} updates in a row were not finite, the last at step {done.step} with "
-                f"{names}{more}; lower optimizer.learning_rate or look at those sequences"
-            )
-
-    def _write_interval(self, step: int) -> None:
-        """Logs the means over the updates since the last record."""
-        names = [name for name in self._interval[0] if name != "points"]
-        values = {name: _finite_mean([m[name] for m in self._interval]) for name in names}
-        values["learning_rate"] = self._interval[-1]["learning_rate"]
-        values["points_per_second"] = np.asarray(self._meter.rate())
-        values["skipped_updates"] = np.asarray(self._skipped)
-        self._log.write(step, values)
-        terms = ", ".join(
-            f"{name} {float(values[name]):.4f}" for name in ("loss", "balancing_loss")
-        )
-        tqdm.write(
-            f"step {step:,}/{self._config.train.num_steps:,}: {terms}, gradient norm "
-            f"{float(values['gradient_norm']):.3f}, lr {float(values['learning_rate']):.2e}, "
-            f"{float(values['points_per_second']):,.0f} points/s",
-            file=sys.stdout,
-        )
-        self._interval.clear()
-        self._meter.restart()
-
-    def _validate(self, step: int, state: TrainState) -> None:
-        """Logs the mean loss of each head over the held-out windows."""
-        if self._data.validation is None:
-            return
-        sums: dict[str, float] = collections.defaultdict(float)
-        dataset = _dataset(self._data.validation, self._config, train=False)
-        for batch in itertools.islice(dataset, self._config.train.eval_batches):
-            arrays = {name: batch[name] for name in ("values", "mask")}
-            for name, value in self._validation(state.params, arrays).items():
-                sums[name] += float(value)
-        horizons = self._config.model.horizon_lengths
-        each = {p: sums[f"sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
-        mean = sum(each.values()) / len(each)
-        values = {"validation_loss": mean, **{f"validation_loss_{p}": v for p, v in each.items()}}
-        self._log.write(step, values)
-        tqdm.write(f"step {step:,}: validation loss {mean:.4f}", file=sys.stdout)
-        self._meter.restart()
-
-
-def _finite_mean(values: list[np.ndarray]) -> np.ndarray:
-    """The mean over those that are finite throughout; not a number when none is."""
-    finite = [value for value in values if np.isfinite(value).all()]
-    return np.mean(finite, axis=0) if finite else np.full(values[0].shape, np.nan)

@@ -1,5 +1,6 @@
 """One update: the training state, the optimiser, the loss of a batch, the guarded step."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from timemoe_jax import losses
+from timemoe_jax import losses, partitioning
 from timemoe_jax.config import OptimizerConfig, RunConfig
-from timemoe_jax.models.time_moe import abstract_model, create_params
+from timemoe_jax.models.time_moe import TimeMoeOutput, abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
 
 Batch = Mapping[str, Any]  # "values" [B, T + 1] float32 and "mask" [B, T + 1] bool
@@ -27,18 +30,53 @@ class TrainState(NamedTuple):
     skipped: Int[Array, ""]  # updates skipped as not finite
 
 
-def create_state(config: RunConfig, params: nnx.State | None = None) -> TrainState:
+def create_state(
+    config: RunConfig, params: nnx.State | None = None, mesh: jax.sharding.Mesh | None = None
+) -> TrainState:
     """The state before the first update.
 
     Args:
       config: of the run.
       params: to start from; by default initialised from the run's seed. They become float32.
+      mesh: where to put it, by `partitioning.RULES`; the numbers do not depend on it.
     """
+    state = functools.partial(_initial_state, config)
+    if mesh is None:
+        return state(params)
+    places = partitioning.shardings(jax.eval_shape(state, params), mesh)
+    if params is not None:
+        params = jax.device_put(params, places.params)
+    return jax.jit(state, out_shardings=places)(params)
+
+
+def _initial_state(config: RunConfig, params: nnx.State | None) -> TrainState:
     params = create_params(config.model, config.seed) if params is None else params
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     opt_state = make_optimizer(config).init(params)
     # Two arrays, since the step donates both.
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
+
+
+def abstract_state(config: RunConfig, mesh: jax.sharding.Mesh) -> TrainState:
+    """Shapes, dtypes and places of a state, without allocating any."""
+    state = jax.eval_shape(functools.partial(_initial_state, config), None)
+    return jax.tree.map(_placed, state, partitioning.shardings(state, mesh))
+
+
+def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
+    """The update of `make_train_step`, compiled for a mesh before there is any data."""
+    shape = (config.train.batch_size, config.data.length + 1)
+    place = partitioning.batch_sharding(mesh)
+    batch = {
+        "values": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
+        "mask": jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=place),
+    }
+    with partitioning.using(mesh):
+        return make_train_step(config, mesh).lower(abstract_state(config, mesh), batch).compile()
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -76,7 +114,7 @@ def _is_matrix(params: nnx.State) -> Any:
 
     def decays(path: tuple[Any, ...], _: Array) -> bool:
         names = {str(getattr(key, "key", key)) for key in path}
-        return not names & {"bias", "scale"}
+        return not names & {"bias", "scale", "selection_bias"}
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -86,6 +124,7 @@ class _Parts(NamedTuple):
 
     horizons: dict[int, Float[Array, ""]]
     balancing: Float[Array, ""]
+    router_z: Float[Array, ""]
     statistics: RouterStatistics | None
 
 
@@ -99,7 +138,7 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
     The function takes `params`, a `batch`, the `weights` (`losses.horizon_weights`) to divide by
-    if the batch is part of a larger one, and the `share` it has in the balancing loss of that.
+    if the batch is part of a larger one, and the `share` it has in the routers' losses of that.
     A target that is missing or padding never counts, nor does a prediction made from one.
     """
     model, loss = config.model, config.loss
@@ -124,23 +163,54 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts
         )
         total = sum(horizons.values(), jnp.zeros(())) / len(horizons)
         if output.router_logits is None:
-            return total, _Parts(horizons, jnp.zeros(()), None)
-        tokens = None if loss.balance_counts_padding else positions
-        statistics = router_statistics(output.router_logits, model.num_experts_per_tok, tokens)
+            return total, _Parts(horizons, jnp.zeros(()), jnp.zeros(()), None)
+        statistics = _statistics(config, params, output, positions)
         balancing = share * losses.balancing_loss(statistics)
-        if model.apply_aux_loss:
-            total = total + model.router_aux_loss_factor * balancing
-        return total, _Parts(horizons, balancing, statistics)
+        router_z = share * losses.router_z_loss(statistics)
+        parts = _Parts(horizons, balancing, router_z, statistics)
+        return total + _regulariser(config, parts), parts
 
     return compute
 
 
-def make_train_step(config: RunConfig) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The compiled update; its first argument is donated.
+def _statistics(
+    config: RunConfig, params: nnx.State, output: TimeMoeOutput, positions: Float[Array, "B T"]
+) -> RouterStatistics:
+    """What the routers did; padding counts only where the config says so."""
+    assert output.router_logits is not None
+    return router_statistics(
+        output.router_logits,
+        config.model.num_experts_per_tok,
+        None if config.loss.balance_counts_padding else positions,
+        bias=_selection_bias(params)[...] if config.model.router_bias else None,
+        dropped=output.dropped,
+    )
+
+
+def _regulariser(config: RunConfig, parts: _Parts) -> Float[Array, ""]:
+    """What the routers add to the objective."""
+    total = jnp.zeros(())
+    if config.model.apply_aux_loss:
+        total = total + config.model.router_aux_loss_factor * parts.balancing
+    # Left out rather than times 0, which would still be NaN for logits that overflow.
+    if config.loss.router_z_loss_factor > 0:
+        total = total + config.loss.router_z_loss_factor * parts.router_z
+    return total
+
+
+def _selection_bias(params: nnx.State) -> Any:
+    """The variable [L, E] of a model with `router_bias`."""
+    return params["blocks"]["ffn"]["selection_bias"]
+
+
+def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) -> Any:
+    """The update as a jitted function (state, batch) -> (state, metrics); it donates the state.
+
+    On a mesh the state stays where it is, and the metrics are the same on every device.
 
     A loss or a gradient that is not finite leaves parameters and optimiser as they are, and is
-    counted. With gradient accumulation the forecast losses are those of the whole batch; the
-    balancing loss is the mean over the micro-batches, being no sum over tokens.
+    counted. With gradient accumulation the forecast losses and the load that moves the selection
+    biases are those of the whole batch; the routers' losses are the means over the micro-batches.
     """
     optimizer = make_optimizer(config)
     schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
@@ -152,6 +222,7 @@ def make_train_step(config: RunConfig) -> Callable[[TrainState, Batch], tuple[Tr
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = _move_selection_bias(config, state.params, params, parts.statistics)
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -172,7 +243,29 @@ def make_train_step(config: RunConfig) -> Callable[[TrainState, Batch], tuple[Tr
         )
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    places = (
+        partitioning.shardings(
+            jax.eval_shape(functools.partial(_initial_state, config), None), mesh
+        ),
+        NamedSharding(mesh, P()),
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=places)
+
+
+def _move_selection_bias(
+    config: RunConfig, old: nnx.State, new: nnx.State, statistics: RouterStatistics | None
+) -> nnx.State:
+    """`new`, with the selection biases of `old`, if any, moved towards an even load.
+
+    From the old ones, so that nothing the optimiser does, a decay among it, has a say.
+    """
+    if statistics is None or not config.model.router_bias:
+        return new
+    step = config.optimizer.router_bias_rate * losses.selection_bias_direction(statistics)
+    _selection_bias(new)[...] = _selection_bias(old)[...] + step
+    return new
 
 
 def _accumulate(
@@ -195,10 +288,16 @@ def _accumulate(
     def add(total: Any, micro: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(micro)), None
 
-    micros = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+    micros = jax.tree.map(functools.partial(_micro_batches, count), batch)
     shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return jax.lax.scan(add, zeros, micros)[0]
+
+
+def _micro_batches(count: int, a: Array) -> Array:
+    """Cuts a batch so that every device goes on with rows that it has."""
+    spread = partitioning.constrain(a.reshape(-1, count, *a.shape[1:]), partitioning.BATCH)
+    return partitioning.constrain(jnp.moveaxis(spread, 1, 0), None, partitioning.BATCH)
 
 
 def _describe(parts: _Parts) -> Metrics:
@@ -206,8 +305,11 @@ def _describe(parts: _Parts) -> Metrics:
     metrics = {f"loss_{p}": loss for p, loss in parts.horizons.items()}
     metrics["balancing_loss"] = parts.balancing
     if parts.statistics is not None:
+        metrics["router_z_loss"] = parts.router_z
         metrics["expert_load"] = losses.expert_load(parts.statistics)
         metrics["router_entropy"] = losses.router_entropy(parts.statistics)
+        metrics["dropped_share"] = losses.dropped_share(parts.statistics)
+        metrics["dead_expert_share"] = losses.dead_expert_share(parts.statistics)
     return metrics
 
 

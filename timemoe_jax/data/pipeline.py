@@ -26,6 +26,10 @@ def make_dataset(
 ) -> grain.IterDataset:
     """Makes batches of windows, the same ones for the same arguments on any machine.
 
+    All processes together take the same windows in a step, however many they are, as long as
+    `batch_size * process_count` is the same. The state of an iterator is the number of batches
+    taken: that of any process fits any other, of another number of processes too.
+
     With `repeat` the windows go round without end, in another order each time if shuffled, and a
     batch may join two rounds. Without it each window comes once, and rows of mask False and
     sequence -1 fill the last batch: every process makes the same number of batches of one size.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from timemoe_jax import partitioning
 from timemoe_jax.config import ModelConfig
 from timemoe_jax.nn.attention import Attention, KeyValues
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
@@ -32,6 +33,9 @@ class TimeMoeOutput(NamedTuple):
     predictions: dict[int, Float[Array, "B T P"]]  # horizon P -> the P values after each position
     hidden: Float[Array, "B T D"]  # after the final norm
     router_logits: Float[Array, "L B T E"] | None  # None in a dense model
+    # (token, choice) pairs that no expert computed, those of masked positions among them; None in
+    # a dense model.
+    dropped: Float[Array, " L"] | None
 
 
 class Cache(NamedTuple):
@@ -74,25 +78,30 @@ class Block(nnx.Module):
                 init=init,
                 dtype=dtype,
                 implementation=config.expert_implementation,
+                exchange=config.expert_exchange,
+                capacity_factor=config.expert_capacity_factor,
+                selection_bias=config.router_bias,
                 rngs=rngs,
             )
 
     def _feed_forward(
         self, x: Float[Array, "B T D"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"] | None]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"] | None, Float[Array, ""] | None]:
         normed = self.ffn_norm(x)
         if isinstance(self.ffn, SparseMoe):
-            y, logits = self.ffn(normed)
-            return x + y, logits
-        return x + self.ffn(normed), None
+            y, logits, dropped = self.ffn(normed)
+            return x + y, logits, dropped
+        return x + self.ffn(normed), None, None
 
     def __call__(
         self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None
-    ) -> tuple[Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None]:
-        """Returns the output, this layer's keys and values, and the router's logits."""
+    ) -> tuple[
+        Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None, Float[Array, ""] | None
+    ]:
+        """Returns the output, the keys and values, the router's logits and what was dropped."""
         attended, kv = self.attention(self.attention_norm(x), mask)
-        x, logits = self._feed_forward(x + attended)
-        return x, kv, logits
+        x, logits, dropped = self._feed_forward(x + attended)
+        return x, kv, logits, dropped
 
     def extend(
         self,
@@ -147,11 +156,12 @@ class TimeMoe(nnx.Module):
 
         Returns:
           float32 predictions of every head at every position (those at masked positions mean
-          nothing), the hidden states and the router's logits.
+          nothing), the hidden states, the router's logits and how many (token, choice) pairs each
+          layer dropped.
         """
-        hidden, _, logits = self._run(x, mask)
+        hidden, _, logits, dropped = self._run(x, mask)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
-        return TimeMoeOutput(predictions, hidden, logits)
+        return TimeMoeOutput(predictions, hidden, logits, dropped)
 
     def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
         """The `horizon` values after each position, float32."""
@@ -170,7 +180,7 @@ class TimeMoe(nnx.Module):
         Returns:
           the hidden state of the last position, and the cache.
         """
-        hidden, kv, _ = self._run(x, mask, keep_cache=True)
+        hidden, kv, *_ = self._run(x, mask, keep_cache=True)
         room = size - x.shape[1]
         layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), kv)
         mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
@@ -203,15 +213,22 @@ class TimeMoe(nnx.Module):
 
     def _run(
         self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None, keep_cache: bool = False
-    ) -> tuple[Float[Array, "B T D"], KeyValues | None, Float[Array, "L B T E"] | None]:
+    ) -> tuple[
+        Float[Array, "B T D"],
+        KeyValues | None,
+        Float[Array, "L B T E"] | None,
+        Float[Array, " L"] | None,
+    ]:
         """Embedding, blocks and final norm; the keys and values of every layer if asked for."""
         if mask is not None:
             x = jnp.where(mask, x, 0)
         graph, state = nnx.split(self.blocks)
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
-            h, kv, logits = nnx.merge(graph, weights)(h, mask)
-            return h, (kv if keep_cache else None, logits)
+            weights = partitioning.gather_fsdp(weights, "blocks.")
+            h, kv, logits, dropped = nnx.merge(graph, weights)(h, mask)
+            h = partitioning.constrain(h, partitioning.BATCH)
+            return h, (kv if keep_cache else None, logits, dropped)
 
         if policy := REMAT[self.config.remat]:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)

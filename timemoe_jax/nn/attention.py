@@ -9,15 +9,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from timemoe_jax import partitioning
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.nn import attention_kernels as kernels
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
 TILE_CHUNK = 128
 TILE_BYTES = 4 * 2**20  # of float32 scores, about what a core's caches hold
 FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
+KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # by platform, what "auto" prefers
+# Shorter than this the kernels would mostly compute padding, and all scores fit in memory anyway.
+MIN_KERNEL_LENGTH = 128
 
 
 class KeyValues(NamedTuple):
@@ -95,25 +104,92 @@ def causal_attention(
       keys: one per key/value head and position.
       values: likewise.
       mask: False where a position must not be read: missing or padded; None reads all.
-      implementation: "plain" (all scores at once), "chunked" (a chunk of queries at a time,
-        against the keys up to its end, recomputed in the backward pass: half the work and a
-        fraction of the memory), "tiled" (the same, a few series at a time, so that the scores
-        stay in the processor's cache), or "auto" (tiled on a CPU, else chunked).
+      implementation: one of
+
+        - "plain": all scores at once;
+        - "chunked": a chunk of queries at a time, against the keys up to its end, recomputed in
+          the backward pass: half the work and a fraction of the memory;
+        - "tiled": the same, a few series at a time, so that the scores stay in the processor's
+          cache;
+        - "cudnn": the flash attention of a GPU; elsewhere it is "plain" by another name;
+        - "splash": the flash attention of a TPU; elsewhere it is interpreted, for tests;
+        - "auto": see `choose`.
 
     Raises:
-      ValueError: the implementation is not known.
+      ConfigError: the implementation is not known, or cannot compute this on this device.
     """
+    kind = (np.dtype(queries.dtype), queries.shape[3], queries.shape[2], mask is not None)
+    name = resolve(implementation, *kind, kernels.devices_to_split_over())
+    _log(name, *kind)
+    return IMPLEMENTATIONS[name](queries, keys, values, mask)
+
+
+def choose(
+    platform: str, dtype: np.dtype, head_dim: int, length: int, masked: bool, devices: int
+) -> str:
+    """The implementation that "auto" stands for.
+
+    Args:
+      platform: a `kernel_platform`.
+      dtype: of queries, keys and values.
+      head_dim: H.
+      length: T.
+      masked: whether there is a mask.
+      devices: those that the compiler may split the computation over. It does not know how to
+        split the kernel of a TPU.
+
+    Returns:
+      "cudnn" on a GPU and "splash" on a TPU where they can compute this and it is long enough to
+      be worth it, "tiled" on a CPU, else "chunked".
+    """
+    if platform == "cpu":
+        return "tiled"
+    name = KERNELS.get(platform, "chunked")
+    refused = kernels.refusal(name, platform, dtype, head_dim, masked) is not None
+    split = name == "splash" and devices > 1
+    return "chunked" if refused or split or length < MIN_KERNEL_LENGTH else name
+
+
+def resolve(
+    implementation: str,
+    dtype: str | np.dtype,
+    head_dim: int,
+    length: int,
+    masked: bool = True,
+    devices: int = 1,
+) -> str:
+    """The implementation that a name stands for on this device.
+
+    Args:
+      implementation: see `causal_attention`.
+      dtype: of queries, keys and values.
+      head_dim: H.
+      length: T.
+      masked: whether there is a mask.
+      devices: see `choose`.
+
+    Raises:
+      ConfigError: the implementation is not known, or cannot compute this on this device.
+    """
+    known = ("auto", *IMPLEMENTATIONS)
+    if implementation not in known:
+        raise ConfigError(
+            f"implementation must be one of {', '.join(known)}, but is {implementation!r}"
+        )
+    platform, dtype = kernels.current_platform(), np.dtype(dtype)
     if implementation == "auto":
-        implementation = "tiled" if jax.default_backend() == "cpu" else "chunked"
-    if implementation == "plain":
-        return _causal(queries, keys, values, mask, queries.shape[2])
-    if implementation == "chunked":
-        return _causal(queries, keys, values, mask, QUERY_CHUNK)
-    if implementation == "tiled":
-        return _tiled(queries, keys, values, mask)
-    raise ValueError(
-        f"implementation must be auto, plain, chunked or tiled, but is {implementation!r}"
-    )
+        return choose(platform, dtype, head_dim, length, masked, devices)
+    if reason := kernels.refusal(implementation, platform, dtype, head_dim, masked):
+        raise ConfigError(
+            f"implementation {implementation!r} {reason}; 'auto' or 'chunked' would do"
+        )
+    return implementation
+
+
+@functools.cache
+def _log(name: str, *_: Any) -> None:
+    """Says which implementation runs: once for each kind of input, however often it is traced."""
+    logging.info("attention: %s", name)
 
 
 def _causal(
@@ -154,6 +230,33 @@ def _tiled(
     parts = (queries, keys, values, mask)
     parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), parts)
     return jax.lax.map(one, parts).reshape(queries.shape)
+
+
+def _plain(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    return _causal(queries, keys, values, mask, queries.shape[2])
+
+
+def _chunked(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    return _causal(queries, keys, values, mask, QUERY_CHUNK)
+
+
+IMPLEMENTATIONS = {
+    "plain": _plain,
+    "chunked": _chunked,
+    "tiled": _tiled,
+    "cudnn": kernels.cudnn_attention,
+    "splash": kernels.splash_attention,
+}
 
 
 class Attention(nnx.Module):
@@ -212,7 +315,14 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Attends within x; also returns the keys and values, for a cache."""
         queries, kv = self._project(x, jnp.arange(x.shape[1]))
-        return self._merge(causal_attention(queries, *kv, mask, self.implementation)), kv
+        # Each device attends within its own series and heads.
+        heads, series = P(partitioning.BATCH, "tensor"), P(partitioning.BATCH)
+        attend_here = partitioning.per_device(
+            functools.partial(causal_attention, implementation=self.implementation),
+            in_specs=(heads, heads, heads, None if mask is None else series),
+            out_specs=heads,
+        )
+        return self._merge(attend_here(queries, *kv, mask)), kv
 
     def extend(
         self,

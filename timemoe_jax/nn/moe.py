@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from timemoe_jax.nn.experts import Experts
+from timemoe_jax.nn.expert_parallel import Experts
 from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
 from timemoe_jax.nn.routing import route
 
@@ -22,6 +22,10 @@ class SparseMoe(nnx.Module):
       init: of every kernel.
       dtype: of the products; the router is float32.
       implementation: of the routed experts, see `experts.expert_ffn`.
+      exchange: between devices, see `expert_parallel.apply_experts`.
+      capacity_factor: likewise.
+      selection_bias: whether there is a bias [E], at first 0, that has a say in the choice of the
+        experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
       rngs: the source of the initial kernels.
     """
 
@@ -36,6 +40,9 @@ class SparseMoe(nnx.Module):
         init: Initializer,
         dtype: jnp.dtype,
         implementation: str,
+        exchange: str,
+        capacity_factor: float,
+        selection_bias: bool = False,
         rngs: nnx.Rngs,
     ):
         router_dtype = jnp.dtype("float32")
@@ -47,19 +54,23 @@ class SparseMoe(nnx.Module):
             init=init,
             dtype=dtype,
             implementation=implementation,
+            exchange=exchange,
+            capacity_factor=capacity_factor,
             rngs=rngs,
         )
         self.shared = SwiGLU(d_model, d_shared, init=init, dtype=dtype, rngs=rngs)
         self.shared_gate = Linear(d_model, 1, init=init, dtype=dtype, rngs=rngs)
+        # A model without it has no such parameter, so that its tree is the published one.
+        self.selection_bias = nnx.Param(jnp.zeros((num_experts,))) if selection_bias else None
         self.num_experts_per_tok = num_experts_per_tok
 
     def __call__(
         self, x: Float[Array, "B T D"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"]]:
-        """Returns the output, and the router's logits (float32)."""
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"], Float[Array, ""]]:
+        """Returns the output, the router's logits (float32) and the dropped (token, choice)s."""
         logits = self.router(x)
-        routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok)
-        routed, _ = self.experts(x.reshape(-1, x.shape[-1]), routing)
-        return routed.reshape(x.shape) + jax.nn.sigmoid(self.shared_gate(x)) * self.shared(
-            x
-        ), logits
+        bias = None if self.selection_bias is None else self.selection_bias[...]
+        routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok, bias)
+        routed, dropped = self.experts(x, routing)
+        shared = jax.nn.sigmoid(self.shared_gate(x)) * self.shared(x)
+        return routed + shared, logits, dropped

@@ -14,39 +14,67 @@ from jaxtyping import Array, Float, Int
 class Routing(NamedTuple):
     """The experts chosen for each token, best first, and the weight of each."""
 
-    indices: Int[Array, "T K"]
-    weights: Float[Array, "T K"]
+    indices: Int[Array, "*T K"]
+    weights: Float[Array, "*T K"]
 
 
 class RouterStatistics(NamedTuple):
-    """Sums over tokens, from which the balancing loss and the log are computed.
+    """Sums over tokens, from which the router's losses and the log are computed.
 
     They are sums, not means, so that micro-batches and devices can add them up. The leading axes
-    are those of the logits up to the tokens: one entry per layer.
+    are those of the logits up to the tokens: one entry per layer. The upper fields are sums over
+    the tokens that count. The lower two are over every (token, choice) pair: the experts do not
+    know what is padding, which takes its place in a capacity like any other token.
     """
 
     choices: Float[Array, "*L K E"]  # tokens whose k-th choice was the expert
     probabilities: Float[Array, "*L E"]  # router probability given to the expert
     entropy: Float[Array, "*L"]  # of the router's distribution, in nats
+    squared_log_normalizer: Float[Array, "*L"]  # logsumexp(logits)²
     tokens: Float[Array, "*L"]
+    dropped: Float[Array, "*L"]  # pairs that no expert computed
+    pairs: Float[Array, "*L"]
 
 
-def route(logits: Float[Array, "T E"], num_experts_per_tok: int) -> Routing:
+def route(
+    logits: Float[Array, "*T E"],
+    num_experts_per_tok: int,
+    bias: Float[Array, "... E"] | None = None,
+) -> Routing:
     """Top-k of a softmax over all experts; the chosen keep their probability, not renormalised.
+
+    The one place that decides who goes where.
 
     Args:
       logits: one per token and expert; the softmax is float32.
       num_experts_per_tok: k.
+      bias: added to the probabilities to choose the experts and to order them, but not to their
+        weights (arXiv 2408.15664, Eq. 3); of a shape that broadcasts to the logits, and without a
+        gradient. None adds nothing.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    weights, indices = jax.lax.top_k(probabilities, num_experts_per_tok)
-    return Routing(indices, weights)
+    scores = jax.lax.stop_gradient(probabilities)
+    if bias is not None:
+        scores = scores + jax.lax.stop_gradient(bias).astype(jnp.float32)
+    indices, weights = [], []
+    # K times the best of what is left, not `lax.top_k`: the compiler would bring all tokens to
+    # every device for that.
+    for _ in range(num_experts_per_tok):
+        best = jnp.argmax(scores, axis=-1)
+        chosen = best[..., None] == jnp.arange(scores.shape[-1])
+        indices.append(best.astype(jnp.int32))
+        weights.append(jnp.sum(jnp.where(chosen, probabilities, 0), axis=-1))
+        scores = jnp.where(chosen, -jnp.inf, scores)
+    return Routing(jnp.stack(indices, axis=-1), jnp.stack(weights, axis=-1))
 
 
 def router_statistics(
     logits: Float[Array, "*L B T E"],
     num_experts_per_tok: int,
     mask: Float[Array, "B T"] | None = None,
+    *,
+    bias: Float[Array, "*L E"] | None = None,
+    dropped: Float[Array, "*L"] | None = None,
 ) -> RouterStatistics:
     """Sums what the routers of all layers decided.
 
@@ -54,16 +82,24 @@ def router_statistics(
       logits: per layer, batch, position and expert.
       num_experts_per_tok: k.
       mask: 1 where a token counts, 0 where it is padding; None counts every token.
+      bias: the selection bias of each layer, as `route` was given it.
+      dropped: the (token, choice) pairs of each layer that no expert computed, padding among
+        them; None says that there are none.
     """
     *layers, batch, time, num_experts = logits.shape
     tokens = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    log_z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     p = jnp.exp(log_p)
-    _, indices = jax.lax.top_k(p, num_experts_per_tok)
+    per_layer = None if bias is None else bias[..., None, None, :]
+    indices = route(jax.lax.stop_gradient(logits), num_experts_per_tok, per_layer).indices
     chosen = jax.nn.one_hot(indices, num_experts, dtype=jnp.float32)
     return RouterStatistics(
         choices=jnp.einsum("...btke,bt->...ke", chosen, tokens),
         probabilities=jnp.einsum("...bte,bt->...e", p, tokens),
         entropy=jnp.einsum("...bte,...bte,bt->...", p, -log_p, tokens),
+        squared_log_normalizer=jnp.einsum("...bt,bt->...", jnp.square(log_z), tokens),
         tokens=jnp.broadcast_to(jnp.sum(tokens), tuple(layers)),
+        dropped=jnp.zeros(tuple(layers)) if dropped is None else dropped,
+        pairs=jnp.full(tuple(layers), float(batch * time * num_experts_per_tok)),
     )

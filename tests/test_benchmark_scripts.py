@@ -1,0 +1,114 @@
+"""The speed benchmarks run, and their rows are what they say; nothing here is about their times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.expert_layer import PASSES, Work
+from benchmarks.measure import Timing, interleave
+from timemoe_jax.nn.experts import IMPLEMENTATIONS
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, without a published implementation."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_published_side(monkeypatch):
+    monkeypatch.delenv("TIMEMOE_PUBLISHED_PYTHON", raising=False)
+    monkeypatch.delenv("TIMEMOE_PUBLISHED_CODE", raising=False)
+
+
+def rows_of(name: str, path: Path, *flags: str) -> dict[tuple[str, str | None], dict]:
+    """The rows by name and reference, after checking each one's fields."""
+    done = script(name, *flags, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "pytorch: skipped" in done.stdout
+    first = done.stdout.splitlines()[0]
+    assert "cores" in first
+    assert "cpu" in first
+    assert "jax" in first
+    rows = json.loads(path.read_text())
+    for row in rows:
+        assert list(row) == ["name", "value", "unit", "reference", "ratio"]
+        assert row["value"] > 0, row
+        assert (row["reference"] is None) == (row["ratio"] is None), row
+    keyed = {(row["name"], row["reference"]): row for row in rows}
+    assert len(keyed) == len(rows)
+    return keyed
+
+
+def test_expert_layer(tmp_path):
+    rows = rows_of("expert_layer", tmp_path / "rows.json", "--tokens", "64")
+    for name in IMPLEMENTATIONS:
+        for kind in PASSES:
+            row, reference = rows[f"{name} {kind} 64", "dense"], rows[f"SwiGLU {kind} 64", None]
+            assert row["unit"] == reference["unit"] == "ms"
+            assert row["ratio"] == pytest.approx(row["value"] / reference["value"])
+            rate = rows[f"{name} {kind} 64 GFLOP/s", "matrix product"]
+            expected = Work("base", 64, "float32").flops(kind) / (row["value"] / 1e3) / 1e9
+            assert rate["value"] == pytest.approx(expected)
+            assert rows[f"{name} {kind} 64 temporaries", "dense"]["unit"] == "MB"
+
+
+def test_the_work_of_a_layer_by_hand():
+    """Three products of 2 * D * F for each of 2 experts, and twice that for their gradients."""
+    forward = 3 * 2 * 384 * 768 * 2 * 10
+    assert Work("base", 10, "float32").flops("forward") == forward
+    assert Work("base", 10, "float32").flops("forward+backward") == 3 * forward
+    assert Work("ultra", 10, "bfloat16").suffix == "10 ultra bfloat16"
+
+
+def test_train_step(tmp_path):
+    rows = rows_of("train_step", tmp_path / "rows.json")
+    name = "2x64 float32 tiny"
+    units = {row: (value["unit"], value["reference"]) for (row, _), value in rows.items()}
+    assert units == {
+        name: ("ms/step", None),
+        f"{name} throughput": ("points/s", None),
+        f"{name} utilisation": ("GFLOP/s", "matrix product"),
+        f"{name} temporaries": ("MB", None),
+        f"{name} peak memory": ("MB", None),
+        f"{name} compile": ("s", None),
+        "matrix product": ("GFLOP/s", None),
+    }
+    points = rows[f"{name} throughput", None]["value"] * rows[name, None]["value"] / 1e3
+    assert points == pytest.approx(2 * 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--implementations", "blocked,tall"), "not tall"),
+        (("--sizes", "huge"), "not huge"),
+        # This interpreter has no PyTorch.
+        (("--published-python", sys.executable, "--published-code", "."), "does not run: Module"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(flags, message):
+    done = script("expert_layer", *flags)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_the_minimum_of_turns_counts_and_a_first_call_does_not():
+    times = {"ours": iter((9.0, 3.0, 2.0, 4.0)), "theirs": iter((8.0, 5.0, 5.0, 5.0))}
+    order = []
+
+    def side(name: str):
+        def run(calls: int) -> list[float]:
+            order.append(name)
+            return [next(times[name]) for _ in range(calls)]
+
+        return run
+
+    timings = interleave({name: side(name) for name in times}, rounds=3)
+    assert timings == {"ours": Timing(2.0, 1.0, 3), "theirs": Timing(5.0, 0.0, 3)}
+    assert order[2:] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]

@@ -1,0 +1,196 @@
+"""Causal attention by kernels that come with JAX: cuDNN's on a GPU, splash attention on a TPU.
+
+Both are given a masked key in the same way, as one more coordinate of the head: MARK in every
+query, FAR in the masked keys and 0 in the others. The score of a masked key falls by |MARK * FAR|,
+so that its weight is exactly 0 beside any other; no other score changes. What the kernels have of
+their own for this costs more or says something else. cuDNN takes a mask [B, 1, T, T] alone
+([B, 1, 1, T] is refused), as an array of biases that it reads in both passes and also computes a
+gradient of: memory quadratic in the length, which such a kernel is there to avoid. The segments of
+splash attention hide unmasked keys from masked queries, too. The coordinate makes a head wider by
+eight with cuDNN and, unless it fills its lanes already, by nothing with splash attention.
+
+Each wrapper is the same code on every backend, which is how it is tested: off its own hardware,
+XLA takes the place of cuDNN, and the splash kernel is interpreted.
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+# Powers of two, which every dtype holds exactly. MARK * FAR is beyond any
+# score, even times H^-0.5, and yet so small that a row of nothing but masked keys stays finite:
+# near 1e30 the rounding of a fused multiply-add would be enough to overflow the exponential.
+MARK, FAR = 8.0, -(2.0**15)
+
+CUDNN_SIZE_MULTIPLE = 8  # of the head
+CUDNN_MAX_SIZE = 128  # of the head, on every GPU that has the kernel; from Hopper on it takes 256
+# The library refuses to differentiate an odd length, with a mask and without.
+CUDNN_LENGTH_MULTIPLE = 2
+CUDNN_DTYPES = ("float16", "bfloat16")
+CUDNN_CAPABILITY = (8, 0)  # Ampere
+
+SPLASH_SIZE_MULTIPLE = 128  # of the head: the lanes of a register
+SPLASH_BLOCKS = (512, 256, 128)  # queries and keys at a time: the first that divides the length
+SPLASH_DTYPES = ("float32", "bfloat16")
+
+
+def kernel_platform(backend: str, capability: str) -> str:
+    """The platform whose kernel can run: "gpu", "tpu" or "cpu"; anything else has none.
+
+    Args:
+      backend: the name of JAX's backend.
+      capability: of its devices, "9.0" for an NVIDIA H100; of no meaning but on a GPU.
+    """
+    version = re.fullmatch(r"(\d+)\.(\d+)", capability)
+    flash = version is not None and (int(version[1]), int(version[2])) >= CUDNN_CAPABILITY
+    return "gpu without cudnn attention" if backend == "gpu" and not flash else backend
+
+
+def current_platform() -> str:
+    """The `kernel_platform` of this process."""
+    capability = getattr(jax.devices()[0], "compute_capability", "")
+    return kernel_platform(jax.default_backend(), str(capability))
+
+
+def devices_to_split_over() -> int:
+    """How many devices the compiler may split the function being traced over.
+
+    Within `jax.shard_map` these are the axes that are left to the compiler. Without a mesh there
+    is no telling, so it is all devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count()
+    return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
+
+
+def refusal(name: str, platform: str, dtype: np.dtype, head_dim: int, masked: bool) -> str | None:
+    """Why a kernel cannot compute this, or None where it can.
+
+    Args:
+      name: "cudnn" or "splash"; any other is never refused.
+      platform: a `kernel_platform`. Off its own, a kernel's stand-in takes everything.
+      dtype: of queries, keys and values.
+      head_dim: H.
+      masked: whether there is a mask.
+    """
+    if (name, platform) == ("cudnn", "gpu"):
+        size = _round_up(head_dim + masked, CUDNN_SIZE_MULTIPLE)
+        if dtype.name not in CUDNN_DTYPES:
+            return f"takes the dtypes {' and '.join(CUDNN_DTYPES)}, but dtype is {dtype.name}"
+        if size > CUDNN_MAX_SIZE:
+            with_mask = f", {CUDNN_MAX_SIZE - CUDNN_SIZE_MULTIPLE} with a mask" if masked else ""
+            return f"takes heads of up to {CUDNN_MAX_SIZE}{with_mask}, but head_dim is {head_dim}"
+    if (name, platform) == ("splash", "tpu") and dtype.name not in SPLASH_DTYPES:
+        return f"takes the dtypes {' and '.join(SPLASH_DTYPES)}, but dtype is {dtype.name}"
+    return None
+
+
+def cudnn_attention(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    """Causal attention by cuDNN; off a GPU that has it, the same function by XLA.
+
+    Args:
+      queries: one per head and position.
+      keys: one per key/value head and position.
+      values: likewise.
+      mask: False where a position must not be read; None reads all.
+    """
+    length, size = queries.shape[2:]
+    padded = _padded(queries, keys, values, mask, CUDNN_LENGTH_MULTIPLE, CUDNN_SIZE_MULTIPLE)
+    read = jax.nn.dot_product_attention(
+        *(a.transpose(0, 2, 1, 3) for a in padded),
+        scale=size**-0.5,
+        is_causal=True,
+        implementation="cudnn" if current_platform() == "gpu" else "xla",
+    )
+    return read.transpose(0, 2, 1, 3)[:, :, :length, :size]
+
+
+def splash_attention(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    """Causal attention by the splash kernel; off a TPU that is interpreted, which is slow.
+
+    Args:
+      queries: one per head and position.
+      keys: one per key/value head and position.
+      values: likewise.
+      mask: False where a position must not be read; None reads all.
+    """
+    heads, length, size = queries.shape[1:]
+    # The kernel does not scale. Of heads it takes any size in its present form, and took only
+    # whole lanes in earlier ones; to be padded costs nothing, as memory is padded to lanes anyway.
+    scaled = (queries.astype(jnp.float32) * size**-0.5).astype(queries.dtype)
+    padded = _padded(scaled, keys, values, mask, min(SPLASH_BLOCKS), SPLASH_SIZE_MULTIPLE)
+    kernel = _splash_kernel(heads, padded[0].shape[2])
+    return jax.vmap(kernel)(*padded)[:, :, :length, :size]
+
+
+def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H"]]:
+    """The kernel of one series, whose length is a multiple of the smallest block."""
+    # Imported late: a run that does not use the kernel does not wait for it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    block = next(block for block in SPLASH_BLOCKS if length % block == 0)
+    sizes = library.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    return library.make_splash_mha(
+        masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=current_platform() != "tpu",
+    )
+
+
+def _padded(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+    length_multiple: int,
+    size_multiple: int,
+) -> tuple[Float[Array, "B N P S"], Float[Array, "B K P S"], Float[Array, "B K P S"]]:
+    """Adds the coordinate of the mask, then zeros up to whole multiples.
+
+    Zeros in a head change no score. Those after the last position are keys that no query of ours
+    may read, since all of them come later.
+    """
+    length, size = queries.shape[2:]
+    if mask is not None:
+        marks = jnp.full((*queries.shape[:3], 1), MARK, queries.dtype)
+        far = jnp.where(mask, 0.0, FAR).astype(keys.dtype)[:, None, :, None]
+        queries = jnp.concatenate([queries, marks], axis=3)
+        keys = jnp.concatenate([keys, jnp.broadcast_to(far, (*keys.shape[:3], 1))], axis=3)
+        size += 1
+    rows, width = _round_up(length, length_multiple), _round_up(size, size_multiple)
+
+    def pad(a: Float[Array, "B X T Y"]) -> Float[Array, "B X P S"]:
+        room = ((0, 0), (0, 0), (0, rows - length), (0, width - a.shape[3]))
+        return jnp.pad(a, room)
+
+    return pad(queries), pad(keys), pad(values)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,168 @@
+"""Routed experts in blocks: the default on a CPU, and exact on every backend.
+
+(token, choice) pairs are sorted by expert, each expert's rows are padded to whole blocks, and a
+loop runs over the blocks in use, each three matrix products with one expert's kernels. The cost
+follows the active parameters, whatever the routing. The backward pass computes the hidden
+activations again, block by block: memory is one row of width D per pair, and nothing of width F
+outlives a block.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from timemoe_jax import partitioning
+from timemoe_jax.nn.expert_weights import ExpertWeights, rank_within, rows
+from timemoe_jax.nn.routing import Routing
+
+MIN_BLOCK = 8
+MAX_BLOCK = 256  # of a CPU, whose caches then hold a block
+# An accelerator runs one block at a time, so that a block must fill it.
+MAX_BLOCK_ACCELERATOR = 2048
+
+
+class _Plan(NamedTuple):
+    """Where each (token, choice) stands among rows sorted by expert, padded to whole blocks."""
+
+    row: Int[Array, "T K"]  # the row of each (token, choice); past the end for nobody's
+    token: Int[Array, " R"]  # the token of each row; T where the row is padding
+    choice: Int[Array, " R"]  # which of the token's K choices it is
+    expert: Int[Array, " G"]  # the expert of each block
+    blocks: Int[Array, ""]  # blocks in use, at most G = R / block
+
+
+def block_size(tokens: int, choices: int, num_experts: int) -> int:
+    """Rows of a block: the mean load of an expert as a power of two, within bounds.
+
+    Larger blocks waste half a block of padding for each expert, smaller ones give each matrix
+    product too little to do.
+    """
+    mean_load = max(1, tokens * choices // num_experts)
+    most = MAX_BLOCK if jax.default_backend() == "cpu" else MAX_BLOCK_ACCELERATOR
+    return int(np.clip(1 << (mean_load - 1).bit_length(), MIN_BLOCK, most))
+
+
+def _plan(indices: Int[Array, "T K"], num_experts: int, block: int) -> _Plan:
+    """Sorts the (token, choice) pairs by expert without a sort: a running count per expert.
+
+    The number of blocks is bounded by the worst routing: every expert but one holds one row.
+    """
+    tokens, choices = indices.shape
+    pairs = tokens * choices
+    max_blocks = min(pairs, max(pairs - num_experts, 0) // block + num_experts)
+    flat = indices.reshape(-1)
+    rank, sizes = rank_within(flat, num_experts)
+    blocks_of = -(-sizes // block)
+    last_block = jnp.cumsum(blocks_of)
+    first_row = (last_block - blocks_of) * block
+    # Each pair of nobody has a row of its own past the end, since the indices below are unique.
+    nowhere = max_blocks * block + jnp.arange(pairs)
+    row = jnp.where(rank >= 0, first_row.at[flat].get(mode="clip") + rank, nowhere)
+    pair = jnp.full((max_blocks * block,), pairs, jnp.int32)
+    pair = pair.at[row].set(jnp.arange(pairs, dtype=jnp.int32), mode="drop", unique_indices=True)
+    expert = jnp.searchsorted(last_block, jnp.arange(max_blocks), side="right")
+    return _Plan(
+        row=row.reshape(tokens, choices),
+        token=pair // choices,
+        choice=pair % choices,
+        expert=jnp.minimum(expert, num_experts - 1),
+        blocks=last_block[-1],
+    )
+
+
+def _product(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
+    """A matrix product accumulated in float32."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def blocked(
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
+) -> Float[Array, "T D"]:
+    """Only the chosen experts, a block of one expert's rows at a time: see `experts.expert_ffn`."""
+    tokens, choices = routing.indices.shape
+    block = block_size(tokens, choices, weights.gate.shape[0])
+    plan = _plan(routing.indices, weights.gate.shape[0], block)
+
+    def body(i: Int[Array, ""], out: Float[Array, "R D"]) -> Float[Array, "R D"]:
+        inputs = rows(x, jax.lax.dynamic_slice_in_dim(plan.token, i * block, block))
+        gate_w, up_w, down_w = (w[plan.expert[i]] for w in weights)
+        hidden = jax.nn.silu(_product(inputs, gate_w)) * _product(inputs, up_w)
+        y = _product(hidden.astype(x.dtype), down_w).astype(x.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(out, y, i * block, axis=0)
+
+    out = partitioning.vary_like(jnp.zeros((plan.token.size, x.shape[1]), x.dtype), x)
+    out = jax.lax.fori_loop(0, plan.blocks, body, out)
+    picked = rows(out, plan.row).astype(jnp.float32)
+    return jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
+
+
+_Residuals = tuple[Float[Array, "T D"], Routing, ExpertWeights]
+
+
+def _forward(
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
+) -> tuple[Float[Array, "T D"], _Residuals]:
+    return blocked(x, routing, weights), (x, routing, weights)
+
+
+def _backward(
+    residuals: _Residuals, d_y: Float[Array, "T D"]
+) -> tuple[Float[Array, "T D"], Routing, ExpertWeights]:
+    """Recomputes the hidden activations block by block; weight gradients add up in the carry.
+
+    With h = silu(g) * u, g = x Wg, u = x Wu and y = w (h Wd), and a = dy Wd^T:
+    dw = <h, a>, dh = w a, du = dh silu(g), dg = dh u silu'(g), and dx, dWg, dWu, dWd follow.
+    """
+    x, routing, weights = residuals
+    tokens, choices = routing.indices.shape
+    block = block_size(tokens, choices, weights.gate.shape[0])
+    plan = _plan(routing.indices, weights.gate.shape[0], block)
+
+    def body(i: Int[Array, ""], carry: tuple) -> tuple:
+        d_rows, d_weight, d_gate_w, d_up_w, d_down_w = carry
+        token = jax.lax.dynamic_slice_in_dim(plan.token, i * block, block)
+        choice = jax.lax.dynamic_slice_in_dim(plan.choice, i * block, block)
+        expert = plan.expert[i]
+        inputs, d_out = rows(x, token), rows(d_y, token)
+        weight = routing.weights.at[token, choice].get(mode="fill", fill_value=0)[:, None]
+        gate_w, up_w, down_w = (w[expert] for w in weights)
+
+        gate, up = _product(inputs, gate_w), _product(inputs, up_w)
+        sigmoid = jax.nn.sigmoid(gate)
+        silu = gate * sigmoid
+        hidden = silu * up
+        back = _product(d_out, down_w.T)
+        d_hidden = weight * back
+        d_up = (d_hidden * silu).astype(x.dtype)
+        d_gate = (d_hidden * up * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
+        d_x = (_product(d_gate, gate_w.T) + _product(d_up, up_w.T)).astype(x.dtype)
+        weighted = (weight * hidden).astype(x.dtype)
+        return (
+            jax.lax.dynamic_update_slice_in_dim(d_rows, d_x, i * block, axis=0),
+            jax.lax.dynamic_update_slice_in_dim(
+                d_weight, jnp.sum(hidden * back, axis=1), i * block, axis=0
+            ),
+            d_gate_w.at[expert].add(_product(inputs.T, d_gate)),
+            d_up_w.at[expert].add(_product(inputs.T, d_up)),
+            d_down_w.at[expert].add(_product(weighted.T, d_out)),
+        )
+
+    carry = (
+        jnp.zeros((plan.token.size, x.shape[1]), x.dtype),
+        jnp.zeros((plan.token.size,), jnp.float32),
+        *(jnp.zeros(w.shape, jnp.float32) for w in weights),
+    )
+    carry = jax.tree.map(lambda zeros: partitioning.vary_like(zeros, x), carry)
+    d_rows, d_weight, *d_kernels = jax.lax.fori_loop(0, plan.blocks, body, carry)
+    d_x = jnp.sum(rows(d_rows, plan.row).astype(jnp.float32), axis=1).astype(x.dtype)
+    no_gradient: Any = np.zeros(routing.indices.shape, jax.dtypes.float0)
+    d_routing = Routing(no_gradient, rows(d_weight, plan.row))
+    d_weights = (d.astype(w.dtype) for d, w in zip(d_kernels, weights, strict=True))
+    return d_x, d_routing, ExpertWeights(*d_weights)
+
+
+blocked.defvjp(_forward, _backward)
