@@ -5,10 +5,12 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from processes import run_processes, start_processes
 
+from timemoe_jax.checkpoint import load_model
 from timemoe_jax.checkpoint_items import list_steps
 from timemoe_jax.logs import read_metrics
 
@@ -105,6 +107,18 @@ def test_killed_on_two_processes_and_resumed_elsewhere_the_losses_are_the_same(
     # Only the first of several speaks, and writes.
     assert all("step 40/40" not in done.stdout for done in every[1:])
     assert "step 40/40" in every[0].stdout
+
+
+def test_fine_tuning_on_a_mesh_starts_from_a_checkpoint(killed, tmp_path):
+    args = arguments(tmp_path / "tuned", fsdp=2, expert=2)
+    # At a rate of nothing it stays where it started.
+    args += [f"--config.train.init_from={killed}", "--config.train.num_steps=3"]
+    args += ["--config.optimizer.learning_rate=1e-12", "--config.optimizer.end_learning_rate=0"]
+    (done,) = run_processes(args, 1, 4, timeout=240)
+    assert done.returncode == 0, done.stderr
+    models = [load_model(folder) for folder in (killed, tmp_path / "tuned")]
+    for a, b in zip(*(jax.tree.leaves(model.params) for model in models), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
 def test_two_processes_stop_together_at_a_sigterm(tmp_path):

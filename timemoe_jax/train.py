@@ -72,10 +72,7 @@ def run(
     say(_summary(config, data, mesh))
     as_json = json.loads(json.dumps(dataclasses.asdict(config)))
     folder = workdir / "checkpoints"
-    with (
-        checkpoint.Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved,
-        partitioning.using(mesh),
-    ):
+    with checkpoint.Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
         batches = iter(make_batches(data.train, config, mesh, train=True))
         state = _start(config, mesh, saved, batches)
         update = compile_train_step(config, mesh)
@@ -86,7 +83,7 @@ def run(
             log = MetricsLog(workdir, int(state.step))
         trace = Trace(config.profile, workdir / "profile")
         try:
-            with StopSignal() as stop:
+            with StopSignal() as stop, partitioning.using(mesh):
                 loop = Loop(config, mesh, update, data, saved, log, trace)
                 state = loop.run(state, batches, stop)
         finally:

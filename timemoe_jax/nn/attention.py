@@ -18,12 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 from timemoe_jax import partitioning
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn import attention_kernels as kernels
+from timemoe_jax.nn.attention_chunks import chunked, scores, softmax_read
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
 TILE_CHUNK = 128
-TILE_BYTES = 4 * 2**20  # of float32 scores, about what a core's caches hold
-FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
+TILE_BYTES = 2**20  # of float32 scores, about what a core's caches hold
+LONG = 1024  # positions from which on a tile's chunks are of QUERY_CHUNK
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # by platform, what "auto" prefers
 # Shorter than this the kernels would mostly compute padding, and all scores fit in memory anyway.
 MIN_KERNEL_LENGTH = 128
@@ -69,25 +70,9 @@ def attend(
       allowed: which positions each query may read. A query that may read none gets a finite
         result that means nothing.
     """
-    batch, heads, length, size = queries.shape
-    kv_heads = keys.shape[1]
-    group = heads // kv_heads
-    grouped = queries.reshape(batch, kv_heads, group * length, size)
-    scores = jnp.einsum("bkqh,bksh->bkqs", grouped, keys, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, length, -1)
-    scores = scores * size**-0.5 + jnp.where(allowed, 0.0, FORBIDDEN)[:, None, None]
-    # A softmax whose division comes after the product with the values: it then runs over
-    # [T, H] instead of [T, S].
-    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - largest).reshape(batch, kv_heads, group * length, -1)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    read = jnp.einsum(
-        "bkqs,bksh->bkqh",
-        weights.astype(values.dtype),
-        values,
-        preferred_element_type=jnp.float32,
-    )
-    return (read / total).astype(values.dtype).reshape(queries.shape)
+    rows = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[3])
+    read, _ = softmax_read(scores(rows, keys, allowed), values)
+    return read.astype(values.dtype).reshape(queries.shape)
 
 
 def causal_attention(
@@ -107,9 +92,9 @@ def causal_attention(
       implementation: one of
 
         - "plain": all scores at once;
-        - "chunked": a chunk of queries at a time, against the keys up to its end, recomputed in
-          the backward pass: half the work and a fraction of the memory;
-        - "tiled": the same, a few series at a time, so that the scores stay in the processor's
+        - "chunked": a chunk of queries at a time, against the keys up to its end: half the work
+          and a fraction of the memory, see `attention_chunks`;
+        - "tiled": the same, a few heads at a time, so that the scores stay in the processor's
           cache;
         - "cudnn": the flash attention of a GPU; elsewhere it is "plain" by another name;
         - "splash": the flash attention of a TPU; elsewhere it is interpreted, for tests;
@@ -192,43 +177,34 @@ def _log(name: str, *_: Any) -> None:
     logging.info("attention: %s", name)
 
 
-def _causal(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    chunk: int,
-) -> Float[Array, "B N T H"]:
-    """Causal attention in a static loop over chunks of queries."""
-    length = queries.shape[2]
-
-    def one(start: int) -> Float[Array, "B N Q H"]:
-        stop = min(start + chunk, length)
-        allowed = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
-        allowed = allowed[None] if mask is None else allowed & mask[:, None, :stop]
-        read = keys[:, :, :stop], values[:, :, :stop]
-        return jax.checkpoint(attend)(queries[:, :, start:stop], *read, allowed)
-
-    return jnp.concatenate([one(start) for start in range(0, length, chunk)], axis=2)
-
-
 def _tiled(
     queries: Float[Array, "B N T H"],
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
-    """Causal attention, a few series at a time: as many as keep a chunk's scores in the cache."""
-    batch, heads, length, _ = queries.shape
-    fitting = TILE_BYTES // (4 * heads * min(TILE_CHUNK, length) * length)
-    group = max((g for g in range(1, batch + 1) if batch % g == 0 and g <= fitting), default=1)
+    """Causal attention, a few heads at a time: as many as keep a chunk's scores in the cache."""
+    batch, heads, length, size = queries.shape
+    kv_heads = keys.shape[1]
+    shared = heads // kv_heads
+    # Longer chunks are a little faster, where one head's scores fill a tile anyway.
+    chunk = min(length, TILE_CHUNK if length <= LONG else QUERY_CHUNK)
+    fitting = TILE_BYTES // (4 * shared * chunk * length)
+    # A tile is so many key/value heads, of one series or of several, with their query heads.
+    pairs = batch * kv_heads
+    tile = max((g for g in range(1, pairs + 1) if pairs % g == 0 and g <= fitting), default=1)
 
     def one(part: tuple[Any, ...]) -> Float[Array, "G N T H"]:
-        q, k, v, m = part
-        return _causal(q, k, v, m, TILE_CHUNK)
+        return chunked(*part, chunk)
 
-    parts = (queries, keys, values, mask)
-    parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), parts)
+    each = None if mask is None else jnp.repeat(mask, kv_heads, axis=0)
+    parts = (
+        queries.reshape(pairs, shared, length, size),
+        keys.reshape(pairs, 1, length, size),
+        values.reshape(pairs, 1, length, size),
+        each,
+    )
+    parts = jax.tree.map(lambda a: a.reshape(-1, tile, *a.shape[1:]), parts)
     return jax.lax.map(one, parts).reshape(queries.shape)
 
 
@@ -238,7 +214,9 @@ def _plain(
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
-    return _causal(queries, keys, values, mask, queries.shape[2])
+    length = queries.shape[2]
+    causal = jnp.tril(jnp.ones((1, length, length), bool))
+    return attend(queries, keys, values, causal if mask is None else causal & mask[:, None])
 
 
 def _chunked(
@@ -247,7 +225,7 @@ def _chunked(
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
-    return _causal(queries, keys, values, mask, QUERY_CHUNK)
+    return chunked(queries, keys, values, mask, QUERY_CHUNK)
 
 
 IMPLEMENTATIONS = {
