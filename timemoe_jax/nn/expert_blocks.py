@@ -2,9 +2,9 @@
 
 (token, choice) pairs are sorted by expert, each expert's rows are padded to whole blocks, and a
 loop runs over the blocks in use, each three matrix products with one expert's kernels. The cost
-follows the active parameters, whatever the routing. The backward pass computes the hidden
-activations again, block by block: memory is one row of width D per pair, and nothing of width F
-outlives a block.
+follows the active parameters, whatever the routing. For the backward pass it keeps what a dense
+layer of as many active parameters would: two rows of width F per pair. Computing those again would
+be two products of eight more; `ModelConfig.remat` does so for whole layers, where memory is short.
 """
 
 from typing import Any, NamedTuple
@@ -78,60 +78,75 @@ def _product(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M 
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
+def _slice(array: Array, i: Int[Array, ""], block: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, i * block, block)
+
+
+def _write(array: Array, i: Int[Array, ""], part: Array) -> Array:
+    part = part.astype(array.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(array, part, i * part.shape[0], axis=0)
+
+
 @jax.custom_vjp
 def blocked(
     x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
 ) -> Float[Array, "T D"]:
     """Only the chosen experts, a block of one expert's rows at a time: see `experts.expert_ffn`."""
+    return _run(x, routing, weights, keep=False)[0]
+
+
+def _run(
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, keep: bool
+) -> tuple[Float[Array, "T D"], _Plan, tuple[Array, ...]]:
+    """The output, the plan, and if asked for what the backward pass reads: gate and up, [R, F]."""
+    num_experts, size, width = weights.gate.shape
     tokens, choices = routing.indices.shape
-    block = block_size(tokens, choices, weights.gate.shape[0])
-    plan = _plan(routing.indices, weights.gate.shape[0], block)
+    block = block_size(tokens, choices, num_experts)
+    plan = _plan(routing.indices, num_experts, block)
 
-    def body(i: Int[Array, ""], out: Float[Array, "R D"]) -> Float[Array, "R D"]:
-        inputs = rows(x, jax.lax.dynamic_slice_in_dim(plan.token, i * block, block))
+    def body(i: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        inputs = rows(x, _slice(plan.token, i, block))
         gate_w, up_w, down_w = (w[plan.expert[i]] for w in weights)
-        hidden = jax.nn.silu(_product(inputs, gate_w)) * _product(inputs, up_w)
-        y = _product(hidden.astype(x.dtype), down_w).astype(x.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(out, y, i * block, axis=0)
+        gate, up = _product(inputs, gate_w), _product(inputs, up_w)
+        y = _product((jax.nn.silu(gate) * up).astype(x.dtype), down_w)
+        parts = (y, gate, up) if keep else (y,)
+        return tuple(_write(a, i, part) for a, part in zip(carry, parts, strict=True))
 
-    out = partitioning.vary_like(jnp.zeros((plan.token.size, x.shape[1]), x.dtype), x)
-    out = jax.lax.fori_loop(0, plan.blocks, body, out)
+    widths = (size, width, width) if keep else (size,)
+    zeros = (jnp.zeros((plan.token.size, w), x.dtype) for w in widths)
+    start = tuple(partitioning.vary_like(a, x) for a in zeros)
+    out, *kept = jax.lax.fori_loop(0, plan.blocks, body, start)
     picked = rows(out, plan.row).astype(jnp.float32)
-    return jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
+    y = jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
+    return y, plan, tuple(kept)
 
 
-_Residuals = tuple[Float[Array, "T D"], Routing, ExpertWeights]
-
-
-def _forward(
-    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
-) -> tuple[Float[Array, "T D"], _Residuals]:
-    return blocked(x, routing, weights), (x, routing, weights)
+def _forward(x: Any, routing: Routing, weights: ExpertWeights) -> Any:
+    y, plan, kept = _run(x, routing, weights, keep=True)
+    return y, (x, routing, weights, plan, kept)
 
 
 def _backward(
-    residuals: _Residuals, d_y: Float[Array, "T D"]
+    residuals: Any, d_y: Float[Array, "T D"]
 ) -> tuple[Float[Array, "T D"], Routing, ExpertWeights]:
-    """Recomputes the hidden activations block by block; weight gradients add up in the carry.
+    """Block by block as forward; the gradients of the kernels add up in the carry.
 
     With h = silu(g) * u, g = x Wg, u = x Wu and y = w (h Wd), and a = dy Wd^T:
     dw = <h, a>, dh = w a, du = dh silu(g), dg = dh u silu'(g), and dx, dWg, dWu, dWd follow.
     """
-    x, routing, weights = residuals
+    x, routing, weights, plan, (gates, ups) = residuals
     tokens, choices = routing.indices.shape
     block = block_size(tokens, choices, weights.gate.shape[0])
-    plan = _plan(routing.indices, weights.gate.shape[0], block)
 
     def body(i: Int[Array, ""], carry: tuple) -> tuple:
         d_rows, d_weight, d_gate_w, d_up_w, d_down_w = carry
-        token = jax.lax.dynamic_slice_in_dim(plan.token, i * block, block)
-        choice = jax.lax.dynamic_slice_in_dim(plan.choice, i * block, block)
-        expert = plan.expert[i]
+        token, expert = _slice(plan.token, i, block), plan.expert[i]
         inputs, d_out = rows(x, token), rows(d_y, token)
+        choice = _slice(plan.choice, i, block)
         weight = routing.weights.at[token, choice].get(mode="fill", fill_value=0)[:, None]
         gate_w, up_w, down_w = (w[expert] for w in weights)
 
-        gate, up = _product(inputs, gate_w), _product(inputs, up_w)
+        gate, up = (_slice(a, i, block).astype(jnp.float32) for a in (gates, ups))
         sigmoid = jax.nn.sigmoid(gate)
         silu = gate * sigmoid
         hidden = silu * up
@@ -139,13 +154,10 @@ def _backward(
         d_hidden = weight * back
         d_up = (d_hidden * silu).astype(x.dtype)
         d_gate = (d_hidden * up * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
-        d_x = (_product(d_gate, gate_w.T) + _product(d_up, up_w.T)).astype(x.dtype)
         weighted = (weight * hidden).astype(x.dtype)
         return (
-            jax.lax.dynamic_update_slice_in_dim(d_rows, d_x, i * block, axis=0),
-            jax.lax.dynamic_update_slice_in_dim(
-                d_weight, jnp.sum(hidden * back, axis=1), i * block, axis=0
-            ),
+            _write(d_rows, i, _product(d_gate, gate_w.T) + _product(d_up, up_w.T)),
+            _write(d_weight, i, jnp.sum(hidden * back, axis=1)),
             d_gate_w.at[expert].add(_product(inputs.T, d_gate)),
             d_up_w.at[expert].add(_product(inputs.T, d_up)),
             d_down_w.at[expert].add(_product(weighted.T, d_out)),
