@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from timemoe_jax.config import ModelConfig
+from timemoe_jax.models.time_moe import count_parameters
+
 PROGRAM = Path(__file__).with_name("published.py")
 ENOUGH_SECONDS = 0.05  # of calls per turn: a short call is made more than once
 MOST_CALLS = 20
@@ -119,6 +122,17 @@ class PublishedProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+
+def update_flops(model: ModelConfig, batch: int, length: int) -> float:
+    """Operations that one update of a model stands for, without any that are done twice.
+
+    6 for each activated parameter and point (2 forward, 4 backward), and for attention's two
+    products, over the causal half, 6 L T D per point: L layers, T points, D the hidden size.
+    """
+    _, active = count_parameters(model)
+    attention = model.num_hidden_layers * length * model.hidden_size
+    return 6.0 * (active + attention) * batch * length
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

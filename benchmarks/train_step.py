@@ -47,7 +47,7 @@ from benchmarks.published import peak_memory, reset_peak_memory, step_values
 from configs import time_moe_base, time_moe_large, time_moe_ultra
 from timemoe_jax.config import RunConfig, from_mapping
 from timemoe_jax.hf_conversion import write_published
-from timemoe_jax.models.time_moe import REMAT, count_parameters
+from timemoe_jax.models.time_moe import REMAT
 from timemoe_jax.train_step import TrainState, create_state, make_train_step
 
 SIZES = {"base": time_moe_base, "large": time_moe_large, "ultra": time_moe_ultra}
@@ -95,10 +95,7 @@ class Work(NamedTuple):
     @property
     def flops(self) -> float:
         """Of the model, per update: see the module's docstring."""
-        model = self.config.model
-        _, active = count_parameters(model)
-        attention = model.num_hidden_layers * self.length * model.hidden_size
-        return 6.0 * (active + attention) * self.batch * self.length
+        return measure.update_flops(self.config.model, self.batch, self.length)
 
 
 class Ours:
