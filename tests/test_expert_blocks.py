@@ -27,15 +27,17 @@ def check_plan(indices: np.ndarray, num_experts: int, block: int) -> int:
     """Every property the block loop relies on; returns the blocks in use."""
     count, choices = indices.shape
     plan = jax.tree.map(np.asarray, jitted_plan(jnp.asarray(indices), num_experts, block))
-    rows, blocks = plan.row, int(plan.blocks)
+    rows, blocks = plan.row, int(plan.ends[-1])
     loads = np.bincount(indices.reshape(-1), minlength=num_experts)
     assert blocks == sum(-(-load // block) for load in loads)
-    assert blocks <= plan.expert.size
-    assert plan.token.size == plan.choice.size == plan.expert.size * block
+    assert blocks <= plan.token.size // block
+    expert = np.searchsorted(plan.ends, np.arange(blocks), side="right")
+    assert plan.token.size == plan.choice.size
+    assert plan.token.size % block == 0
     assert len(set(rows.reshape(-1))) == rows.size
     assert rows.min() >= 0
     assert rows.max() < blocks * block
-    np.testing.assert_array_equal(plan.expert[rows // block], indices)
+    np.testing.assert_array_equal(expert[rows // block], indices)
     np.testing.assert_array_equal(plan.token[rows], np.tile(np.arange(count)[:, None], choices))
     np.testing.assert_array_equal(plan.choice[rows], np.tile(np.arange(choices), (count, 1)))
     padding = np.setdiff1d(np.arange(plan.token.size), rows)
@@ -64,7 +66,7 @@ def test_plan_of_every_routing():
     ]
     # The worst is a row too many for two experts: 1 + 1 + 4 or 1 + 2 + 3 or 3 + 2 + 1 rows.
     assert max(blocks) == 4
-    assert jitted_plan(jnp.zeros((6, 1), jnp.int32), 3, 2).expert.size == 4
+    assert jitted_plan(jnp.zeros((6, 1), jnp.int32), 3, 2).token.size == 4 * 2
 
 
 @pytest.mark.parametrize("crowded", [0, 3, 7])
@@ -75,7 +77,7 @@ def test_plan_of_the_worst_routing(crowded):
     indices = np.array([*others, *[crowded] * (3 * block + 1)], np.int32)[:, None]
     blocks = check_plan(indices, num_experts, block)
     assert blocks == 7 + 4
-    assert jitted_plan(jnp.asarray(indices), num_experts, block).expert.size == blocks
+    assert jitted_plan(jnp.asarray(indices), num_experts, block).token.size == blocks * block
 
 
 def test_plan_of_pairs_that_are_nobodys():
@@ -83,9 +85,10 @@ def test_plan_of_pairs_that_are_nobodys():
     indices = np.array([[0, 2], [5, 1], [-1, 0], [2, 7]], np.int32)
     plan = jax.tree.map(np.asarray, jitted_plan(jnp.asarray(indices), 3, 2))
     here = (indices >= 0) & (indices < 3)
-    assert int(plan.blocks) == 3
+    assert int(plan.ends[-1]) == 3
     assert (plan.row[~here] >= plan.token.size).all()
-    np.testing.assert_array_equal(plan.expert[plan.row[here] // 2], indices[here])
+    expert = np.searchsorted(plan.ends, np.arange(3), side="right")
+    np.testing.assert_array_equal(expert[plan.row[here] // 2], indices[here])
     tokens = np.broadcast_to(np.arange(4)[:, None], (4, 2))
     np.testing.assert_array_equal(plan.token[plan.row[here]], tokens[here])
     assert (np.delete(plan.token, plan.row[here]) == 4).all()

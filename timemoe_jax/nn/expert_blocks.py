@@ -19,7 +19,7 @@ from timemoe_jax.nn.expert_weights import ExpertWeights, rank_within, rows
 from timemoe_jax.nn.routing import Routing
 
 MIN_BLOCK = 8
-MAX_BLOCK = 256  # of a CPU, whose caches then hold a block
+MAX_BLOCK = 192  # of a CPU, whose caches then hold a block
 # An accelerator runs one block at a time, so that a block must fill it.
 MAX_BLOCK_ACCELERATOR = 2048
 
@@ -30,8 +30,7 @@ class _Plan(NamedTuple):
     row: Int[Array, "T K"]  # the row of each (token, choice); past the end for nobody's
     token: Int[Array, " R"]  # the token of each row; T where the row is padding
     choice: Int[Array, " R"]  # which of the token's K choices it is
-    expert: Int[Array, " G"]  # the expert of each block
-    blocks: Int[Array, ""]  # blocks in use, at most G = R / block
+    ends: Int[Array, " E"]  # the block after the last of each expert; they start at 0
 
 
 def block_size(tokens: int, choices: int, num_experts: int) -> int:
@@ -63,13 +62,11 @@ def _plan(indices: Int[Array, "T K"], num_experts: int, block: int) -> _Plan:
     row = jnp.where(rank >= 0, first_row.at[flat].get(mode="clip") + rank, nowhere)
     pair = jnp.full((max_blocks * block,), pairs, jnp.int32)
     pair = pair.at[row].set(jnp.arange(pairs, dtype=jnp.int32), mode="drop", unique_indices=True)
-    expert = jnp.searchsorted(last_block, jnp.arange(max_blocks), side="right")
     return _Plan(
         row=row.reshape(tokens, choices),
         token=pair // choices,
         choice=pair % choices,
-        expert=jnp.minimum(expert, num_experts - 1),
-        blocks=last_block[-1],
+        ends=last_block,
     )
 
 
@@ -85,6 +82,16 @@ def _slice(array: Array, i: Int[Array, ""], block: int) -> Array:
 def _write(array: Array, i: Int[Array, ""], part: Array) -> Array:
     part = part.astype(array.dtype)
     return jax.lax.dynamic_update_slice_in_dim(array, part, i * part.shape[0], axis=0)
+
+
+def _like(shape: tuple[int, ...], x: Array, dtype: Any = jnp.float32) -> Array:
+    """Zeros that differ between devices where x does."""
+    return partitioning.vary_like(jnp.zeros(shape, dtype), x)
+
+
+def _first(plan: _Plan, e: Int[Array, ""]) -> Int[Array, ""]:
+    """The first block of an expert: where the one before ends."""
+    return jnp.where(e > 0, plan.ends[e - 1], 0)
 
 
 @jax.custom_vjp
@@ -104,18 +111,21 @@ def _run(
     block = block_size(tokens, choices, num_experts)
     plan = _plan(routing.indices, num_experts, block)
 
-    def body(i: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        inputs = rows(x, _slice(plan.token, i, block))
-        gate_w, up_w, down_w = (w[plan.expert[i]] for w in weights)
-        gate, up = _product(inputs, gate_w), _product(inputs, up_w)
-        y = _product((jax.nn.silu(gate) * up).astype(x.dtype), down_w)
-        parts = (y, gate, up) if keep else (y,)
-        return tuple(_write(a, i, part) for a, part in zip(carry, parts, strict=True))
+    def expert(e: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        gate_w, up_w, down_w = (w[e] for w in weights)
+
+        def body(i: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            inputs = rows(x, _slice(plan.token, i, block))
+            gate, up = _product(inputs, gate_w), _product(inputs, up_w)
+            y = _product((jax.nn.silu(gate) * up).astype(x.dtype), down_w)
+            parts = (y, gate, up) if keep else (y,)
+            return tuple(_write(a, i, part) for a, part in zip(carry, parts, strict=True))
+
+        return jax.lax.fori_loop(_first(plan, e), plan.ends[e], body, carry)
 
     widths = (size, width, width) if keep else (size,)
-    zeros = (jnp.zeros((plan.token.size, w), x.dtype) for w in widths)
-    start = tuple(partitioning.vary_like(a, x) for a in zeros)
-    out, *kept = jax.lax.fori_loop(0, plan.blocks, body, start)
+    start = tuple(_like((plan.token.size, w), x, x.dtype) for w in widths)
+    out, *kept = jax.lax.fori_loop(0, num_experts, expert, start)
     picked = rows(out, plan.row).astype(jnp.float32)
     y = jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
     return y, plan, tuple(kept)
@@ -138,38 +148,44 @@ def _backward(
     tokens, choices = routing.indices.shape
     block = block_size(tokens, choices, weights.gate.shape[0])
 
-    def body(i: Int[Array, ""], carry: tuple) -> tuple:
-        d_rows, d_weight, d_gate_w, d_up_w, d_down_w = carry
-        token, expert = _slice(plan.token, i, block), plan.expert[i]
-        inputs, d_out = rows(x, token), rows(d_y, token)
-        choice = _slice(plan.choice, i, block)
-        weight = routing.weights.at[token, choice].get(mode="fill", fill_value=0)[:, None]
-        gate_w, up_w, down_w = (w[expert] for w in weights)
+    def expert(e: Int[Array, ""], carry: tuple) -> tuple:
+        d_rows, d_weight, *d_kernels = carry
+        gate_w, up_w, down_w = (w[e] for w in weights)
 
-        gate, up = (_slice(a, i, block).astype(jnp.float32) for a in (gates, ups))
-        sigmoid = jax.nn.sigmoid(gate)
-        silu = gate * sigmoid
-        hidden = silu * up
-        back = _product(d_out, down_w.T)
-        d_hidden = weight * back
-        d_up = (d_hidden * silu).astype(x.dtype)
-        d_gate = (d_hidden * up * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
-        weighted = (weight * hidden).astype(x.dtype)
-        return (
-            _write(d_rows, i, _product(d_gate, gate_w.T) + _product(d_up, up_w.T)),
-            _write(d_weight, i, jnp.sum(hidden * back, axis=1)),
-            d_gate_w.at[expert].add(_product(inputs.T, d_gate)),
-            d_up_w.at[expert].add(_product(inputs.T, d_up)),
-            d_down_w.at[expert].add(_product(weighted.T, d_out)),
-        )
+        def body(i: Int[Array, ""], carry: tuple) -> tuple:
+            d_rows, d_weight, d_gate_w, d_up_w, d_down_w = carry
+            token, choice = _slice(plan.token, i, block), _slice(plan.choice, i, block)
+            inputs, d_out = rows(x, token), rows(d_y, token)
+            weight = routing.weights.at[token, choice].get(mode="fill", fill_value=0)[:, None]
+            gate, up = (_slice(a, i, block).astype(jnp.float32) for a in (gates, ups))
+            sigmoid = jax.nn.sigmoid(gate)
+            silu = gate * sigmoid
+            hidden = silu * up
+            back = _product(d_out, down_w.T)
+            d_hidden = weight * back
+            d_up = (d_hidden * silu).astype(x.dtype)
+            d_gate = (d_hidden * up * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
+            weighted = (weight * hidden).astype(x.dtype)
+            return (
+                _write(d_rows, i, _product(d_gate, gate_w.T) + _product(d_up, up_w.T)),
+                _write(d_weight, i, jnp.sum(hidden * back, axis=1)),
+                d_gate_w + _product(inputs.T, d_gate),
+                d_up_w + _product(inputs.T, d_up),
+                d_down_w + _product(weighted.T, d_out),
+            )
+
+        own = (_like(w.shape[1:], x) for w in weights)
+        start = (d_rows, d_weight, *own)
+        d_rows, d_weight, *own = jax.lax.fori_loop(_first(plan, e), plan.ends[e], body, start)
+        return d_rows, d_weight, *(d.at[e].set(o) for d, o in zip(d_kernels, own, strict=True))
 
     carry = (
-        jnp.zeros((plan.token.size, x.shape[1]), x.dtype),
-        jnp.zeros((plan.token.size,), jnp.float32),
-        *(jnp.zeros(w.shape, jnp.float32) for w in weights),
+        _like((plan.token.size, x.shape[1]), x, x.dtype),
+        _like((plan.token.size,), x),
+        *(_like(w.shape, x) for w in weights),
     )
-    carry = jax.tree.map(lambda zeros: partitioning.vary_like(zeros, x), carry)
-    d_rows, d_weight, *d_kernels = jax.lax.fori_loop(0, plan.blocks, body, carry)
+    carry = jax.lax.fori_loop(0, weights.gate.shape[0], expert, carry)
+    d_rows, d_weight, *d_kernels = carry
     d_x = jnp.sum(rows(d_rows, plan.row).astype(jnp.float32), axis=1).astype(x.dtype)
     no_gradient: Any = np.zeros(routing.indices.shape, jax.dtypes.float0)
     d_routing = Routing(no_gradient, rows(d_weight, plan.row))
