@@ -3,6 +3,8 @@
 python train_main.py --config=configs/time_moe_ultra.py --workdir=out/ultra \
     --config.data.path=PATH_TO_TIME_300B
 
+On 128 devices: --config.mesh.fsdp=16 --config.train.gradient_accumulation=8 (docs/scaling.md).
+
 Hardware, time and caveats as for `time_moe_base.py`. Expected result: the zero-shot table of the
 paper (ETTh1 at 96: MSE 0.349, MAE 0.379). Not run to its end with this library; the weights were
 never published.

@@ -112,3 +112,19 @@ def test_the_minimum_of_turns_counts_and_a_first_call_does_not():
     timings = interleave({name: side(name) for name in times}, rounds=3)
     assert timings == {"ours": Timing(2.0, 1.0, 3), "theirs": Timing(5.0, 0.0, 3)}
     assert order[2:] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+
+
+def test_the_estimate_of_scaling(tmp_path):
+    """The state of the base model on 8 devices, by hand: 113 million parameters, three times 4
+    bytes each, split four ways but for what is small.
+    """
+    path = tmp_path / "rows.json"
+    done = script("scaling", "--state-only", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row["value"] for row in json.loads(path.read_text())}
+    assert 113.3e6 * 12 / 4 / 1e9 < rows["time_moe_base on 8 state per device"] < 0.36
+    # 100,000 updates of 8 x 4096 points at 6 operations for each of 50 million parameters, and
+    # for 12 layers of attention over 4096 points of width 384.
+    operations = 1e5 * 8 * 4096 * 6 * (50.9e6 + 12 * 4096 * 384)
+    hours = operations / (8 * 400e12 * 0.4) / 3600
+    assert abs(rows["time_moe_base on 8 time"] / hours - 1) < 0.02
