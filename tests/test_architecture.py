@@ -14,7 +14,16 @@ MAINS = ("train_main", "eval_main")
 # A module imports from rows above its own, and from its own row without a cycle.
 LAYERS = (
     ("errors",),
-    ("config", "distributed", "partitioning", "logs", "metrics", "baselines", "plotting"),
+    (
+        "config",
+        "run_config",
+        "distributed",
+        "partitioning",
+        "logs",
+        "metrics",
+        "baselines",
+        "plotting",
+    ),
     ("data",),
     ("nn",),
     ("losses",),

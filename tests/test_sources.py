@@ -113,6 +113,21 @@ def scale(**changes):
         ({"scales": scale(mean=1.0)}, "std None"),
         ({"scales": scale(mean="1", std=1.0)}, "mean '1'"),
         ({"scales": {}}, "scales must be of type list"),
+        ({"scales": scale(mean=True, std=1.0)}, "mean True"),
+        ({"scales": scale(mean=10**400, std=1.0)}, "mean 10000"),
+        ({"scales": scale(mean=0.0, std=10**400)}, "std 10000"),
+        ({"scales": scale(offset=10**400)}, "offset 10000"),
+        ({"scales": scale(length=2**64)}, "length 18446744073709551616"),
+        ({"scales": scale(length=None)}, "length None"),
+        ({"scales": scale(freq=60)}, "frequency 60"),
+        ({"freq": []}, r"frequency \[\]"),
+        ({"num_sequences": 2, "scales": scale() * 2}, "0 .*shares points with sequence 1"),
+        ({"files": {"data-1-of-1.bin": 3, "data-1-of-2.bin": 3}}, "the same number"),
+        ({"files": {"data-1-of-1.bin": 10**400}}, "12 bytes"),
+        ({"files": {"data-1-of-1.bin": True}}, "not True"),
+        ({"files": {f"data-{'1' * 5000}-of-1.bin": 3}}, "must be named like"),
+        ({"files": {"data-1-of-\0.bin": 3}}, "is missing"),
+        ({"dtype": ["float32"]}, "dtype must be of type str"),
     ],
 )
 def test_folder_damage_is_named(tmp_path, changes, says):
@@ -306,3 +321,14 @@ def test_sources_can_be_sent_to_another_process(tmp_path):
     source = open_source(str(tmp_path))
     # A copy goes the way of sending, and nothing of a source may be bound to this process.
     np.testing.assert_array_equal(copy.deepcopy(source)[1], SERIES[1])
+
+
+def test_joined_sources_keep_the_frequency_of_each_series(tmp_path):
+    for name, frequency in (("hourly", "h"), ("daily", "D")):
+        write_time_moe_folder(tmp_path / name, [np.arange(5.0)])
+        meta = json.loads((tmp_path / name / "meta.json").read_text())
+        (tmp_path / name / "meta.json").write_text(json.dumps({**meta, "freq": frequency}))
+    joined = open_source(f"{tmp_path / 'hourly'},{tmp_path / 'daily'}")
+    assert joined.frequency is None
+    assert [joined.frequency_of(i) for i in range(2)] == ["h", "D"]
+    assert ArraySource([np.arange(3.0)]).frequency_of(0) is None

@@ -17,10 +17,14 @@ class SequenceSource(abc.ABC):
     Attributes:
       lengths: the number of points of each series [num_sequences], known without reading any.
       skipped_files: files that a search of a folder passed over, since their kind is not read.
+      ignored_columns: columns of tables that are neither values nor ids nor times.
+      frequency: of all series, as the file says it or a pandas alias; None if it does not.
     """
 
     lengths: Int64[np.ndarray, " num_sequences"]
     skipped_files: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
+    frequency: str | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,9 +69,18 @@ class SequenceSource(abc.ABC):
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         """Reads points `start` to `stop` of series `i`, both already checked."""
 
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, where it is known; else that of all series."""
+        self._checked(i)
+        return self.frequency
+
     @abc.abstractmethod
     def name(self, i: int) -> str:
         """What to call series `i` in a message: the file, and where in it."""
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, such as an id or a column; else its number."""
+        return str(i)
 
 
 def float_of(dtype: np.dtype) -> type:

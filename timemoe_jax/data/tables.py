@@ -1,5 +1,6 @@
 """Reading a CSV of series: a column of dates, if there is one, then one series per column."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -8,12 +9,21 @@ import re
 import warnings
 from _csv import Reader
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 
+from timemoe_jax.data.table_layout import (
+    ID_NAMES,
+    TARGET_NAMES,
+    ColumnNames,
+    Kind,
+    Layout,
+    find_layout,
+)
 from timemoe_jax.errors import DataError
 
 # Cells, in lower case and without surrounding blanks, that stand for a missing value.
@@ -62,9 +72,18 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
         neither a number nor, in the first column, a date.
     """
     path = Path(path)
+    with _rows_of(path) as (names, rows):
+        return _read(names, rows, path)
+
+
+@contextlib.contextmanager
+def _rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """Opens a CSV: its header, and the rows below with their line numbers."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            return _read(csv.reader(stream, strict=True), path)
+            reader = csv.reader(stream, strict=True)
+            names = _header(reader, path)
+            yield names, _rows(reader, len(names), path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -73,9 +92,7 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
-def _read(reader: Reader, path: Path) -> Table:
-    names = _header(reader, path)
-    rows = _rows(reader, len(names), path)
+def _read(names: list[str], rows: Iterator[tuple[int, list[str]]], path: Path) -> Table:
     first: list[str] = []
     lines: list[int] = []
     parts = []
@@ -173,25 +190,138 @@ def _numbers(
 def _dates(
     cells: Sequence[str], lines: Sequence[int], path: Path, name: str
 ) -> Shaped[np.ndarray, " T"]:
+    return parse_dates(
+        cells,
+        lambda row: (
+            f"{path} column {name!r} is first and not numeric, so it must hold dates in every "
+            f"row, but line {lines[row]}"
+        ),
+    )
+
+
+def parse_dates(
+    cells: Sequence[str],
+    place: Callable[[int], str],
+    layouts: Sequence[str | None] = (None, "ISO8601"),
+) -> Shaped[np.ndarray, " T"]:
+    """Turns text into datetime64, in UTC where it has a time zone.
+
+    Args:
+      cells: the text of each date.
+      place: what to call a cell in a message, by its position.
+      layouts: what to try, in order; None is one layout for all cells, guessed from the first.
+
+    Raises:
+      DataError: a cell is no date in any of the layouts.
+    """
     import pandas as pd
 
     texts = pd.Series([cell.strip() for cell in cells], dtype=object)
     row = 0
-    # One layout for the whole column, guessed from its first cell, then any mixture of ISO 8601.
-    for layout in (None, "ISO8601"):
+    for layout in layouts:
         with warnings.catch_warnings():
             # Where no layout can be guessed, pandas warns and reads each cell in its own way:
             # 1/2 could be one date in this row and another in the next.
             warnings.simplefilter("error")
             try:
                 dates = pd.to_datetime(texts, format=layout, utc=True, errors="coerce")
-            except (UserWarning, ValueError):
+            except (UserWarning, ValueError, OverflowError):
                 continue
         bad = dates.isna().to_numpy()
         if not bad.any():
             return dates.dt.tz_localize(None).to_numpy()
         row = max(row, int(bad.argmax()))
     raise DataError(
-        f"{path} column {name!r} is first and not numeric, so it must hold dates such as "
-        f"2024-01-31 or 2024-01-31 13:00:00, but line {lines[row]} holds {cells[row][:40]!r}"
+        f"{place(row)} holds {cells[row][:40]!r}, not a date such as 2024-01-31 or "
+        "2024-01-31 13:00:00"
     )
+
+
+def frequency_of(timestamps: Shaped[np.ndarray, " T"] | None) -> str | None:
+    """The pandas alias of the frequency of regular times; None of any others.
+
+    Args:
+      timestamps: datetime64, in the order of the series.
+    """
+    import pandas as pd
+
+    if timestamps is None or len(timestamps) < 3:
+        return None
+    return pd.infer_freq(pd.DatetimeIndex(timestamps))
+
+
+def is_long_csv(path: str | os.PathLike[str], names: ColumnNames) -> bool:
+    """Whether the rows of a CSV are points of several series, told apart by an id column.
+
+    Args:
+      path: the file.
+      names: which columns are which; an id column makes it long, and so do a column with the
+        name of an id and one with the name of a target.
+    """
+    if names.id is not None:
+        return True
+    with _rows_of(Path(path)) as (header, _):
+        known = bool(names.targets) or not {*header}.isdisjoint(TARGET_NAMES)
+        return known and not {*header}.isdisjoint(ID_NAMES)
+
+
+def read_long_csv(path: str | os.PathLike[str], names: ColumnNames) -> Any:
+    """Reads a CSV whose rows are points of several series.
+
+    Args:
+      path: the file, as `read_csv` takes it.
+      names: which columns are which, where their names do not say.
+
+    Returns:
+      a pandas DataFrame of all columns: those that hold values as float64, times as such where
+      they are not numbers, and anything else as text, None where missing.
+
+    Raises:
+      DataError: as `read_csv`, or the columns cannot be understood.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    lines: list[int] = []
+    with _rows_of(path) as (header, rows):
+        first = next(rows, None)
+        if first is None:
+            raise DataError(f"{path} has a header line but no rows")
+        layout = _long_layout(header, first[1], path, names)
+        columns: dict[str, list[Any]] = {name: [] for name in header}
+        rows = itertools.chain([first], rows)
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            numbers, cells = zip(*chunk, strict=True)
+            lines += numbers
+            for name, column in zip(header, zip(*cells, strict=True), strict=True):
+                if name in layout.targets:
+                    columns[name] += _numbers(column, numbers, path, name).tolist()
+                elif name in (layout.id, layout.timestamp):
+                    columns[name] += (cell.strip() for cell in column)
+    data: dict[str, Any] = {name: columns[name] or None for name in header}
+    ids = (None if cell.lower() in MISSING else cell for cell in columns[str(layout.id)])
+    data[str(layout.id)] = pd.Series(list(ids), dtype=object)
+    if layout.timestamp is not None:
+        data[layout.timestamp] = _long_times(columns[layout.timestamp], lines, path, layout)
+    return pd.DataFrame(data, index=range(len(lines)))
+
+
+def _long_layout(
+    header: Sequence[str], cells: Sequence[str], path: Path, names: ColumnNames
+) -> Layout:
+    """The layout of a CSV by its header and first row: numbers are where they are looked for."""
+    kinds: dict[str, Kind] = {
+        name: "time" if _DATE.match(cell) and not _is_number(cell) else "text"
+        for name, cell in zip(header, cells, strict=True)
+    }
+    kinds.update(dict.fromkeys({*names.targets, *TARGET_NAMES} & {*header}, "number"))
+    return find_layout(str(path), kinds, names)
+
+
+def _long_times(
+    cells: Sequence[str], lines: Sequence[int], path: Path, layout: Layout
+) -> Shaped[np.ndarray, " T"]:
+    name = str(layout.timestamp)
+    if all(_is_number(cell) for cell in cells):
+        return _numbers(cells, lines, path, name)
+    return parse_dates(cells, lambda row: f"{path} column {name!r}: line {lines[row]}")

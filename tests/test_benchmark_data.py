@@ -1,0 +1,38 @@
+"""The benchmarks of the data run, and their rows are what they say; nothing is about times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def data_rows(name: str, path: Path, *flags: str) -> dict[str, dict]:
+    """The rows of a benchmark by name, after checking each one's fields."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *flags, "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())
+    for row in rows:
+        assert list(row) == ["name", "value", "unit", "reference", "ratio"]
+        assert (row["reference"] is None) == (row["ratio"] is None), row
+    assert len({(row["name"], row["reference"]) for row in rows}) == len(rows)
+    return {row["name"]: row for row in rows}
+
+
+def test_folder_index(tmp_path):
+    flags = ("--sequences", "20000", "--folder", str(tmp_path / "kept"))
+    rows = data_rows("folder_index", tmp_path / "rows.json", *flags)
+    for kind in ("make", "open", "open not cached"):
+        row = rows[f"{kind} 20000"]
+        assert (row["unit"], row["reference"]) == ("s", "json.load")
+        assert row["ratio"] == pytest.approx(
+            row["value"] / rows["json.load 20000, by 50000"]["value"]
+        )
+    kept = {path.name: path.stat().st_size / 1e6 for path in (tmp_path / "kept").iterdir()}
+    assert kept.keys() == {"meta.json", "meta.index", "data-1-of-1.bin"}
+    for name in ("meta.json", "meta.index"):
+        assert rows[f"{name} 20000"]["value"] == kept[name]

@@ -1,0 +1,256 @@
+"""One part of cleaning a tree: some series are read, cleaned, and written to a folder.
+
+What the processes of `timemoe_jax.data.clean_folder` do, each a task at a time.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from timemoe_jax.data.cleaning import REASONS, clean
+from timemoe_jax.data.folder_index import open_index
+from timemoe_jax.data.folder_meta import DTYPES
+from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.sources import open_file
+from timemoe_jax.data.time_moe_folder import write_time_moe_folder
+from timemoe_jax.errors import DataError
+
+RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
+PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What became of some series.
+
+    Attributes:
+      sequences: how many there were.
+      points: of them; each is kept or dropped.
+      pieces: how many series were written.
+      kept: points of these.
+      dropped: points by reason; see `cleaning.REASONS`.
+      ignored_columns: columns of tables that are neither values nor ids nor times.
+    """
+
+    sequences: int = 0
+    points: int = 0
+    pieces: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    ignored_columns: tuple[str, ...] = ()
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.sequences + other.sequences,
+            self.points + other.points,
+            self.pieces + other.pieces,
+            self.kept + other.kept,
+            {reason: self.dropped[reason] + other.dropped[reason] for reason in REASONS},
+            tuple(dict.fromkeys((*self.ignored_columns, *other.ignored_columns))),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Some consecutive series of one source.
+
+    Attributes:
+      path: of the source, a file or a folder.
+      folder: what is kept is written there, as a Time-300B folder with `RESULT` and `PIECES`.
+      first: the first of the series.
+      stop: the one after the last.
+      points: of all of them.
+    """
+
+    path: str
+    folder: Path
+    first: int
+    stop: int
+    points: int
+
+
+class StoredSeries(NamedTuple):
+    """A series as it is stored, its zero, and what meta.json says about it beside its place."""
+
+    values: Float[np.ndarray, " T"]
+    zero: float
+    entry: dict[str, Any]
+
+
+class StoredFolder:
+    """The series of a Time-300B folder, scaled and shifted as they are stored.
+
+    Attributes:
+      lengths: points of each.
+      frequency: of those that have none of their own.
+      dtype: the narrowest of float16, float32 and float64 that holds every stored value.
+
+    Args:
+      folder: holds meta.json and the files that it names.
+
+    Raises:
+      DataError: a file is missing, damaged, or at odds with meta.json.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._index = open_index(folder / "meta.json")
+        layout = self._index.layout
+        self._files = list(layout.files)
+        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64)
+        self._stored = layout.dtype
+        self._raw = np.dtype(DTYPES[layout.dtype])
+        self.lengths: Int[np.ndarray, " num_sequences"] = self._index.lengths
+        self.frequency = layout.frequency
+        kind = np.dtype("float32") if layout.dtype == "bfloat16" else self._raw
+        wide_enough = (t for t in ("float16", "float32") if np.can_cast(kind, t))
+        self.dtype = next(wide_enough, "float64")
+
+    def __getitem__(self, i: int) -> StoredSeries:
+        offset, mean, std = self._index.entry(i)
+        raw = self._read(offset, offset + int(self.lengths[i]))
+        if self._stored == "bfloat16":
+            # The upper half of a float32.
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
+        frequency = self._index.frequency(i)
+        if frequency != self.frequency:
+            entry["freq"] = frequency
+        zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
+        return StoredSeries(raw.astype(self.dtype, copy=False), zero, entry)
+
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        parts = [np.zeros(0, self._raw)]
+        while begin < end:
+            file = int(np.searchsorted(self._starts, begin, side="right")) - 1
+            upto = min(end, int(self._starts[file + 1]))
+            path, at = self._folder / self._files[file], begin - int(self._starts[file])
+            try:
+                parts.append(
+                    np.fromfile(path, self._raw, upto - begin, offset=at * self._raw.itemsize)
+                )
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from None
+            if len(parts[-1]) < upto - begin:
+                raise DataError(f"{path} has become shorter since it was opened")
+            begin = upto
+        return parts[-1] if len(parts) == 2 else np.concatenate(parts)
+
+    def _nearest(self, value: float) -> float:
+        """The stored value that comes nearest; NaN if the value is beyond all of them."""
+        if self._raw.kind == "i":
+            return float(np.rint(value))
+        kind = ml_dtypes.bfloat16 if self._stored == "bfloat16" else self._raw.type
+        with np.errstate(over="ignore"):
+            nearest = float(kind(value))
+        return nearest if math.isfinite(nearest) else math.nan
+
+
+# A process keeps its last source open: opening a large one takes longer than a task.
+@functools.lru_cache(maxsize=1)
+def open_stored(path: str) -> StoredFolder | SequenceSource:
+    """Opens a Time-300B folder as it is stored, and any other source as it is."""
+    folder = Path(path)
+    return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
+
+
+def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
+    """Whether a series can be read alone at little cost."""
+    if isinstance(source, StoredFolder):
+        return True
+    # One that goes through itself in a way of its own does so because it cannot.
+    return type(source).__iter__ is SequenceSource.__iter__
+
+
+def start_process() -> None:
+    """Makes a process end with the one that started it, however that ends."""
+    # Ctrl-C is for the one that started it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def clean_task(task: Task) -> int:
+    """Cleans the series of a task, and writes its folder, which is there as a whole or not at all.
+
+    Returns:
+      how many points were looked at.
+
+    Raises:
+      DataError: a series cannot be read.
+    """
+    source = open_stored(task.path)
+    temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
+    dtype = source.dtype if isinstance(source, StoredFolder) else "float32"
+    try:
+        _write(task, source, temporary, dtype)
+    except _NeedsFloat64:
+        _write(task, source, temporary, "float64")
+    os.replace(temporary, task.folder)
+    return task.points
+
+
+class _NeedsFloat64(Exception):  # noqa: N818
+    """A series is wider than the float32 that were written so far."""
+
+
+def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tally = Tally()
+
+    def kept(lines: TextIO) -> Iterator[Float[np.ndarray, " _"]]:
+        nonlocal tally
+        for values, zero, entry in _series(task, source):
+            if values.dtype.itemsize > np.dtype(dtype).itemsize:
+                raise _NeedsFloat64
+            cleaned = clean(values, zero)
+            tally += Tally(1, len(values), len(cleaned.pieces), cleaned.kept, cleaned.dropped)
+            text = "".join(f", {json.dumps(key)}: {json.dumps(entry[key])}" for key in entry)
+            for start, stop in cleaned.pieces.tolist():
+                lines.write(f"{stop - start}\t{text}\n")
+                yield values[start:stop]
+
+    with open(folder / PIECES, "w") as lines:
+        write_time_moe_folder(folder, kept(lines), dtype=dtype)
+    sizes = [file.stat().st_size for file in data_files(folder)]
+    points = [size // np.dtype(dtype).itemsize for size in sizes]
+    result = {"tally": dataclasses.asdict(tally), "dtype": dtype, "points": points}
+    (folder / RESULT).write_text(json.dumps(result))
+
+
+def data_files(folder: Path, count: int | None = None) -> list[Path]:
+    """The data files of a Time-300B folder in order; `count` of them, or as many as there are."""
+    count = len(list(folder.glob("data-*.bin"))) if count is None else count
+    return [folder / f"data-{k}-of-{count}.bin" for k in range(1, count + 1)]
+
+
+def _series(task: Task, source: StoredFolder | SequenceSource) -> Iterator[StoredSeries]:
+    if isinstance(source, StoredFolder):
+        for i in range(task.first, task.stop):
+            yield source[i]
+    elif task.stop - task.first == len(source):
+        for values in source:
+            yield StoredSeries(values, 0.0, {})
+    else:
+        for i in range(task.first, task.stop):
+            yield StoredSeries(source[i], 0.0, {})

@@ -1,0 +1,414 @@
+"""The meta.json of a Time-300B folder, read a part at a time.
+
+One such file can place 48 million sequences in gigabytes of text. Its `scales` are taken some
+thousand at a time, so that memory does not grow with the file; everything else in it is small.
+"""
+
+import codecs
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from timemoe_jax.errors import DataError
+
+# How numbers lie in the data files, by the name that meta.json gives it.
+DTYPES = {
+    "float16": "<f2",
+    "float32": "<f4",
+    "float64": "<f8",
+    "bfloat16": "<u2",
+    "int8": "<i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+}
+
+_KINDS = {"num_sequences": int, "dtype": str, "files": dict, "scales": list}
+_FREQUENCY = ("freq", "frequency")
+# Offset + length fits into 64 bits.
+_MOST_POINTS = 1 << 62
+
+# Characters read at a time, and the most of one value other than `scales`.
+_BLOCK = 1 << 22
+_LARGEST = 1 << 26
+# What the decoder is given beyond its position at first, and how near the end of the text a value
+# may end or fail without the text having been cut within it.
+_AHEAD = 1 << 12
+_MARGIN = 16
+
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+class Columns(NamedTuple):
+    """Some of the sequences that meta.json lists, one after the other.
+
+    Attributes:
+      offsets: first points, counted over all files [n].
+      lengths: points [n].
+      means: what is added to the stored values [n]; NaN where they are stored as they were.
+      stds: what the stored values are multiplied by [n]; NaN likewise.
+      frequencies: sampling frequencies as text, None where it says none.
+    """
+
+    offsets: Int64[np.ndarray, " n"]
+    lengths: Int64[np.ndarray, " n"]
+    means: Float64[np.ndarray, " n"]
+    stds: Float64[np.ndarray, " n"]
+    frequencies: list[str | None]
+
+
+class Layout(NamedTuple):
+    """What meta.json says about a folder as a whole.
+
+    Attributes:
+      dtype: of the data files, a key of `DTYPES`.
+      files: the points of each data file, in order.
+      frequency: the sampling frequency of sequences that have none of their own.
+    """
+
+    dtype: str
+    files: dict[str, int]
+    frequency: str | None
+
+
+class FolderMeta:
+    """A meta.json that is being read.
+
+    Args:
+      path: the file, which the messages name; the data files lie beside it.
+      stream: the open file.
+    """
+
+    def __init__(self, path: Path, stream: BinaryIO):
+        self._path = path
+        self._text = _Text(path, stream)
+        self._found: dict[str, Any] = {}
+
+    def columns(self) -> Iterator[Columns]:
+        """Reads the file, and gives out its sequences, some at a time.
+
+        Raises:
+          DataError: it is not JSON, or an entry is missing, of another kind, or impossible.
+        """
+        text = self._text
+        if text.peek() not in ("{", ""):
+            kind = type(text.value("its content")).__name__
+            raise DataError(f"{self._path} must hold a JSON object, not a {kind}")
+        text.take("{")
+        mark = text.take("}") if text.peek() == "}" else ","
+        while mark == ",":
+            key = self._key()
+            if key == "scales" and text.peek() == "[":
+                self._look_early()
+                self._found[key] = 0
+                for entries in text.elements("scales"):
+                    yield _columns(self._path, entries, self._found[key])
+                    self._found[key] += len(entries)
+            else:
+                value = text.value(f"entry {key[:40]!r}")
+                self._check_kind(key, value)
+                self._found[key] = value if key in (*_KINDS, *_FREQUENCY) else None
+            mark = text.take(",}")
+        if text.peek():
+            raise text.error("nothing may follow the object")
+
+    def _key(self) -> str:
+        if self._text.peek() != '"':
+            raise self._text.error("expected the name of an entry in double quotes")
+        key = self._text.value("a name")
+        if key in self._found:
+            raise self._text.error(f"there is a second entry {key[:40]!r}")
+        self._text.take(":")
+        return key
+
+    def _check_kind(self, key: str, value: Any) -> None:
+        kind = _KINDS.get(key, object)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise DataError(
+                f"{self._path}: {key} must be of type {kind.__name__}, not {type(value).__name__}"
+            )
+
+    def _look_early(self) -> None:
+        """Where the files are listed first, one that is missing is said before a long reading."""
+        if {"dtype", "files"} <= self._found.keys():
+            check_files(self._path, self._found["dtype"], self._found["files"])
+
+    def layout(self) -> Layout:
+        """What the whole file says, once `columns` has come to its end.
+
+        Raises:
+          DataError: an entry is missing, contradicts another, or does not fit the data files.
+        """
+        found = self._found
+        for key in _KINDS:
+            if key not in found:
+                raise DataError(f"{self._path} has no entry {key!r}")
+        if found["num_sequences"] != found["scales"]:
+            raise DataError(
+                f"{self._path}: num_sequences is {_short(found['num_sequences'])}, but scales has "
+                f"{found['scales']} entries; they must be equal"
+            )
+        files = check_files(self._path, found["dtype"], found["files"])
+        return Layout(found["dtype"], files, _frequency(f"{self._path}", found))
+
+
+def check_files(path: Path, dtype: str, files: dict[str, Any]) -> dict[str, int]:
+    """Compares the data files on disk with what meta.json says about them.
+
+    Args:
+      path: of meta.json; the data files lie beside it.
+      dtype: of the data files.
+      files: the points of each.
+
+    Returns:
+      the same, in the order of the number in the name.
+
+    Raises:
+      DataError: the dtype is unknown, or a file is missing or of another size.
+    """
+    if dtype not in DTYPES:
+        raise DataError(f"{path}: dtype is {_short(dtype)}; it must be one of {', '.join(DTYPES)}")
+    itemsize = np.dtype(DTYPES[dtype]).itemsize
+    numbers = {name: _file_number(path, name) for name in files}
+    names = sorted(files, key=numbers.__getitem__)
+    for before, name in itertools.pairwise(names):
+        if numbers[before] == numbers[name]:
+            raise DataError(
+                f"{path}: files {before!r} and {name!r} have the same number, but numbers say "
+                "which comes first"
+            )
+    for name in names:
+        _check_file(path, name, files[name], itemsize)
+    return {name: files[name] for name in names}
+
+
+def _file_number(path: Path, name: str) -> int:
+    parts = name.split("-")
+    # More than 255 characters are no name of a file.
+    fits = len(name) <= 255 and Path(name).name == name
+    if not fits or len(parts) < 2 or not parts[1].isdecimal():
+        raise DataError(f"{path}: file {_short(name)} must be named like data-1-of-2.bin")
+    return int(parts[1])
+
+
+def _check_file(path: Path, name: str, points: Any, itemsize: int) -> None:
+    if type(points) is not int or points < 0:
+        raise DataError(f"{path}: file {name!r} must have a number of points, not {_short(points)}")
+    try:
+        size = os.path.getsize(path.parent / name)
+    except (OSError, ValueError):
+        raise DataError(f"{path.parent / name} is missing; {path} names it") from None
+    if size != points * itemsize:
+        raise DataError(
+            f"{path.parent / name} has {size} bytes, but {path} gives it {_short(points)} points "
+            f"of {itemsize} bytes each"
+        )
+
+
+def _columns(path: Path, entries: list[Any], first: int) -> Columns:
+    """Turns entries of `scales` into columns; `first` is the number of the first of them."""
+    try:
+        offsets = [entry["offset"] for entry in entries]
+        lengths = [entry["length"] for entry in entries]
+    except (KeyError, TypeError):
+        for i, entry in enumerate(entries, first):
+            if not isinstance(entry, dict) or not {"offset", "length"} <= entry.keys():
+                raise DataError(
+                    f"{path}: scales[{i}] must be an object with offset and length, not "
+                    f"{_short(entry)}"
+                ) from None
+        raise
+    return Columns(
+        _whole_numbers(path, "offset", offsets, first),
+        _whole_numbers(path, "length", lengths, first),
+        *_statistics(path, entries, first),
+        _frequencies(path, entries, first),
+    )
+
+
+def _whole_numbers(path: Path, key: str, values: list[Any], first: int) -> Int64[np.ndarray, " n"]:
+    # Types rather than isinstance: true and false are whole numbers to Python.
+    if set(map(type, values)) != {int} or min(values) < 0 or max(values) > _MOST_POINTS:
+        at, value = next(
+            (k, v)
+            for k, v in enumerate(values, first)
+            if type(v) is not int or not 0 <= v <= _MOST_POINTS
+        )
+        raise DataError(
+            f"{path}: sequence {at} has {key} {_short(value)}; it must be a whole number from 0 "
+            "to the points of the files"
+        )
+    return np.array(values, np.int64)
+
+
+def _statistics(
+    path: Path, entries: list[dict[str, Any]], first: int
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Returns mean and std of each sequence, both NaN for one that is stored as it was."""
+    means: list[Any] = [entry.get("mean") for entry in entries]
+    stds: list[Any] = [entry.get("std") for entry in entries]
+    plain = set(map(type, means)) | set(map(type, stds)) == {float}
+    # All at once where possible, one by one where that may fail.
+    if plain and min(stds) > 0 and np.isfinite(means).all() and np.isfinite(stds).all():
+        return np.array(means), np.array(stds)
+    for i, (mean, std) in enumerate(zip(means, stds, strict=True), first):
+        if not (mean is None and std is None) and not _is_scale(mean, std):
+            raise DataError(
+                f"{path}: sequence {i} has mean {_short(mean)} and std {_short(std)}; they "
+                "must both be finite with std > 0, or both be left out"
+            )
+    return np.array(means, np.float64), np.array(stds, np.float64)
+
+
+def _is_scale(mean: Any, std: Any) -> bool:
+    kinds = type(mean) in (int, float) and type(std) in (int, float)
+    most = sys.float_info.max
+    return kinds and abs(mean) <= most and 0 < std <= most
+
+
+def _frequencies(path: Path, entries: list[dict[str, Any]], first: int) -> list[str | None]:
+    found = [entry.get("freq", entry.get("frequency")) for entry in entries]
+    if set(map(type, found)) != {type(None)}:
+        for i, entry in enumerate(entries, first):
+            _frequency(f"{path}: sequence {i}", entry)
+    return found
+
+
+def _frequency(where: str, entry: dict[str, Any]) -> str | None:
+    value = entry.get("freq", entry.get("frequency"))
+    if value is not None and (not isinstance(value, str) or not value):
+        raise DataError(
+            f"{where} has frequency {_short(value)}; it must be text such as 'H', or be left out"
+        )
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Text:
+    """The JSON of a file from a position on, of which only a part is in memory."""
+
+    def __init__(self, path: Path, stream: BinaryIO):
+        self._path = path
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text = ""
+        self._at = 0
+        self._dropped = 0
+        self._ended = False
+
+    def error(self, message: str, at: int | None = None) -> DataError:
+        """The error that names the file and the place, by default the position."""
+        place = self._dropped + (self._at if at is None else at)
+        return DataError(f"{self._path} is not valid JSON at character {place}: {message}")
+
+    def peek(self) -> str:
+        """The next character that is not blank, without taking it; "" at the end."""
+        while True:
+            match = _WHITESPACE.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._ahead(1)
+
+    def take(self, marks: str) -> str:
+        """Takes the next character, which must be one of `marks`."""
+        mark = self.peek()
+        if not mark or mark not in marks:
+            raise self.error(f"expected {' or '.join(marks)}, not {mark or 'the end'!r}")
+        self._at += 1
+        return mark
+
+    def value(self, what: str) -> Any:
+        """Takes a value as a whole."""
+        self.peek()
+        size = _AHEAD
+        while True:
+            self._ahead(size)
+            near_end = len(self._text) - _MARGIN
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                cut = error.pos > near_end or error.msg.startswith("Unterminated")
+                if self._ended or not cut:
+                    raise self.error(error.msg, error.pos) from None
+            except (ValueError, RecursionError) as error:
+                raise self.error(f"{what}: {error}") from None
+            else:
+                # A number could go on in what is not yet read.
+                if self._ended or end <= near_end:
+                    self._at = end
+                    return value
+            if size >= _LARGEST:
+                raise self.error(f"{what} is longer than {_LARGEST} characters")
+            size *= 8
+
+    def elements(self, what: str) -> Iterator[list[Any]]:
+        """Takes an array: its elements, some at a time."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        more = True
+        while more:
+            self._ahead(_BLOCK)
+            found = self._objects()
+            if not found:
+                found, more = self._each(what)
+            yield found
+
+    def _objects(self) -> list[Any]:
+        """Takes many elements at once, all objects; none if that is not possible here."""
+        cut = self._text.rfind("},", self._at) + 1
+        if cut == 0:
+            return []
+        # As JSON is read from left to right, a part that is a whole array between brackets was
+        # cut where an element ends, never inside of one.
+        try:
+            found = json.loads(f"[{self._text[self._at : cut]}]")
+        except (ValueError, RecursionError):
+            return []
+        self._at = cut + 1
+        return found
+
+    def _each(self, what: str) -> tuple[list[Any], bool]:
+        """Takes elements one by one as far as the text is in memory; whether there are more."""
+        found: list[Any] = []
+        stop = self._dropped + len(self._text)
+        while True:
+            found.append(self.value(what))
+            if self.take(",]") == "]":
+                return found, False
+            if self._dropped + self._at >= stop:
+                return found, True
+
+    def _ahead(self, size: int) -> None:
+        """Reads until `size` characters lie ahead, or the file ends."""
+        if len(self._text) - self._at >= size or self._ended:
+            return
+        parts, count = [self._text[self._at :]], len(self._text) - self._at
+        while count < size and not self._ended:
+            try:
+                data = self._stream.read(_BLOCK)
+                part = self._decode(data, final=not data)
+            except OSError as error:
+                raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self._path} is not UTF-8 text: {error.reason}") from None
+            self._ended = not data
+            parts.append(part)
+            count += len(part)
+        self._dropped += self._at
+        self._text, self._at = "".join(parts), 0

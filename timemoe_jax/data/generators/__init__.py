@@ -1,0 +1,1 @@
+"""Families of generated series, one per module; `registry` lists them by name."""

@@ -1,0 +1,243 @@
+"""Chaotic systems: Lorenz, Roessler and Mackey-Glass, one coordinate of each observed.
+
+Lorenz (J. Atmos. Sci. 20, 1963) and Roessler (Phys. Lett. A 57, 1976) are both of the form
+s' = c + L s + a xz + b xy with s = (x, y, z), so that one classical Runge-Kutta step advances
+series of either kind together. Mackey-Glass (Science 197, 1977) is a delay equation: over less
+than one delay its production is known, and what remains is linear and solved exactly, many steps
+at once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from timemoe_jax.data.generators.draws import kinds, log_uniform, uniform
+from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
+
+# Runge-Kutta steps between points, and steps before the first point, to reach the attractor.
+SUBSTEPS = 3
+_WARM_UP = 600
+# Nodes per delay of a Mackey-Glass equation, and delays before the first point.
+NODES = 64
+_WARM_UP_DELAYS = 20
+
+
+class Quadratic(NamedTuple):
+    """Coefficients of s' = constant + linear s + xz_term x z + xy_term x y, one set per series."""
+
+    constant: Float64[np.ndarray, "3 count"]
+    linear: Float64[np.ndarray, "3 3 count"]
+    xz_term: Float64[np.ndarray, "3 count"]
+    xy_term: Float64[np.ndarray, "3 count"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chaos(Generator):
+    """Draws one coordinate of chaotic systems, from random states, sampled at random steps.
+
+    Attributes:
+      lorenz_step: range of the time from point to point; a turn of Lorenz' system takes about 0.75.
+      rossler_step: the same; a turn of Roessler's takes about 6.
+      mackey_nodes: range of the time from point to point of Mackey-Glass, in 64ths of the delay.
+      delay: range of the delay of Mackey-Glass; it is chaotic from about 17 on.
+      noise: range of the deviation of observation noise, as a share of the series' own.
+      weights: of the three systems.
+    """
+
+    citation: ClassVar[str] = "Lorenz (1963); Roessler (1976); Mackey and Glass (1977)"
+
+    lorenz_step: Bounds = (0.008, 0.06)
+    rossler_step: Bounds = (0.05, 0.4)
+    mackey_nodes: Bounds = (2, 12)
+    delay: Bounds = (17.0, 40.0)
+    noise: Bounds = (0.0, 0.05)
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        names = ("lorenz", "rossler", "mackey_glass")
+        rows = kinds(rng, dict(zip(names, self.weights, strict=True)), count)
+        values = np.empty((count, length))
+        systems, steps, chosen = [], [], []
+        if "lorenz" in rows:
+            systems.append(lorenz(*lorenz_parameters(rng, rows["lorenz"].size)))
+            steps.append(log_uniform(rng, self.lorenz_step, rows["lorenz"].size))
+            chosen.append(rows["lorenz"])
+        if "rossler" in rows:
+            systems.append(rossler(*rossler_parameters(rng, rows["rossler"].size)))
+            steps.append(log_uniform(rng, self.rossler_step, rows["rossler"].size))
+            chosen.append(rows["rossler"])
+        if systems:
+            joined = Quadratic(
+                *(np.concatenate(parts, axis=-1) for parts in zip(*systems, strict=True))
+            )
+            where = np.concatenate(chosen)
+            start = rng.uniform(0.5, 3.0, (3, where.size))
+            path = integrate(joined, start, np.concatenate(steps), length, _WARM_UP)
+            seen = rng.integers(0, 3, where.size)
+            values[where] = path[:, seen, np.arange(where.size)].T
+        if "mackey_glass" in rows:
+            values[rows["mackey_glass"]] = self._mackey_glass(
+                rng, rows["mackey_glass"].size, length
+            )
+        scale = uniform(rng, self.noise, count, 1) * values.std(axis=1, keepdims=True)
+        return values + scale * rng.standard_normal((count, length))
+
+    def _mackey_glass(
+        self, rng: Rng, count: int, length: int
+    ) -> Float64[np.ndarray, "{count} {length}"]:
+        low, high = (int(bound) for bound in self.mackey_nodes)
+        stride = rng.integers(low, high + 1, count)
+        start = rng.uniform(0.5, 1.3, count)
+        nodes = _WARM_UP_DELAYS * NODES + high * length
+        path = mackey_glass(uniform(rng, self.delay, count), start, nodes)
+        at = _WARM_UP_DELAYS * NODES + stride[:, None] * np.arange(length)
+        return np.take_along_axis(path, at, axis=1)
+
+
+def lorenz_parameters(rng: Rng, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """sigma, rho and beta near the classical 10, 28 and 8/3, where the system is chaotic."""
+    return rng.uniform(9, 11, count), rng.uniform(27, 40, count), rng.uniform(2.4, 2.9, count)
+
+
+def rossler_parameters(rng: Rng, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a, b and c near 0.2, 0.2 and 5.7, where the system is bounded and mostly chaotic."""
+    return rng.uniform(0.17, 0.22, count), rng.uniform(0.15, 0.3, count), rng.uniform(5, 7, count)
+
+
+def lorenz(
+    sigma: Float64[np.ndarray, " count"],
+    rho: Float64[np.ndarray, " count"],
+    beta: Float64[np.ndarray, " count"],
+) -> Quadratic:
+    """x' = sigma (y - x), y' = x (rho - z) - y, z' = xy - beta z."""
+    zero, one = np.zeros_like(sigma), np.ones_like(sigma)
+    return Quadratic(
+        constant=np.stack([zero, zero, zero]),
+        linear=np.stack(
+            [
+                np.stack([-sigma, sigma, zero]),
+                np.stack([rho, -one, zero]),
+                np.stack([zero, zero, -beta]),
+            ]
+        ),
+        xz_term=np.stack([zero, -one, zero]),
+        xy_term=np.stack([zero, zero, one]),
+    )
+
+
+def rossler(
+    a: Float64[np.ndarray, " count"],
+    b: Float64[np.ndarray, " count"],
+    c: Float64[np.ndarray, " count"],
+) -> Quadratic:
+    """x' = -y - z, y' = x + a y, z' = b + z (x - c)."""
+    zero, one = np.zeros_like(a), np.ones_like(a)
+    return Quadratic(
+        constant=np.stack([zero, zero, b]),
+        linear=np.stack(
+            [
+                np.stack([zero, -one, -one]),
+                np.stack([one, a, zero]),
+                np.stack([zero, zero, -c]),
+            ]
+        ),
+        xz_term=np.stack([zero, zero, one]),
+        xy_term=np.stack([zero, zero, zero]),
+    )
+
+
+def integrate(
+    system: Quadratic,
+    state: Float64[np.ndarray, "3 count"],
+    step: Float64[np.ndarray, " count"],
+    length: int,
+    warm_up: int = 0,
+    substeps: int = SUBSTEPS,
+) -> Float64[np.ndarray, "{length} 3 count"]:
+    """Solves from a state by classical Runge-Kutta steps of order four.
+
+    Args:
+      system: of each series.
+      state: at the beginning.
+      step: time from point to point.
+      length: points; the first is the state after the warm-up.
+      warm_up: Runge-Kutta steps before that.
+      substeps: Runge-Kutta steps from point to point.
+    """
+    h, derivative = step / substeps, _derivative(system)
+    path = np.empty((length, *state.shape))
+    for t in range(length):
+        for _ in range(warm_up if t == 0 else substeps):
+            first = derivative(state)
+            second = derivative(state + h / 2 * first)
+            third = derivative(state + h / 2 * second)
+            fourth = derivative(state + h * third)
+            second += third
+            state = state + h / 6 * (first + 2 * second + fourth)
+        path[t] = state
+    return path
+
+
+def _derivative(system: Quadratic) -> Callable[[np.ndarray], np.ndarray]:
+    """The right-hand side, with all its products as one array operation."""
+    # The three linear terms, xz and xy.
+    terms = np.concatenate(
+        [system.linear.swapaxes(0, 1), system.xz_term[None], system.xy_term[None]]
+    )
+    factors = np.empty((5, 1, terms.shape[-1]))
+    products = np.empty_like(terms)
+
+    def derivative(s: np.ndarray) -> np.ndarray:
+        factors[:3, 0] = s
+        np.multiply(s[0], s[2], out=factors[3, 0])
+        np.multiply(s[0], s[1], out=factors[4, 0])
+        np.multiply(terms, factors, out=products)
+        slope = products.sum(axis=0)
+        slope += system.constant
+        return slope
+
+    return derivative
+
+
+def mackey_glass(
+    delay: Float64[np.ndarray, " count"],
+    start: Float64[np.ndarray, " count"],
+    length: int,
+    beta: float = 0.2,
+    gamma: float = 0.1,
+    power: float = 10.0,
+) -> Float64[np.ndarray, "count {length}"]:
+    """Solves x' = beta x(t - delay) / (1 + x(t - delay)^power) - gamma x, from a constant past.
+
+    Over each step the production is integrated by the cubic through four nodes, times the exact
+    decay: an error of order four.
+
+    Args:
+      delay: of each series, in units of time.
+      start: x up to time 0.
+      length: nodes, delay / NODES apart; the first is at time 0.
+      beta: strength of the production.
+      gamma: rate of the decay.
+      power: steepness of the production.
+    """
+    # Steps of one turn: the last needs the production a node further, all of it known.
+    h, turn = delay / NODES, NODES - 1
+    path = np.empty((delay.size, NODES + length + turn))
+    path[:, : NODES + 1] = start[:, None]
+    decay = np.exp(-gamma * h[:, None] * np.arange(1, turn + 1))
+    # The integral of a cubic from its second to its third node, each value decayed on the way.
+    share = np.array((-1.0, 13.0, 13.0, -1.0)) / 24
+    weights = h * share[:, None] * np.exp(-gamma * h * np.array((2.0, 1.0, 0.0, -1.0))[:, None])
+    for at in range(NODES, NODES + length - 1, turn):
+        # What the production at nodes at - 1, at, ..., at + turn + 1 is made from.
+        past = path[:, max(at - 1 - NODES, 0) : at + turn - NODES + 2]
+        if at == NODES:
+            past = np.concatenate([start[:, None], past], axis=1)
+        made = beta * past / (1.0 + past**power)
+        gained = sum(w[:, None] * made[:, j : j + turn] for j, w in enumerate(weights))
+        rising = np.cumsum(gained / decay, axis=1)
+        path[:, at + 1 : at + 1 + turn] = decay * (path[:, at, None] + rising)
+    return path[:, NODES : NODES + length]

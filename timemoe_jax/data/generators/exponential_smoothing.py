@@ -1,0 +1,117 @@
+"""Series of exponential smoothing models in state space form (ETS; Hyndman et al., 2008)."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64
+
+from timemoe_jax.data.generators.draws import log_uniform, uniform
+from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
+
+# A multiplicative season never falls below this share of the level.
+_LEAST_SEASON = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialSmoothing(Generator):
+    """Draws ETS series: errors A or M, trend N, A or damped, season N, A or M.
+
+    Levels start at 1, so that everything else is relative to that.
+
+    Attributes:
+      seasons: in points, one drawn for each series.
+      noise: range of the errors' standard deviation.
+      level: range of the smoothing of the level, alpha.
+      trend: range of the smoothing of the slope, beta as a share of alpha.
+      season: range of the smoothing of the season, gamma as a share of 1 - alpha.
+      slope: standard deviation of the first slope over the whole series.
+      damping: range of the damping of a damped trend, per point.
+      swing: range of the season's standard deviation.
+    """
+
+    citation: ClassVar[str] = "Hyndman et al., Forecasting with Exponential Smoothing (2008)"
+
+    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)
+    noise: Bounds = (0.005, 0.1)
+    level: Bounds = (0.01, 0.5)
+    trend: Bounds = (0.001, 0.05)
+    season: Bounds = (0.001, 0.1)
+    slope: float = 2.0
+    damping: Bounds = (0.9, 0.998)
+    swing: Bounds = (0.05, 0.4)
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        trended, damped = rng.random(count) < 0.6, rng.random(count) < 0.5
+        period = rng.choice(self.seasons, count)
+        ring = self._first_seasons(rng, period)
+        seasonal, times = rng.random(count) < 0.7, rng.random(count) < 0.5
+        # A season that is not there is the neutral element of its kind.
+        ring = np.where(seasonal[:, None], ring, 0.0)
+        ring = np.where(times[:, None], np.maximum(np.exp(ring), _LEAST_SEASON), ring)
+        alpha = log_uniform(rng, self.level, count)
+        smoothing = np.stack(
+            [
+                alpha,
+                trended * alpha * log_uniform(rng, self.trend, count),
+                seasonal * (1 - alpha) * log_uniform(rng, self.season, count),
+            ]
+        )
+        slope = trended * rng.normal(0.0, self.slope / length, count)
+        decay = np.where(damped, uniform(rng, self.damping, count), 1.0)
+        shocks = log_uniform(rng, self.noise, count) * rng.standard_normal((length, count))
+        relative = rng.random(count) < 0.5
+        return simulate(shocks, relative, smoothing, slope, decay, ring, period, times).T
+
+    def _first_seasons(
+        self, rng: Rng, period: Int64[np.ndarray, " count"]
+    ) -> Float64[np.ndarray, "count _"]:
+        """Draws one cycle for each series, of mean 0; what lies beyond its period is not used."""
+        angle = 2 * np.pi * np.arange(max(self.seasons)) / period[:, None]
+        k = np.arange(1, 4)[:, None, None]
+        waves = np.cos(k * angle + rng.uniform(0, 2 * np.pi, (3, period.size, 1)))
+        amplitude = rng.standard_normal((3, period.size, 1)) / k
+        shape = np.sum(amplitude * waves, axis=0)
+        return uniform(rng, self.swing, period.size, 1) * shape
+
+
+def simulate(
+    shocks: Float64[np.ndarray, "length count"],
+    relative: Bool[np.ndarray, " count"],
+    smoothing: Float64[np.ndarray, "3 count"],
+    slope: Float64[np.ndarray, " count"],
+    damping: Float64[np.ndarray, " count"],
+    ring: Float64[np.ndarray, "count P"],
+    period: Int64[np.ndarray, " count"],
+    times: Bool[np.ndarray, " count"],
+) -> Float64[np.ndarray, "length count"]:
+    """Runs the state equations from a level of 1.
+
+    Args:
+      shocks: the errors e.
+      relative: whether a series' errors are shares of its mean, y = mu (1 + e), not added.
+      smoothing: alpha, beta and gamma.
+      slope: the first slope, in units of the level per point.
+      damping: what is left of the slope after a point.
+      ring: the first cycle of each series; P is the longest period.
+      period: of each series, in points.
+      times: whether the season multiplies the level instead of being added.
+    """
+    alpha, beta, gamma = smoothing
+    level, rows = np.ones(len(slope)), np.arange(len(slope))
+    ring, values = ring.copy(), np.empty_like(shocks)
+    for t in range(len(shocks)):
+        season = ring[rows, t % period]
+        slope = damping * slope
+        base = level + slope
+        mean = np.where(times, base * season, base + season)
+        error = shocks[t] * np.where(relative, mean, 1.0)
+        values[t] = mean + error
+        by_level = error / np.where(times, season, 1.0)
+        # Dividing by a level near zero would throw the season off: half of it is the least.
+        by_season = error / np.where(times, np.maximum(np.abs(base), 0.5), 1.0)
+        level = base + alpha * by_level
+        slope = slope + beta * by_level
+        moved = season + gamma * by_season
+        ring[rows, t % period] = np.where(times, np.maximum(moved, _LEAST_SEASON), moved)
+    return values

@@ -1,0 +1,59 @@
+"""Intermittent demand: mostly zeros, and counts of varying size in between (Croston, 1972)."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from timemoe_jax.data.generators.draws import kinds, log_uniform, uniform
+from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
+
+
+@dataclasses.dataclass(frozen=True)
+class Intermittent(Generator):
+    """Draws demand by Croston's model, or zero-inflated negative binomial counts.
+
+    Attributes:
+      occurrence: range of the probability of demand at a point.
+      size: range of the mean of the counts, of Croston's beyond one.
+      dispersion: range of the negative binomial's size parameter: the smaller, the more spread.
+      periods: in points, one drawn for each series, with which occurrence swings.
+      swing: range of that swing, as a share of the occurrence.
+      croston_share: how many series follow Croston's model.
+    """
+
+    citation: ClassVar[str] = "Croston, Operational Research Quarterly 23 (1972); Lambert (1992)"
+
+    occurrence: Bounds = (0.05, 0.5)
+    size: Bounds = (0.5, 30.0)
+    dispersion: Bounds = (0.5, 5.0)
+    periods: tuple[int, ...] = (7, 12, 24, 30, 52, 365)
+    swing: Bounds = (0.0, 0.9)
+    croston_share: float = 0.5
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        period = rng.choice(self.periods, count)[:, None]
+        phase = 2 * np.pi * (np.arange(length) / period + rng.random((count, 1)))
+        wave = 1.0 + uniform(rng, self.swing, count, 1) * np.cos(phase)
+        chance = log_uniform(rng, self.occurrence, count, 1) * wave
+        mean = log_uniform(rng, self.size, count)
+        dispersion = log_uniform(rng, self.dispersion, count)
+        values = np.zeros((count, length))
+        weights = {"croston": self.croston_share, "inflated": 1.0 - self.croston_share}
+        for kind, rows in kinds(rng, weights, count).items():
+            demand = counts(rng, mean[rows], dispersion[rows], length)
+            occurs = rng.random(demand.shape) < chance[rows]
+            values[rows] = occurs * (demand + 1.0 if kind == "croston" else demand)
+        return values
+
+
+def counts(
+    rng: Rng,
+    mean: Float64[np.ndarray, " count"],
+    dispersion: Float64[np.ndarray, " count"],
+    length: int,
+) -> Float64[np.ndarray, "count {length}"]:
+    """Negative binomial counts of given mean and variance mean + mean^2 / dispersion."""
+    success = (dispersion / (dispersion + mean))[:, None]
+    return rng.negative_binomial(dispersion[:, None], success, (mean.size, length)).astype(float)

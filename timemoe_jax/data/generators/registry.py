@@ -1,0 +1,87 @@
+"""The families of generated series by name, and how a choice of them is written."""
+
+import difflib
+import math
+from collections.abc import Mapping
+
+from timemoe_jax.data.generators.arima import Arima
+from timemoe_jax.data.generators.calendar_effects import CalendarEffects
+from timemoe_jax.data.generators.causal_graph import CausalGraph
+from timemoe_jax.data.generators.chaos import Chaos
+from timemoe_jax.data.generators.components import Components
+from timemoe_jax.data.generators.diffusion import Diffusion
+from timemoe_jax.data.generators.events import Events
+from timemoe_jax.data.generators.exponential_smoothing import ExponentialSmoothing
+from timemoe_jax.data.generators.gaussian_process import GaussianProcess
+from timemoe_jax.data.generators.generator import Generator
+from timemoe_jax.data.generators.intermittent import Intermittent
+from timemoe_jax.data.generators.mixup import TSMixup
+from timemoe_jax.data.generators.regimes import Regimes
+from timemoe_jax.data.generators.volatility import Volatility
+from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+FAMILIES: Mapping[str, type[Generator]] = {
+    "gaussian_process": GaussianProcess,
+    "causal_graph": CausalGraph,
+    "arima": Arima,
+    "ets": ExponentialSmoothing,
+    "regimes": Regimes,
+    "calendar": CalendarEffects,
+    "intermittent": Intermittent,
+    "diffusion": Diffusion,
+    "chaos": Chaos,
+    "volatility": Volatility,
+    "events": Events,
+    "components": Components,
+}
+MIXUP = "tsmixup"  # takes part where there are real series to mix
+
+
+def make_generator(name: str, source: SequenceSource | None = None) -> Generator:
+    """Makes a family with its default parameters.
+
+    Args:
+      name: one of FAMILIES, or "tsmixup".
+      source: the real series that tsmixup mixes.
+
+    Raises:
+      DataError: there is no such family, or tsmixup has no source.
+    """
+    if name == MIXUP:
+        if source is None:
+            raise DataError(f"family {MIXUP} mixes real series; give a source of them")
+        return TSMixup(source)
+    if name not in FAMILIES:
+        known = [*FAMILIES, MIXUP]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        raise DataError(f"family {name!r} is unknown{hint} There are {', '.join(known)}")
+    return FAMILIES[name]()
+
+
+def parse_families(text: str) -> dict[str, float]:
+    """Reads a choice of families: `arima,chaos:2`, a weight after a colon, 1 without one.
+
+    Returns:
+      the weight of each family in the order given; of all in FAMILIES, equally, if text is empty.
+
+    Raises:
+      DataError: a family is named twice or with nothing, or a weight is no positive number.
+    """
+    if not text.strip():
+        return dict.fromkeys(FAMILIES, 1.0)
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, number = (piece.strip() for piece in part.partition(":"))
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            weight = math.nan
+        if not name or name in weights or not (math.isfinite(weight) and weight > 0):
+            raise DataError(
+                f"families {text!r}: {part.strip()!r} must be a family, named once, with a "
+                "positive weight after a colon if any, such as arima:2"
+            )
+        weights[name] = weight
+    return weights

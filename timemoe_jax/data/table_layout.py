@@ -1,0 +1,336 @@
+"""Which columns of a table are ids, times and values, and which rows are those of which series.
+
+Three layouts are known. Wide: every numeric column is a series. Long: a row is a point, and a
+column says of which series. List: a row is a series, and a column holds all of its points.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from timemoe_jax.errors import DataError
+
+# unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are in use.
+ID_NAMES = ("unique_id", "item_id", "id")
+TIME_NAMES = ("ds", "timestamp")
+TARGET_NAMES = ("y", "target")
+LIST_NAMES = ("target", "sequence")
+
+Kind = Literal["number", "time", "text", "list", "other"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnNames:
+    """What a caller says of the columns of a table; it wins over what their names suggest.
+
+    Attributes:
+      id: the column that tells series apart.
+      timestamp: the column of times.
+      targets: the columns of values.
+    """
+
+    id: str | None = None
+    timestamp: str | None = None
+    targets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a table holds series.
+
+    Attributes:
+      kind: "wide", "long" or "list".
+      id: the column that tells series apart; None in a wide table.
+      timestamp: the column of times, if there is one.
+      targets: the columns of values.
+      ignored: the columns that are none of these.
+    """
+
+    kind: Literal["wide", "long", "list"]
+    id: str | None
+    timestamp: str | None
+    targets: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
+    """Finds out how a table holds series.
+
+    Args:
+      where: what to call the table in a message.
+      kinds: of each column, in order.
+      names: what the caller says.
+
+    Raises:
+      DataError: a column that was named is not there or is of the wrong kind, or the columns can
+        be understood in more than one way, or in none.
+    """
+    given = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
+    for name in given:
+        if name not in kinds:
+            raise DataError(f"{where} has no column {name!r}; it has {_listed(kinds)}")
+    if len(set(given)) < len(given):
+        raise DataError(
+            f"{where}: the id, timestamp and target columns must differ, but are {_listed(given)}"
+        )
+    if names.id is not None and kinds[names.id] in ("list", "other"):
+        raise DataError(f"{where}: the id column {names.id!r} must hold text or numbers")
+    if names.timestamp is not None and kinds[names.timestamp] in ("list", "other"):
+        raise DataError(f"{where}: the timestamp column {names.timestamp!r} must hold times")
+    id_column = names.id or _one_of(where, kinds, ID_NAMES, "id", names.targets)
+    lists = _list_targets(where, kinds, names)
+    if lists:
+        roles = {id_column, *lists}
+        return Layout("list", id_column, None, lists, _others(kinds, roles))
+    if id_column is not None:
+        return _long(where, kinds, names, id_column)
+    return _wide(where, kinds, names)
+
+
+def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: str) -> Layout:
+    targets = names.targets
+    if not targets:
+        target = _one_of(where, kinds, TARGET_NAMES, "target", (id_column,))
+        if target is None:
+            raise DataError(
+                f"{where} has an id column {id_column!r}, but none is called "
+                f"{' or '.join(TARGET_NAMES)}; name the target column: one of {_listed(kinds)}"
+            )
+        targets = (target,)
+    _check_numbers(where, kinds, targets)
+    timestamp = names.timestamp or _timestamp(where, kinds, (id_column, *targets))
+    return Layout(
+        "long", id_column, timestamp, targets, _others(kinds, {id_column, timestamp, *targets})
+    )
+
+
+def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
+    timestamp = names.timestamp or _timestamp(where, kinds, names.targets)
+    columns = list(kinds)
+    # The dates of a table are often its first column, and text.
+    first = columns[:1]
+    if timestamp is None and not {*first} & {*names.targets}:
+        timestamp = next((name for name in first if kinds[name] == "text"), None)
+    # pandas writes the index of a data frame under such a name.
+    targets = names.targets or tuple(
+        name for name in columns if name != timestamp and not name.startswith("__index_level_")
+    )
+    if not targets:
+        raise DataError(f"{where} has no numeric column, only {_listed(kinds)}; give at least one")
+    _check_numbers(where, kinds, targets)
+    return Layout("wide", None, timestamp, targets, _others(kinds, {timestamp, *targets}))
+
+
+def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> tuple[str, ...]:
+    """The columns of lists that hold the series; empty if the table has another layout."""
+    if names.targets:
+        count = sum(kinds[name] == "list" for name in names.targets)
+        if count not in (0, len(names.targets)):
+            raise DataError(
+                f"{where}: the target columns {_listed(names.targets)} must all hold lists, or "
+                "all hold numbers"
+            )
+        return names.targets if count else ()
+    lists = {name: kind for name, kind in kinds.items() if kind == "list"}
+    target = _one_of(where, lists, LIST_NAMES, "target")
+    if lists and target is None:
+        raise DataError(
+            f"{where} holds lists in {_listed(lists)}, but none is called "
+            f"{' or '.join(LIST_NAMES)}; name the target column"
+        )
+    return () if target is None else (target,)
+
+
+def _timestamp(where: str, kinds: Mapping[str, Kind], taken: Sequence[str]) -> str | None:
+    named = _one_of(where, kinds, TIME_NAMES, "timestamp", taken)
+    if named is not None:
+        return named if kinds[named] not in ("list", "other") else None
+    times = [name for name, kind in kinds.items() if kind == "time" and name not in taken]
+    if len(times) > 1:
+        raise DataError(f"{where} has times in {_listed(times)}; name the timestamp column")
+    return times[0] if times else None
+
+
+def _one_of(
+    where: str,
+    kinds: Mapping[str, Kind],
+    candidates: Sequence[str],
+    role: str,
+    taken: Sequence[str] = (),
+) -> str | None:
+    found = [name for name in candidates if name in kinds and name not in taken]
+    if len(found) > 1:
+        raise DataError(
+            f"{where} has columns {_listed(found)}, each of which could be the {role} column; "
+            "name the one to use"
+        )
+    return found[0] if found else None
+
+
+def _check_numbers(where: str, kinds: Mapping[str, Kind], targets: Sequence[str]) -> None:
+    for name in targets:
+        if kinds[name] != "number":
+            raise DataError(
+                f"{where}: column {name!r} must hold numbers, but its kind is {kinds[name]!r}; "
+                "name the target columns to leave others out"
+            )
+
+
+def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...]:
+    return tuple(name for name in kinds if name not in roles)
+
+
+def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "") if shown else "nothing"
+
+
+class LongPart(NamedTuple):
+    """Some consecutive rows of a long table.
+
+    Attributes:
+      codes: for each row the place of its id in `labels`; -1 where it has none.
+      labels: the ids that occur here.
+      times: integers, floating-point numbers or datetime64, if there is a timestamp column.
+    """
+
+    codes: Int64[np.ndarray, " rows"]
+    labels: Sequence[Any]
+    times: Shaped[np.ndarray, " rows"] | None
+
+
+class LongIndex:
+    """Which rows of a long table are which series, in the order of their times.
+
+    The series are in the order in which they first appear. What is kept is one entry per run of
+    consecutive rows of a series, so next to nothing for a table that is sorted by id.
+
+    Args:
+      where: what to call the table in a message.
+      parts: makes an iterator over all rows; it is asked for a second one where the rows of a
+        series are not in the order of their times.
+
+    Attributes:
+      ids: of each series.
+      lengths: of each series.
+
+    Raises:
+      DataError: a row has no id or no time, or two rows of a series have the same time.
+    """
+
+    def __init__(self, where: str, parts: Callable[[], Iterator[LongPart]]):
+        self._where = where
+        self._codes: dict[Any, int] = {}
+        self._last = np.zeros(0, np.int64)
+        codes, first, count = [], [], []
+        row, sorted_by_time = 0, True
+        for part in parts():
+            at = self._global_codes(part, row)
+            sorted_by_time = sorted_by_time and self._continues(at, self._times(part, row))
+            starts = np.flatnonzero(np.diff(at, prepend=-1))
+            codes.append(at[starts])
+            first.append(starts + row)
+            count.append(np.diff(starts, append=len(at)))
+            row += len(at)
+        if not sorted_by_time:
+            codes, first, count = self._sorted_runs(parts)
+        self._arrange(_joined(codes), _joined(first), _joined(count))
+        self.ids = tuple(str(label) for label in self._codes)
+
+    def _arrange(
+        self,
+        codes: Int64[np.ndarray, " runs"],
+        first: Int64[np.ndarray, " runs"],
+        count: Int64[np.ndarray, " runs"],
+    ) -> None:
+        """Puts the runs of each series together."""
+        order = np.argsort(codes, kind="stable")
+        self._first = first[order]
+        # Points are numbered through all series: run k holds those from the k-th number on.
+        self._points = np.concatenate([np.zeros(1, np.int64), np.cumsum(count[order])])
+        lengths = np.zeros(len(self._codes), np.int64)
+        np.add.at(lengths, codes, count)
+        self.lengths = lengths
+        self._begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+    def rows(self, i: int, start: int, stop: int) -> Int64[np.ndarray, " _"]:
+        """The rows of points `start` to `stop` of series `i`, which may go on into the next."""
+        begin, end = int(self._begins[i]) + start, int(self._begins[i]) + stop
+        if begin >= end:
+            return np.zeros(0, np.int64)
+        a = int(np.searchsorted(self._points, begin, side="right")) - 1
+        b = int(np.searchsorted(self._points, end, side="left"))
+        shift = np.repeat(self._first[a:b] - self._points[a:b], np.diff(self._points[a : b + 1]))
+        return shift[begin - self._points[a] :][: end - begin] + np.arange(begin, end)
+
+    def _global_codes(self, part: LongPart, row: int) -> Int64[np.ndarray, " rows"]:
+        missing = np.flatnonzero(part.codes < 0)
+        if missing.size:
+            raise DataError(f"{self._where}: row {row + missing[0]} has no id; every row needs one")
+        known = self._codes
+        table = [known.setdefault(label, len(known)) for label in part.labels]
+        return np.array(table, np.int64)[part.codes]
+
+    def _times(self, part: LongPart, row: int) -> np.ndarray | None:
+        if part.times is None:
+            return None
+        datetimes = part.times.dtype.kind == "M"
+        missing = np.flatnonzero(np.isnat(part.times) if datetimes else np.isnan(part.times))
+        if missing.size:
+            raise DataError(
+                f"{self._where}: row {row + missing[0]} has no time; every row needs one"
+            )
+        return part.times.view(np.int64) if datetimes else part.times
+
+    def _continues(self, codes: np.ndarray, times: np.ndarray | None) -> bool:
+        """Whether the times of every series go on ascending; remembers the last of each."""
+        if times is None or not len(times):
+            return True
+        order = np.argsort(codes, kind="stable")
+        codes, times = codes[order], times[order]
+        same = codes[1:] == codes[:-1]
+        first = np.flatnonzero(np.concatenate([[True], ~same]))
+        last = np.append(first[1:], len(codes)) - 1
+        before = np.zeros(len(self._codes), times.dtype)
+        before[: len(self._last)] = self._last
+        old = codes[first] < len(self._last)
+        late = times[first][old] <= before[codes[first][old]]
+        before[codes[last]] = times[last]
+        self._last = before
+        return not (np.any(late) or np.any(same & (times[1:] <= times[:-1])))
+
+    def _sorted_runs(
+        self, parts: Callable[[], Iterator[LongPart]]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Runs of a table whose rows are in no order, found by sorting them all."""
+        codes: list[np.ndarray] = []
+        times: list[np.ndarray] = []
+        row = 0
+        for part in parts():
+            codes.append(self._global_codes(part, row))
+            found = self._times(part, row)
+            assert found is not None, "only times can be out of order"
+            times.append(found)
+            row += len(codes[-1])
+        at, when = np.concatenate(codes), np.concatenate(times)
+        order = np.lexsort((when, at))
+        at, when = at[order], when[order]
+        twice = np.flatnonzero((at[1:] == at[:-1]) & (when[1:] == when[:-1]))
+        if twice.size:
+            rows = sorted(order[twice[0] : twice[0] + 2].tolist())
+            label = list(self._codes)[at[twice[0]]]
+            raise DataError(
+                f"{self._where}: rows {rows[0]} and {rows[1]} give the series {str(label)[:40]!r} "
+                "two values at the same time; every time must come once"
+            )
+        # The codes in the order of the series keep a run from joining two of them.
+        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(at) != 0)) + 1
+        starts = np.concatenate([np.zeros(1, np.int64), breaks])
+        return [at[starts]], [order[starts]], [np.diff(starts, append=len(order))]
+
+
+def _joined(parts: list[np.ndarray]) -> Int64[np.ndarray, " _"]:
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)
