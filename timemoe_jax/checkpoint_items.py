@@ -4,12 +4,12 @@ Everything read here is verified: JSON carries a checksum of itself, and the con
 every array. What does not match is a `DamagedError`, which `checkpoint` turns into advice.
 """
 
+import functools
 import json
 import logging
 import os
 import re
 import sys
-import time
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -345,15 +345,9 @@ def _place(value: np.ndarray, sharding: Any) -> Any:
 
 
 def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
-    """An Orbax item; raises `DamagedError`, and nothing else is printed.
-
-    Reads that end after one has failed report to an event loop that is closed by then, and Python
-    would print a traceback of each such attempt.
-    """
+    """An Orbax item; raises `DamagedError`, and nothing else is printed, then or later."""
     ocp = import_orbax()
-    failure, hook, asyncio_log = "", sys.unraisablehook, logging.getLogger("asyncio")
-    sys.unraisablehook = lambda u: None if "loop is closed" in str(u.exc_value) else hook(u)
-    asyncio_log.addFilter(_is_retrieved)
+    _silence_late_reads()
     try:
         # On its own: otherwise Orbax waits here for a process that has failed.
         index, _ = distributed.place()
@@ -362,12 +356,26 @@ def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
             return reader.restore(path, args=ocp.args.StandardRestore(targets))
     except Exception as error:
-        failure = short(error)
-        time.sleep(0.02)  # for reads still going on
-    finally:
-        sys.unraisablehook = hook
-        asyncio_log.removeFilter(_is_retrieved)
-    raise DamagedError(f"{path.name} cannot be read ({failure})")
+        raise DamagedError(f"{path.name} cannot be read ({short(error)})") from None
+
+
+@functools.cache
+def _silence_late_reads() -> None:
+    """Keeps quiet about reads of Orbax that end after one of them has failed.
+
+    They report to an event loop that is closed by then, or are collected with their exception at
+    any time after, and Python prints a traceback of each. The first failure has been raised.
+    """
+    hook = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        of_orbax = code is not None and f"{os.sep}orbax{os.sep}" in code.co_filename
+        if not of_orbax and "loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = report
+    logging.getLogger("asyncio").addFilter(_is_retrieved)
 
 
 def _is_retrieved(record: logging.LogRecord) -> bool:
