@@ -43,7 +43,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = {
         "path": "",
         "length": 4096,
+        "policy": "windows",
+        "packing_bleeds": False,
         "stride": 0,
+        "mixing": "points",
+        "mixing_power": 0.5,
+        "mixing_weights": "",
+        "max_epochs_per_source": 0.0,
         "validation_path": "",
         "validation_fraction": 0.0,
         "synthetic_sequences": 0,

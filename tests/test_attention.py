@@ -25,6 +25,7 @@ from timemoe_jax.nn.attention import (
     attend,
     causal_attention,
     choose,
+    resolve,
     rotary,
 )
 
@@ -59,9 +60,29 @@ def test_grouped_heads_are_repeated_key_value_heads():
     )
 
 
+def segments_of(batch: int, length: int) -> jax.Array:
+    """Of a few points and of more than a chunk; the last is padding."""
+    cuts = jnp.array([1, 2, 40, 41, TILE_CHUNK, 300, 301, length - 9])
+    ids = 1 + jnp.searchsorted(cuts, jnp.arange(length), side="right")
+    shifted = jnp.stack([jnp.roll(ids, 7 * row) if row else ids for row in range(batch)])
+    ordered = jnp.sort(shifted, axis=1)
+    return ordered.at[:, length - 5 :].set(0).astype(jnp.int32)
+
+
+def can_read(mask, segments, batch: int, length: int) -> jax.Array:
+    """Which queries have anything to read, [B, 1, T, 1]."""
+    allowed = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (batch, length, length))
+    if mask is not None:
+        allowed = allowed & mask[:, None]
+    if segments is not None:
+        allowed = allowed & (segments[:, :, None] == segments[:, None])
+    return allowed.any(axis=2)[:, None, :, None]
+
+
+@pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("implementation", FASTER)
-def test_every_implementation_equals_plain(implementation, masked, monkeypatch):
+def test_every_implementation_equals_plain(implementation, masked, segmented, monkeypatch):
     """In value and gradient, at a length that ends within a chunk, with several tiles."""
     length, batch = 600, 4
     assert length > QUERY_CHUNK
@@ -73,17 +94,38 @@ def test_every_implementation_equals_plain(implementation, masked, monkeypatch):
     shapes = (batch, 2, length, 4), (batch, 1, length, 4), (batch, 1, length, 4)
     inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
     mask = jax.random.bernoulli(jax.random.key(3), 0.7, (batch, length)).at[:, 0].set(True)
-    direction = normal(4, *shapes[0])
+    segments = segments_of(batch, length) if segmented else None
+    # A query that may read nothing has a result that means nothing.
+    known = can_read(mask if masked else None, segments, batch, length)
+    direction = normal(4, *shapes[0]) * known
 
     def run(implementation: str):
         def loss(q, k, v):
-            out = causal_attention(q, k, v, mask if masked else None, implementation)
-            return jnp.sum(out * direction), out
+            read = mask if masked else None
+            out = causal_attention(q, k, v, read, implementation, segments)
+            return jnp.sum(out * direction), out * known
 
         return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
 
     for a, b in zip(*map(jax.tree.leaves, (run("plain"), run(implementation))), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_segment_is_read_by_itself_alone(implementation):
+    """What stands before a segment changes nothing in it, not a bit; without segments it does."""
+    length = QUERY_CHUNK + 40
+    q, k, v = normal(0, 1, 2, length, 4), normal(1, 1, 2, length, 4), normal(2, 1, 2, length, 4)
+    segments = jnp.where(jnp.arange(length) < 37, 1, 2)[None]
+    changed = [a.at[:, :, :37].set(50.0) for a in (k, v)]
+    run = jax.jit(lambda k, v, s: causal_attention(q, k, v, None, implementation, s))
+    np.testing.assert_array_equal(
+        run(k, v, segments)[:, :, 37:], run(*changed, segments)[:, :, 37:]
+    )
+    together = run(k, v, jnp.ones_like(segments))
+    assert np.abs(run(k, v, segments) - together)[:, :, 37:].max() > 1e-2
+    alone = causal_attention(*(a[:, :, 37:] for a in (q, k, v)), None, "plain")
+    np.testing.assert_allclose(run(k, v, segments)[:, :, 37:], alone, rtol=0, atol=1e-5)
 
 
 def test_an_unknown_implementation_is_refused():
@@ -123,6 +165,15 @@ def test_the_config_offers_every_implementation():
 )
 def test_what_auto_stands_for(name, platform, dtype, head_dim, length, masked, devices):
     assert choose(platform, jnp.dtype(dtype), head_dim, length, masked, devices) == name
+
+
+def test_with_segments_auto_passes_over_the_kernel_of_a_gpu():
+    chosen = {}
+    for platform in ("gpu", "tpu", "cpu"):
+        chosen[platform] = choose(platform, jnp.dtype("bfloat16"), 64, 512, True, 1, segmented=True)
+    assert chosen == {"gpu": "chunked", "tpu": "splash", "cpu": "tiled"}
+    assert resolve("cudnn", "bfloat16", 64, 512, segmented=True) == "chunked"
+    assert resolve("splash", "bfloat16", 64, 512, segmented=True) == "splash"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +302,17 @@ def test_extend_equals_full_attention(num_kv_heads):
     np.testing.assert_allclose(middle, full[:, 6:9], rtol=0, atol=1e-5)
     np.testing.assert_allclose(last, full[:, 9:], rtol=0, atol=1e-5)
     np.testing.assert_allclose(cache.keys[:, :, :10], kv.keys, rtol=0, atol=1e-5)
+
+
+def test_positions_need_not_begin_anew_with_a_segment():
+    """Rotary scores depend on distances: the second of two series is attended to as if alone."""
+    module = attention(2)
+    x = normal(7, 2, 30, 16)
+    segments = jnp.where(jnp.arange(30) < 11, 3, 7)[None].repeat(2, axis=0)
+    attend_all = jax.jit(lambda x, segments: module(x, None, segments)[0])
+    packed = attend_all(x, segments)
+    for part in (slice(0, 11), slice(11, 30)):
+        np.testing.assert_allclose(packed[:, part], module(x[:, part])[0], rtol=0, atol=1e-5)
 
 
 def test_biases_of_queries_keys_and_values_only():

@@ -17,6 +17,7 @@ from timemoe_jax.nn.attention_kernels import (
     refusal,
 )
 
+CUTS = ([1, 2, 40, 128], [90])  # where segments begin, of two rows
 KERNELS = {"cudnn": attention_kernels.cudnn_attention, "splash": attention_kernels.splash_attention}
 
 
@@ -83,6 +84,34 @@ def test_padding_before_a_series(name, dtype):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("length", "dtype"), [(255, "float32"), (131, "bfloat16")])
+def test_splash_with_segments_equals_plain(length, dtype, masked):
+    """In value and gradient; the first position of each segment is there to be read."""
+    *arrays, direction = inputs(length, 32, 4, 2, dtype)
+    segments = jnp.stack(
+        [jnp.searchsorted(jnp.array(cuts), jnp.arange(length), side="right") for cuts in CUTS]
+    ).astype(jnp.int32)
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (2, length)) | begins
+    mask = mask if masked else None
+
+    def run(name, *arrays):
+        def loss(q, k, v):
+            out = causal_attention(q, k, v, mask, name, segments)
+            return jnp.sum(out * arrays[3], dtype=jnp.float32), out
+
+        gradients, out = jax.grad(loss, (0, 1, 2), has_aux=True)(*arrays[:3])
+        return out, *gradients
+
+    found = jax.jit(run, static_argnums=0)("splash", *arrays, direction)
+    exact = [a.astype(jnp.float32) for a in (*arrays, direction)]
+    expected = jax.jit(run, static_argnums=0)("plain", *exact)
+    for a, b in zip(found, expected, strict=True):
+        error = jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)
+        assert error < (1e-2 if dtype == "bfloat16" else 1e-6)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_large_score_does_not_bring_a_masked_key_back(name):
     q, k, v, _ = inputs(128, 32, 2, 2)
@@ -102,6 +131,19 @@ def lowered(name: str, platform: str, length: int, size: int, dtype: str, masked
 
     traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays[:3])
     return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_splash_with_segments_compiles_to_a_kernel_for_a_tpu(monkeypatch):
+    monkeypatch.setattr(attention_kernels, "current_platform", lambda: "tpu")
+    arrays = inputs(601, 32, 4, 2, "bfloat16")[:3]
+    segments = (jnp.arange(601) >= 90).astype(jnp.int32)[None].repeat(2, axis=0)
+
+    def loss(*arrays):
+        return jnp.sum(KERNELS["splash"](*arrays, None, segments).astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays)
+    program = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert program.count("@tpu_custom_call(") == 3
 
 
 @pytest.mark.parametrize("masked", [False, True])

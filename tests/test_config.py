@@ -16,6 +16,7 @@ from timemoe_jax.config import (
     from_mapping,
     model_config_from_published,
     model_config_to_published,
+    parse_mixing_weights,
 )
 from timemoe_jax.errors import ConfigError, TimeMoeError
 
@@ -48,6 +49,17 @@ def test_an_error_is_both_ours_and_a_value_error():
         LossConfig(huber_delta=0.0)
 
 
+def test_mixing_weights():
+    """Names may hold what a file's name may hold; the last colon parts them from the number."""
+    found = parse_mixing_weights(" energy:1, nature/era5:0.5,web/a:b.npy:2e-1,")
+    assert found == {"energy": 1.0, "nature/era5": 0.5, "web/a:b.npy": 0.2}
+
+
+def test_which_batches_have_segments():
+    fields = ({}, {"policy": "packing"}, {"policy": "packing", "packing_bleeds": True})
+    assert [data_config(**f).segmented for f in fields] == [False, True, False]
+
+
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().hidden_size = 3
@@ -70,7 +82,9 @@ POSITIVE = {
 }
 NOT_NEGATIVE = {
     ModelConfig: ("router_aux_loss_factor",),
-    data_config: ("stride", "synthetic_sequences", "num_threads"),
+    data_config: (
+        *("stride", "synthetic_sequences", "num_threads", "mixing_power", "max_epochs_per_source"),
+    ),
     OptimizerConfig: ("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"),
     TrainConfig: ("eval_every",),
     run_config: ("seed",),
@@ -95,6 +109,7 @@ def test_must_not_be_negative(make, name):
     [
         *((ModelConfig, "dtype"), (ModelConfig, "expert_implementation")),
         *((ModelConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
+        *((data_config, "policy"), (data_config, "mixing")),
         *((EvalConfig, "protocol"), (EvalConfig, "normalize"), (EvalConfig, "dtype")),
     ],
 )
@@ -125,6 +140,17 @@ def test_must_be_one_of_the_choices(make, name):
         ),
         (data_config, {"synthetic_sequences": 3}, ("path ('series')", "(3)", "exclude")),
         (data_config, {"path": ""}, ("path is empty", "synthetic_sequences is 0")),
+        (data_config, {"packing_bleeds": True}, ("packing_bleeds", "'windows'")),
+        (data_config, {"policy": "packing", "stride": 3}, ("stride is 3", "'packing'")),
+        (data_config, {"mixing": "fixed"}, ("'fixed' needs weights", "energy:1")),
+        (data_config, {"mixing_weights": "a:1"}, ("'points'", "'a:1'")),
+        *(
+            (data_config, {"mixing": "fixed", "mixing_weights": text}, ("mixing_weights", named))
+            for text, named in (
+                *(("energy", "'energy'"), (":1", "':1'"), ("a:x", "'a:x'"), ("a:-1", "'a:-1'")),
+                *(("a:nan", "'a:nan'"), ("a:1,a:2", "'a' twice"), ("a:0", "above 0")),
+            )
+        ),
         (OptimizerConfig, {"b1": 1.0}, ("b1", "[0, 1)", "1.0")),
         (OptimizerConfig, {"b2": -0.5}, ("b2", "[0, 1)", "-0.5")),
         (OptimizerConfig, {"end_learning_rate": 0.1}, ("end_learning_rate (0.1)", "(0.001)")),

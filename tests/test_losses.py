@@ -84,6 +84,20 @@ def test_positions_drop_predictions():
     assert {p: float(w) for p, w in weights.items()} == {1: 1.0, 2: 2.0}
 
 
+def test_no_target_crosses_a_segment_by_hand():
+    """Points a a b b: the first aims at a, the second at nothing, the third at b."""
+    segments = jnp.array([[1, 1, 2, 2]])
+    targets, whole = jnp.array([[1.0, 2.0, 3.0]]), jnp.ones((1, 3))
+    found = forecast_losses(PREDICTIONS, targets, whole, delta=2.0, segments=segments)
+    # Head 1: errors 1 and 3. Head 2: an error of 0, then one of -3 at the third, nothing beyond.
+    np.testing.assert_allclose(found[1], (0.5 + 4) / 2)
+    np.testing.assert_allclose(found[2], (0 + 4) / 2)
+    weights = horizon_weights(whole, (1, 2), None, segments)
+    assert {p: float(w) for p, w in weights.items()} == {1: 2.0, 2: 2.0}
+    one = forecast_losses(PREDICTIONS, targets, whole, delta=2.0, segments=jnp.ones_like(segments))
+    assert one == forecast_losses(PREDICTIONS, targets, whole, delta=2.0)
+
+
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30, -7.0])
 def test_targets_that_do_not_count_change_nothing(junk):
     """Neither the value nor the gradient, whatever is stored there."""

@@ -110,6 +110,21 @@ def test_what_is_stored_at_masked_points_does_not_matter(config, series, seed, j
         np.testing.assert_array_equal(before.predictions[p][mask], after.predictions[p][mask])
 
 
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_segment_is_predicted_as_if_it_stood_alone(config, series, remat):
+    """Whatever its number, where it stands, and what stands before it."""
+    config = dataclasses.replace(config, remat=remat)
+    segments = jnp.asarray(np.repeat([[5, 2, 9]], (6, 3, 11), axis=1).repeat(B, axis=0))
+    graph, _ = abstract_model(config)
+    packed = jax.jit(lambda params, *args: nnx.merge(graph, params)(*args))
+    output = packed(params_of(config), jnp.asarray(series), None, segments)
+    for part in (slice(0, 6), slice(6, 9), slice(9, 20)):
+        alone = run(config, series[:, part])
+        for p in config.horizon_lengths:
+            found = output.predictions[p][:, part]
+            np.testing.assert_allclose(found, alone.predictions[p], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("padding", [1, 7])
 def test_left_padding_does_not_matter(config, series, padding):
     """Rotary positions are relative, so that a shift with masked padding changes nothing."""

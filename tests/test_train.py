@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tensorboardX.proto import event_pb2
 
 from timemoe_jax import checkpoint, train
 from timemoe_jax.config import RunConfig, from_mapping
+from timemoe_jax.data.sources import write_time_moe_folder
 from timemoe_jax.errors import CheckpointError
 from timemoe_jax.logs import read_metrics
 
@@ -179,6 +181,47 @@ def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
         assert a.tobytes() == b.tobytes()
 
 
+def _corpus(folder):
+    """Two domains, of one long series and of many short ones."""
+    rng = np.random.default_rng(0)
+    for name, count, length in (("energy/load", 6, 400), ("web/views", 60, 30)):
+        write_time_moe_folder(folder / name, [rng.normal(size=length) for _ in range(count)])
+    return folder
+
+
+@pytest.mark.parametrize("policy", ["windows", "packing"])
+def test_a_mixed_run_is_logged_and_when_killed_ends_with_the_same_bits(policy, tmp_path):
+    fields = {
+        "data__path": _corpus(tmp_path / "corpus"),
+        "data__synthetic_sequences": 0,
+        "data__policy": policy,
+        "data__mixing": "fixed",
+        "data__mixing_weights": "energy:1,web:3",
+        "data__max_epochs_per_source": 100.0,
+        "train__eval_every": 0,
+    }
+    code, out, err = _run(tmp_path / "whole", **fields)
+    assert code == 0, err
+    # Of so few draws whole numbers are shared out.
+    assert re.search(r"mixture: fixed: web 7[45]\.\d\d% \(", out)
+    process = _start(tmp_path / "killed", **fields)
+    # Saving step 80 waits until step 40 is saved.
+    _wait_for_step(tmp_path / "killed", 85, process)
+    process.kill()
+    process.communicate()
+    code, out, err = _run(tmp_path / "killed", **fields)
+    assert code == 0, err
+    assert re.search(r"resuming at step (40|80|120)\b", out)
+    for a, b in zip(*(_parameters(tmp_path / name) for name in ("whole", "killed")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    shares = [[(r["step"], r["share_web"]) for r in log if "loss" in r] for log in logs]
+    assert shares[0] == shares[1]
+    assert len(shares[0]) == 150
+    assert all(abs(r["share_energy"] + r["share_web"] - 1) < 1e-6 for r in logs[0] if "loss" in r)
+    assert abs(np.mean([share for _, share in shares[0]]) - 0.75) < 0.06
+
+
 def test_a_finished_run_stays_as_it_is(uninterrupted):
     workdir = uninterrupted[0]
     before = (workdir / "metrics.jsonl").read_text()
@@ -292,6 +335,11 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
         (["--config.data.synthetic_sequences=0"], "set config.data.path"),
         (["--config.data.synthetic_sequences=0", "--config.data.path=/nowhere"], "/nowhere"),
         (["--config.train.init_from=/nowhere"], "/nowhere"),
+        (
+            ["--config.data.mixing=fixed", "--config.data.mixing_weights=energy:1"],
+            "gives no weight to synthetic/generated",
+        ),
+        (["--config.data.max_epochs_per_source=1e-3"], "lower train.num_steps"),
         (["surplus"], "surplus"),
     ],
 )

@@ -23,6 +23,7 @@ from timemoe_jax.config import (
 )
 from timemoe_jax.nn import moe
 from timemoe_jax.train_step import (
+    batch_arrays,
     compile_train_step,
     create_state,
     learning_rate_schedule,
@@ -220,6 +221,58 @@ def test_nothing_travels_between_host_and_device_in_an_update():
         state, _ = step(state, batch)
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
             step(state, _batch())
+
+
+def _packed_batch(rows=8, length=24):
+    batch = _batch(rows=rows, length=length)
+    cuts = np.random.default_rng(0).integers(1, length, (rows, 3))
+    numbers = 1 + np.sum(np.arange(length + 1) >= np.sort(cuts)[..., None], axis=1)
+    numbers[:, -2:] = 0
+    return {**batch, "mask": numbers > 0, "segments": numbers.astype(np.int32)}
+
+
+def test_a_packed_batch_compiles_and_trains():
+    """With segments where the policy packs, without them where it bleeds or does not pack."""
+    mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+    names = {}
+    for bleeds in (False, True):
+        config = _with("data", policy="packing", packing_bleeds=bleeds)
+        names[bleeds] = set(batch_arrays(config))
+        batch = {name: _packed_batch()[name] for name in names[bleeds]}
+        batch = jax.device_put(batch, partitioning.batch_sharding(mesh))
+        state = create_state(config, mesh=mesh)
+        _, metrics = compile_train_step(config, mesh)(state, batch)
+        assert bool(metrics["finite"])
+    assert names == {False: {"values", "mask", "segments"}, True: {"values", "mask"}}
+    assert set(batch_arrays(CONFIG)) == {"values", "mask"}
+
+
+def test_micro_batches_of_packed_windows_add_up():
+    """The forecast losses of the whole batch, with segments that differ from row to row."""
+    batch = _packed_batch()
+    whole, four = (
+        _step(_with("train", gradient_accumulation=n))(create_state(CONFIG), batch)[1]
+        for n in (1, 4)
+    )
+    for name in ("loss_1", "loss_4"):
+        np.testing.assert_allclose(whole[name], four[name], rtol=1e-5)
+    plain = {name: batch[name] for name in ("values", "mask")}
+    other = _step(CONFIG)(create_state(CONFIG), plain)[1]
+    assert abs(float(other["loss_4"]) - float(whole["loss_4"])) > 1e-4
+
+
+def test_segments_on_a_mesh_change_nothing():
+    """Each device attends within its own rows and heads, and their segments."""
+    batch = _packed_batch()
+    losses = []
+    for sizes, devices in (({}, 1), ({"data": 2, "tensor": 2}, 4)):
+        mesh = partitioning.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
+        config = _with("data", policy="packing")
+        state = create_state(config, mesh=mesh)
+        placed = jax.device_put(batch, partitioning.batch_sharding(mesh))
+        _, metrics = compile_train_step(config, mesh)(state, placed)
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 def test_mixed_precision_trains_as_float32_does():

@@ -15,6 +15,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timemoe_jax.errors import ConfigError
+from timemoe_jax.run_config import (
+    DataConfig,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    ProfileConfig,
+    TrainConfig,
+    parse_mixing_weights,
+    require,
+    require_choice,
+    require_not_negative,
+    require_positive,
+)
+
+__all__ = [
+    "ATTENTION_IMPLEMENTATIONS",
+    "COMPUTE_FIELDS",
+    "DTYPES",
+    "EXPERT_EXCHANGES",
+    "EXPERT_IMPLEMENTATIONS",
+    "NORMALIZATIONS",
+    "PROTOCOLS",
+    "REMAT_POLICIES",
+    "DataConfig",
+    "EvalConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ProfileConfig",
+    "RunConfig",
+    "TrainConfig",
+    "from_mapping",
+    "model_config_from_published",
+    "model_config_to_published",
+    "parse_mixing_weights",
+]
 
 DTYPES = ("float32", "bfloat16")
 EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
@@ -23,28 +60,6 @@ ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "spla
 REMAT_POLICIES = ("none", "full", "products")
 PROTOCOLS = ("complete", "published")
 NORMALIZATIONS = ("none", "instance")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value > 0, f"{name} must be positive, but is {value}")
-
-
-def _require_not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value >= 0, f"{name} must not be negative, but is {value}")
-
-
-def _require_choice(config: Any, name: str, choices: Sequence[str]) -> None:
-    value = getattr(config, name)
-    _require(value in choices, f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,53 +98,53 @@ class ModelConfig:
     attention_implementation: str = "auto"
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self,
             *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
             *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
             *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
             "expert_capacity_factor",
         )
-        _require_not_negative(self, "router_aux_loss_factor")
+        require_not_negative(self, "router_aux_loss_factor")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        _require(
+        require(
             self.hidden_size % heads == 0,
             f"num_attention_heads ({heads}) must divide hidden_size ({self.hidden_size})",
         )
-        _require(
+        require(
             self.head_dim % 2 == 0,
             f"rotary embeddings need an even head size, but hidden_size ({self.hidden_size}) / "
             f"num_attention_heads ({heads}) is {self.head_dim}",
         )
-        _require(
+        require(
             heads % kv_heads == 0,
             f"num_key_value_heads ({kv_heads}) must divide num_attention_heads ({heads})",
         )
-        _require(
+        require(
             self.num_experts_per_tok <= self.num_experts,
             f"num_experts_per_tok ({self.num_experts_per_tok}) must be at most num_experts "
             f"({self.num_experts})",
         )
-        _require(
+        require(
             self.use_dense or self.intermediate_size % self.num_experts_per_tok == 0,
             f"num_experts_per_tok ({self.num_experts_per_tok}) must divide intermediate_size "
             f"({self.intermediate_size}): a routed expert is that much narrower",
         )
-        _require(
+        require(
             not (self.use_dense and self.router_bias),
             "router_bias is True, but use_dense has no router",
         )
         horizons = self.horizon_lengths
         increasing = all(a < b for a, b in zip((0, *horizons), horizons, strict=False))
-        _require(
+        require(
             len(horizons) > 0 and increasing,
             f"horizon_lengths must be positive and increasing, but are {horizons}",
         )
-        _require_choice(self, "dtype", DTYPES)
-        _require_choice(self, "remat", REMAT_POLICIES)
-        _require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
-        _require_choice(self, "expert_exchange", EXPERT_EXCHANGES)
-        _require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+        require_choice(self, "dtype", DTYPES)
+        require_choice(self, "remat", REMAT_POLICIES)
+        require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
+        require_choice(self, "expert_exchange", EXPERT_EXCHANGES)
+        require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
 
     @property
     def head_dim(self) -> int:
@@ -176,14 +191,14 @@ def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConf
       ConfigError: a field holds what this library cannot compute, or a needed one is missing.
     """
     for name, value in _FIXED_PUBLISHED.items():
-        _require(
+        require(
             published.get(name, value) == value,
             f"config.json: {name} is {published.get(name)!r}; only {value!r} can be computed",
         )
     known = {f.name for f in dataclasses.fields(ModelConfig)} - {*_UNPUBLISHED}
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     missing = [name for name in needed if name not in published]
-    _require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
+    require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
     values = {name: value for name, value in published.items() if name in known}
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
     unknown = sorted(set(published) - known - _IGNORED_PUBLISHED)
@@ -196,7 +211,7 @@ def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
     Raises:
       ConfigError: the published implementation does not have such a model.
     """
-    _require(not config.router_bias, "router_bias is True; the published format has no such bias")
+    require(not config.router_bias, "router_bias is True; the published format has no such bias")
     values = dataclasses.asdict(config)
     for name in _UNPUBLISHED:
         del values[name]
@@ -210,175 +225,30 @@ def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The training objective: Huber on every head, plus the balancing loss."""
-
-    huber_delta: float = 2.0
-    # The published code counts padded positions when it balances the experts.
-    balance_counts_padding: bool = False
-    # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
-    router_z_loss_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "huber_delta")
-        _require_not_negative(self, "router_z_loss_factor")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where training series come from, and how they are cut into windows."""
-
-    path: str = ""  # comma-separated files and folders
-    length: int = 512  # points a window feeds to the model
-    stride: int = 0  # distance between windows of a sequence; 0: length
-    validation_path: str = ""
-    validation_fraction: float = 0.0  # of the sequences, held out whole
-    synthetic_sequences: int = 0  # generated series, when path is empty
-    synthetic_length: int = 2048
-    shuffle: bool = True
-    num_threads: int = 2
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "length", "synthetic_length")
-        _require_not_negative(self, "stride", "synthetic_sequences", "num_threads")
-        _require(
-            0 <= self.validation_fraction < 1,
-            f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
-        )
-        _require(
-            not (self.validation_path and self.validation_fraction),
-            f"validation_path ({self.validation_path!r}) and validation_fraction "
-            f"({self.validation_fraction}) exclude each other",
-        )
-        _require(
-            not (self.path and self.synthetic_sequences),
-            f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
-            f"each other",
-        )
-        _require(
-            bool(self.path) or self.synthetic_sequences > 0,
-            "path is empty and synthetic_sequences is 0: there is nothing to train on; "
-            "set config.data.path to files or folders of series",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW, a linear warm-up and a cosine decay to a floor."""
-
-    learning_rate: float = 1e-3
-    end_learning_rate: float = 0.0
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
-    weight_decay_exclude: str = "vectors"
-    clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
-    router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "learning_rate", "eps", "router_bias_rate")
-        _require_not_negative(
-            self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"
-        )
-        for name in ("b1", "b2"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
-        _require(
-            self.end_learning_rate <= self.learning_rate,
-            f"end_learning_rate ({self.end_learning_rate}) must be at most learning_rate "
-            f"({self.learning_rate})",
-        )
-        _require_choice(self, "weight_decay_exclude", ("none", "vectors"))
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long to train, and what to write on the way."""
-
-    num_steps: int = 1000
-    batch_size: int = 64  # windows per update, over all micro-batches
-    gradient_accumulation: int = 1
-    log_every: int = 10
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    eval_every: int = 0  # 0: only at the end
-    eval_batches: int = 16
-    max_nonfinite_in_row: int = 10
-    init_from: str = ""  # a checkpoint whose parameters to start from
-
-    def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            *("num_steps", "batch_size", "gradient_accumulation", "log_every"),
-            *("checkpoint_every", "keep_checkpoints", "eval_batches", "max_nonfinite_in_row"),
-        )
-        _require_not_negative(self, "eval_every")
-        _require(
-            self.batch_size % self.gradient_accumulation == 0,
-            f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
-            f"({self.batch_size})",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """The devices along each axis of the mesh; one of them may be -1: all that are left.
-
-    What is parallel along each axis stands in `partitioning`.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    expert: int = 1
-    tensor: int = 1
-
-    def __post_init__(self) -> None:
-        sizes = dataclasses.asdict(self)
-        for name, size in sizes.items():
-            _require(size > 0 or size == -1, f"{name} must be positive or -1, but is {size}")
-        free = [name for name, size in sizes.items() if size == -1]
-        _require(len(free) <= 1, f"only one axis may be -1, but {' and '.join(free)} are")
-
-
-@dataclasses.dataclass(frozen=True)
-class ProfileConfig:
-    """A window of updates to trace, for TensorBoard or Perfetto."""
-
-    start: int = 10  # updates of this start of the program before the trace
-    num_steps: int = 0  # updates to trace; 0: none
-
-    def __post_init__(self) -> None:
-        _require_not_negative(self, "start", "num_steps")
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything a training run is determined by."""
 
     model: ModelConfig
     data: DataConfig
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    mesh: MeshConfig = MeshConfig()
-    profile: ProfileConfig = ProfileConfig()
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.data.length <= self.model.max_position_embeddings,
             f"data.length ({self.data.length}) exceeds model.max_position_embeddings "
             f"({self.model.max_position_embeddings})",
         )
-        _require(
+        require(
             self.optimizer.warmup_steps < self.train.num_steps,
             f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be less than "
             f"train.num_steps ({self.train.num_steps})",
         )
-        _require_not_negative(self, "seed")
+        require_not_negative(self, "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,18 +268,18 @@ class EvalConfig:
     output_dir: str = "out/eval"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size")
-        _require(len(self.datasets) > 0, "datasets is empty; name at least one")
-        _require(
+        require_positive(self, "batch_size")
+        require(len(self.datasets) > 0, "datasets is empty; name at least one")
+        require(
             len(self.horizons) > 0 and min(self.horizons) > 0,
             f"horizons must be positive, but are {self.horizons}",
         )
         for name in ("context_length", "max_windows"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive, but is {value}")
-        _require_choice(self, "protocol", PROTOCOLS)
-        _require_choice(self, "normalize", NORMALIZATIONS)
-        _require_choice(self, "dtype", ("auto", *DTYPES))
+            require(value is None or value > 0, f"{name} must be positive, but is {value}")
+        require_choice(self, "protocol", PROTOCOLS)
+        require_choice(self, "normalize", NORMALIZATIONS)
+        require_choice(self, "dtype", ("auto", *DTYPES))
 
 
 def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "config") -> Any:
@@ -435,7 +305,8 @@ def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "confi
             raise ConfigError(f"{where} has no field {name!r}; {hint}")
         values[name] = _typed(hints[name], value, f"{where}.{name}")
     for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if name not in values and required:
             raise ConfigError(f"{where} lacks the field {name!r}")
     try:
         return cls(**values)

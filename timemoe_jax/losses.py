@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Num
 
 from timemoe_jax.nn.routing import RouterStatistics
 
@@ -15,7 +15,7 @@ def huber(error: Float[Array, "..."], delta: float) -> Float[Array, "..."]:
     return quadratic * (magnitude - 0.5 * quadratic)
 
 
-def following(values: Float[Array, "B T"], horizon: int) -> Float[Array, "B T P"]:
+def following(values: Num[Array, "B T"], horizon: int) -> Num[Array, "B T P"]:
     """For each position its value and the horizon - 1 after it, zeros past the end."""
     length = values.shape[1]
     padded = jnp.pad(values, ((0, 0), (0, horizon - 1)))
@@ -24,10 +24,16 @@ def following(values: Float[Array, "B T"], horizon: int) -> Float[Array, "B T P"
 
 
 def _counted(
-    mask: Float[Array, "B T"], positions: Float[Array, "B T"] | None, horizon: int
+    mask: Float[Array, "B T"],
+    positions: Float[Array, "B T"] | None,
+    segments: Int[Array, "B T+1"] | None,
+    horizon: int,
 ) -> Float[Array, "B T P"]:
     """1 where the target of a position's step counts."""
     counted = following(mask, horizon)
+    if segments is not None:
+        aimed_at = following(segments[:, 1:], horizon)
+        counted = counted * (aimed_at == segments[:, :-1, None])
     return counted if positions is None else counted * positions[..., None]
 
 
@@ -35,6 +41,7 @@ def horizon_weights(
     mask: Float[Array, "B T"],
     horizon_lengths: tuple[int, ...],
     positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B T+1"] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """How many (position, step) targets of each head count.
 
@@ -42,8 +49,9 @@ def horizon_weights(
       mask: 1 where a target counts, 0 where it is missing or padding.
       horizon_lengths: of the heads.
       positions: 1 where a prediction counts; None counts all.
+      segments: see `forecast_losses`.
     """
-    return {p: jnp.sum(_counted(mask, positions, p)) for p in horizon_lengths}
+    return {p: jnp.sum(_counted(mask, positions, segments, p)) for p in horizon_lengths}
 
 
 def forecast_losses(
@@ -53,6 +61,7 @@ def forecast_losses(
     *,
     delta: float,
     positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B T+1"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
@@ -64,6 +73,8 @@ def forecast_losses(
       delta: where Huber turns linear.
       positions: 1 where a prediction counts, 0 where it was made from a missing point; None
         counts all.
+      segments: of every point of the windows, that is of each position and of the point after the
+        last: a target counts for positions of its own segment. None is one segment.
       weights: what to divide each sum by; by default the targets that this mask counts. A batch
         cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
         to its loss.
@@ -72,10 +83,10 @@ def forecast_losses(
       the loss of each head; 0 for one that has no target at all.
     """
     if weights is None:
-        weights = horizon_weights(mask, tuple(predictions), positions)
+        weights = horizon_weights(mask, tuple(predictions), positions, segments)
     losses = {}
     for p, predicted in predictions.items():
-        counted = _counted(mask, positions, p)
+        counted = _counted(mask, positions, segments, p)
         error = jnp.where(counted > 0, predicted - following(targets, p), 0)
         losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses

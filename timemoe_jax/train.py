@@ -18,10 +18,12 @@ import numpy as np
 from timemoe_jax import checkpoint, distributed, partitioning
 from timemoe_jax.config import COMPUTE_FIELDS, ModelConfig, RunConfig
 from timemoe_jax.data import pipeline
+from timemoe_jax.data.mixing import SourcePart, plan_mixture
+from timemoe_jax.data.packing import PackedIndex, PackedSource
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import open_source
 from timemoe_jax.data.synthetic import SyntheticSource
-from timemoe_jax.data.windows import WindowIndex, WindowSource
+from timemoe_jax.data.windows import WindowIndex, Windows, WindowSource
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.logs import MetricsLog
 from timemoe_jax.models.time_moe import abstract_model, count_parameters
@@ -73,7 +75,7 @@ def run(
     as_json = json.loads(json.dumps(dataclasses.asdict(config)))
     folder = workdir / "checkpoints"
     with checkpoint.Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
-        batches = iter(make_batches(data.train, config, mesh, train=True))
+        batches = iter(make_batches(data.train, config, mesh, True, data.mixture))
         state = _start(config, mesh, saved, batches)
         update = compile_train_step(config, mesh)
         say(_memory(update))
@@ -96,23 +98,37 @@ def run(
 
 def _open_data(config: RunConfig) -> Data:
     data = config.data
+    source: SequenceSource
     if data.path:
-        source = open_source(data.path)
+        source, parts = pipeline.open_parts(data.path)
     else:
         source = SyntheticSource(data.synthetic_sequences, data.synthetic_length, config.seed)
+        parts = [SourcePart("synthetic", "generated", 0, len(source))]
     held_out: SequenceSource | None = None
     if data.validation_path:
         held_out = open_source(data.validation_path)
     elif data.validation_fraction:
         ids = pipeline.split_sequences(len(source), data.validation_fraction, config.seed)
         source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
+        parts = pipeline.subset_parts(parts, ids[0])
+    # Never packed, so that losses can be compared between policies.
     validation = None if held_out is None else _windows(held_out, config)
-    return Data(_windows(source, config), validation)
+    packing = data.policy == "packing"
+    train = _packed(source, parts, config) if packing else _windows(source, config)
+    draws = config.train.num_steps * config.train.batch_size
+    return Data(train, validation, plan_mixture(parts, train.index, data, draws))
 
 
-def _windows(source: SequenceSource, config: RunConfig) -> WindowSource:
+def _windows(source: SequenceSource, config: RunConfig) -> Windows:
     stride = config.data.stride or config.data.length
     return WindowSource(source, WindowIndex(source.lengths, config.data.length, stride))
+
+
+def _packed(source: SequenceSource, parts: Sequence[SourcePart], config: RunConfig) -> Windows:
+    seed = config.seed if config.data.shuffle else None
+    groups = [part.stop - part.first for part in parts]
+    index = PackedIndex(source.lengths, config.data.length, seed, groups)
+    return PackedSource(source, index, config.data.packing_bleeds)
 
 
 def _summary(config: RunConfig, data: Data, mesh: jax.sharding.Mesh) -> str:
@@ -125,6 +141,7 @@ def _summary(config: RunConfig, data: Data, mesh: jax.sharding.Mesh) -> str:
         f"model: {total:,} parameters, {activated:,} activated, {config.model.dtype}",
         f"devices: {device}" + (f", mesh {axes}" if axes else ""),
         f"training data: {train}",
+        f"mixture: {data.mixture}",
     ]
     lines[1:1] = _implementations(config)
     if data.validation is not None:
@@ -136,7 +153,10 @@ def _summary(config: RunConfig, data: Data, mesh: jax.sharding.Mesh) -> str:
 def _implementations(config: RunConfig) -> list[str]:
     """What "auto" stands for here."""
     model, asked = config.model, config.model.attention_implementation
-    chosen = attention.resolve(asked, model.dtype, model.head_dim, config.data.length)
+    segmented = config.data.segmented
+    chosen = attention.resolve(
+        asked, model.dtype, model.head_dim, config.data.length, segmented=segmented
+    )
     lines = [f"attention: {chosen} ({asked})"]
     if not model.use_dense:
         asked = model.expert_implementation
@@ -214,7 +234,10 @@ def _check_same_model(config: RunConfig, saved: checkpoint.Checkpoints) -> None:
             "give another workdir"
         )
     for section in ("model", "loss", "data", "optimizer", "train", "mesh"):
-        for change in _differing(then.get(section, {}), now[section], free=frozenset()):
+        fields = dataclasses.fields(getattr(config, section))
+        before = {field.name: field.default for field in fields} | then.get(section, {})
+        before = json.loads(json.dumps(before))
+        for change in _differing(before, now[section], free=frozenset()):
             say(f"resuming with a changed config: {section} had {change} now")
     if then.get("seed") != now["seed"]:
         say(f"resuming with a changed config: seed was {then.get('seed')}")

@@ -17,17 +17,17 @@ from tqdm import tqdm
 from timemoe_jax import checkpoint, distributed, partitioning
 from timemoe_jax.config import ProfileConfig, RunConfig
 from timemoe_jax.data import pipeline
-from timemoe_jax.data.windows import WindowSource
+from timemoe_jax.data.mixing import Mixture, share_metrics
+from timemoe_jax.data.windows import Windows
 from timemoe_jax.errors import TimeMoeError
 from timemoe_jax.logs import Meter, MetricsLog, progress_bar
 from timemoe_jax.train_step import (
     Batch,
     Metrics,
     TrainState,
+    batch_arrays,
     make_validation,
 )
-
-ARRAYS = ("values", "mask")  # of a batch, what the update sees
 
 
 class TrainingError(TimeMoeError, ArithmeticError):
@@ -35,14 +35,19 @@ class TrainingError(TimeMoeError, ArithmeticError):
 
 
 class Data(NamedTuple):
-    """The windows of a run."""
+    """The windows of a run, and what it draws from where."""
 
-    train: WindowSource
-    validation: WindowSource | None
+    train: Windows
+    validation: Windows | None
+    mixture: Mixture
 
 
 def make_batches(
-    windows: WindowSource, config: RunConfig, mesh: jax.sharding.Mesh, train: bool
+    windows: Windows,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh,
+    train: bool,
+    mixture: Mixture | None = None,
 ) -> Any:
     """The batches of this process: its share of each batch of the run."""
     index, count = partitioning.feeding(mesh)
@@ -55,6 +60,7 @@ def make_batches(
         num_threads=config.data.num_threads,
         process_index=index,
         process_count=count,
+        mixture=mixture,
     )
 
 
@@ -133,6 +139,7 @@ class _Step(NamedTuple):
     step: int
     metrics: Metrics
     sequences: np.ndarray
+    mixed: np.ndarray  # points of each label of the mixture
 
 
 class Loop:
@@ -167,6 +174,7 @@ class Loop:
         self._trace = trace
         self._validation = make_validation(config)
         self._interval: list[dict[str, np.ndarray]] = []
+        self._mixed = np.zeros(len(data.mixture.labels))  # points since the last record
         self._in_row = 0  # updates skipped since the last one that was not
         self._skipped = 0
         self._meter = Meter()
@@ -191,7 +199,8 @@ class Loop:
                 stopping = stop.after(step)
                 # One update behind, so that the device never waits for the host.
                 self._observe(pending, bar)
-                pending = _Step(step, metrics, batch["sequence"])
+                mixed = self._data.mixture.count(batch["sequence"], batch["mask"])
+                pending = _Step(step, metrics, batch["sequence"], mixed)
                 saving = step % train.checkpoint_every == 0
                 validating = train.eval_every > 0 and step % train.eval_every == 0
                 if saving or validating:
@@ -212,7 +221,7 @@ class Loop:
         return state
 
     def _run_update(self, step: int, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        arrays = self._place(batch)
+        arrays = self._place({name: batch[name] for name in batch_arrays(self._config)})
         # All that an update reads is on the device by now: anything else would be a mistake that
         # costs a wait at every step.
         named = jax.profiler.StepTraceAnnotation("update", step_num=step)
@@ -223,7 +232,8 @@ class Loop:
         """A batch on the devices, each process giving its share."""
         sharding = partitioning.batch_sharding(self._mesh)
         return {
-            name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in ARRAYS
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
         }
 
     def _save(self, step: int, state: TrainState, batches: Iterator[Any]) -> None:
@@ -241,6 +251,7 @@ class Loop:
         else:
             self._report_skipped(done, metrics)
         self._interval.append(metrics)
+        self._mixed += done.mixed
         self._meter.add(float(metrics["points"]))
         if self._meter.rate() == 0:
             self._meter.restart()
@@ -275,6 +286,8 @@ class Loop:
         values["learning_rate"] = self._interval[-1]["learning_rate"]
         values["points_per_second"] = np.asarray(self._meter.rate())
         values["skipped_updates"] = np.asarray(self._skipped)
+        points = _over_processes(self._mixed)
+        values.update(share_metrics(self._data.mixture.labels, points))
         self._write(step, values)
         terms = ", ".join(
             f"{name} {float(values[name]):.4f}" for name in ("loss", "balancing_loss")
@@ -285,6 +298,7 @@ class Loop:
             f"{float(values['points_per_second']):,.0f} points/s"
         )
         self._interval.clear()
+        self._mixed[:] = 0
         self._meter.restart()
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
@@ -298,7 +312,8 @@ class Loop:
         sums: dict[str, float] = collections.defaultdict(float)
         dataset = make_batches(self._data.validation, self._config, self._mesh, train=False)
         for batch in itertools.islice(dataset, self._config.train.eval_batches):
-            for name, value in self._validation(state.params, self._place(batch)).items():
+            arrays = self._place({name: batch[name] for name in ("values", "mask")})
+            for name, value in self._validation(state.params, arrays).items():
                 sums[name] += float(value)
         horizons = self._config.model.horizon_lengths
         each = {p: sums[f"sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
@@ -313,3 +328,12 @@ def _finite_mean(values: list[np.ndarray]) -> np.ndarray:
     """The mean over those that are finite throughout; not a number when none is."""
     finite = [value for value in values if np.isfinite(value).all()]
     return np.mean(finite, axis=0) if finite else np.full(values[0].shape, np.nan)
+
+
+def _over_processes(values: np.ndarray) -> np.ndarray:
+    """The sum over all processes; each must call this."""
+    if not distributed.several():
+        return values
+    from jax.experimental import multihost_utils
+
+    return np.sum(multihost_utils.process_allgather(values), axis=0)

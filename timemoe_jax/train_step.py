@@ -17,7 +17,9 @@ from timemoe_jax.config import OptimizerConfig, RunConfig
 from timemoe_jax.models.time_moe import TimeMoeOutput, abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
 
-Batch = Mapping[str, Any]  # "values" [B, T + 1] float32 and "mask" [B, T + 1] bool
+# "values" [B, T + 1] float32, "mask" [B, T + 1] bool and, of packed windows, "segments" [B, T + 1]
+# int32.
+Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
 
 
@@ -67,13 +69,19 @@ def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
+def batch_arrays(config: RunConfig) -> dict[str, Any]:
+    """The arrays of a training batch that an update reads, with their dtypes."""
+    arrays = {"values": jnp.float32, "mask": jnp.bool_}
+    return {**arrays, "segments": jnp.int32} if config.data.segmented else arrays
+
+
 def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The update of `make_train_step`, compiled for a mesh before there is any data."""
     shape = (config.train.batch_size, config.data.length + 1)
     place = partitioning.batch_sharding(mesh)
     batch = {
-        "values": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
-        "mask": jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=place),
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        for name, dtype in batch_arrays(config).items()
     }
     with partitioning.using(mesh):
         return make_train_step(config, mesh).lower(abstract_state(config, mesh), batch).compile()
@@ -134,6 +142,14 @@ def _split(batch: Batch) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Array
     return values[:, :-1], mask[:, :-1], values[:, 1:], mask[:, 1:].astype(jnp.float32)
 
 
+def _weights(config: RunConfig, batch: Batch) -> dict[int, Float[Array, ""]]:
+    """How many targets of each head count in a batch."""
+    _, read, _, counted = _split(batch)
+    positions = read.astype(jnp.float32)
+    segments = batch.get("segments")
+    return losses.horizon_weights(counted, config.model.horizon_lengths, positions, segments)
+
+
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts]]:
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
@@ -151,7 +167,9 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], _Parts]:
         x, read, targets, counted = _split(batch)
-        output = nnx.merge(graph, params)(x, read)
+        segments = batch.get("segments")
+        of_inputs = None if segments is None else segments[:, :-1]
+        output = nnx.merge(graph, params)(x, read, of_inputs)
         positions = read.astype(jnp.float32)
         horizons = losses.forecast_losses(
             output.predictions,
@@ -159,6 +177,7 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts
             counted,
             delta=loss.huber_delta,
             positions=positions,
+            segments=segments,
             weights=weights,
         )
         total = sum(horizons.values(), jnp.zeros(())) / len(horizons)
@@ -273,10 +292,7 @@ def _accumulate(
 ) -> tuple[Float[Array, ""], _Parts, nnx.State]:
     """Loss, its parts and its gradient, added up over the micro-batches of a batch."""
     count = config.train.gradient_accumulation
-    _, read, _, counted = _split(batch)
-    weights = losses.horizon_weights(
-        counted, config.model.horizon_lengths, read.astype(jnp.float32)
-    )
+    weights = _weights(config, batch)
 
     def one(micro: Batch) -> tuple[Float[Array, ""], _Parts, nnx.State]:
         (loss, parts), grads = gradient(params, micro, weights, 1 / count)
@@ -322,8 +338,7 @@ def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
     horizons = config.model.horizon_lengths
 
     def sums(params: nnx.State, batch: Batch) -> Metrics:
-        _, read, _, counted = _split(batch)
-        counts = losses.horizon_weights(counted, horizons, read.astype(jnp.float32))
+        counts = _weights(config, batch)
         ones = {p: jnp.ones(()) for p in horizons}
         _, parts = loss(params, batch, ones)
         totals = {f"sum_{p}": total for p, total in parts.horizons.items()}

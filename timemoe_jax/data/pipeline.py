@@ -2,19 +2,24 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
 from jaxtyping import Float, Int64
 
+from timemoe_jax.data.mixing import MixedWindows, Mixture, SourcePart
 from timemoe_jax.data.sequence_source import SequenceSource
-from timemoe_jax.data.windows import WindowIndex, WindowSource
+from timemoe_jax.data.sources import ConcatSource, find_files, open_file, open_source
+from timemoe_jax.data.windows import Index, Windows
 from timemoe_jax.errors import DataError
 
 
 def make_dataset(
-    window_source: WindowSource,
+    window_source: Windows,
     *,
     batch_size: int,
     seed: int,
@@ -23,6 +28,7 @@ def make_dataset(
     num_threads: int,
     process_index: int = 0,
     process_count: int = 1,
+    mixture: Mixture | None = None,
 ) -> grain.IterDataset:
     """Makes batches of windows, the same ones for the same arguments on any machine.
 
@@ -34,6 +40,9 @@ def make_dataset(
     batch may join two rounds. Without it each window comes once, and rows of mask False and
     sequence -1 fill the last batch: every process makes the same number of batches of one size.
 
+    A mixture whose plan has counts decides what comes how often instead: an epoch is then one of a
+    source, and draws follow one another without end.
+
     Args:
       window_source: the windows.
       batch_size: B, the rows of a batch of this process.
@@ -43,31 +52,40 @@ def make_dataset(
       num_threads: how many batches to prepare at once ahead of use; 0 prepares one on demand.
       process_index: which of the processes this is.
       process_count: how many processes share the windows, none taking what another takes.
+      mixture: the plan of several sources; for `repeat` alone.
 
     Returns:
-      a dataset of {"values": float32 [B, length + 1], "mask": bool [B, length + 1], "sequence":
-      int64 [B]}. Its iterators have get_state, set_state and close.
+      a dataset of the items of the source, B of each along axis 0: {"values": float32
+      [B, length + 1], "mask": bool [B, length + 1], "sequence": int64 [B]} of a `WindowSource`.
+      Its iterators have get_state, set_state and close.
 
     Raises:
       DataError: there is no window, or an argument is out of its range.
     """
     _check(window_source, batch_size, seed, num_threads, process_index, process_count)
-    windows = grain.MapDataset.source(window_source).seed(seed)
-    if shuffle:
-        windows = windows.shuffle()
-    if repeat:
-        windows = windows.repeat()
+    if mixture is not None and mixture.counts is not None and repeat:
+        windows = grain.MapDataset.source(MixedWindows(window_source, mixture, seed, shuffle))
     else:
-        # All processes together take this many windows in a step.
-        windows = grain.MapDataset.source(_Padded(windows, batch_size * process_count))
+        windows = _pool(window_source, seed, shuffle)
+        if repeat:
+            windows = windows.repeat()
+        else:
+            # All processes together take this many windows in a step.
+            windows = grain.MapDataset.source(_Padded(windows, batch_size * process_count))
     windows = windows[process_index::process_count].batch(batch_size, drop_remainder=True)
     # The buffer counts batches: two for each thread keep it busy.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     return windows.to_iter_dataset(options)
 
 
+def _pool(window_source: Windows, seed: int, shuffle: bool) -> grain.MapDataset:
+    """Every window once."""
+    windows = grain.MapDataset.source(window_source).seed(seed)
+    return windows.shuffle() if shuffle else windows
+
+
 def _check(
-    window_source: WindowSource,
+    window_source: Windows,
     batch_size: int,
     seed: int,
     num_threads: int,
@@ -110,9 +128,9 @@ class _Padded:
             return self._windows[i]
         like = self._windows[0]
         return {
-            "values": np.zeros_like(like["values"]),
-            "mask": np.zeros_like(like["mask"]),
-            "sequence": np.int64(-1),
+            # [()] makes a number of an array without axes.
+            name: np.full_like(value, -1 if name == "sequence" else 0)[()]
+            for name, value in like.items()
         }
 
 
@@ -142,6 +160,60 @@ class SubsetSource(SequenceSource):
     def name(self, i: int) -> str:
         """What to call series `i` in a message: its name in the source."""
         return self._source.name(int(self._ids[i]))
+
+
+def open_parts(paths: str) -> tuple[SequenceSource, list[SourcePart]]:
+    """Opens files and folders as `open_source` does, and says which series are of which of them.
+
+    The domain of a file or a folder is the name of the folder that it lies in, unless its source
+    has one of its own.
+
+    Args:
+      paths: as for `open_source`.
+
+    Raises:
+      DataError: as `open_source` does.
+    """
+    opened: list[SequenceSource] = []
+    parts: list[SourcePart] = []
+    skipped: list[str] = []
+    # A path may itself hold a comma.
+    names = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
+    for name in filter(None, names):
+        found, passed = find_files(Path(name)) if os.path.exists(name) else ([], [])
+        if not found:
+            open_source(name)  # which says what is wrong with it
+        for file in found:
+            opened.append(open_file(file))
+            first = parts[-1].stop if parts else 0
+            parts.append(_part_of(opened[-1], file, first))
+        skipped.extend(map(str, passed))
+    if len(opened) == 1 and not skipped:
+        return opened[0], parts
+    return ConcatSource(opened, skipped) if opened else open_source(paths), parts
+
+
+def _part_of(source: SequenceSource, file: Path, first: int) -> SourcePart:
+    path = Path(os.path.abspath(file))
+    domain = getattr(source, "domain", None) or path.parent.name
+    name = getattr(source, "source_name", None) or path.name
+    return SourcePart(domain, name, first, first + len(source))
+
+
+def subset_parts(
+    parts: Sequence[SourcePart], ids: Int64[np.ndarray, " num_sequences"]
+) -> list[SourcePart]:
+    """The parts of a `SubsetSource` of a source.
+
+    Args:
+      parts: those of the source.
+      ids: the series that are kept, ascending.
+    """
+    stops = np.searchsorted(ids, [part.stop for part in parts]).tolist()
+    return [
+        dataclasses.replace(part, first=first, stop=stop)
+        for part, first, stop in zip(parts, [0, *stops[:-1]], stops, strict=True)
+    ]
 
 
 def split_sequences(
@@ -211,7 +283,7 @@ class DatasetSummary:
         )
 
 
-def describe(source: SequenceSource, index: WindowIndex, batch_size: int) -> DatasetSummary:
+def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSummary:
     """Counts what a source gives, and what it does not, at a window length and batch size.
 
     Args:

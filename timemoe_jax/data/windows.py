@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -14,6 +14,61 @@ from timemoe_jax.errors import DataError
 # (24 bytes each).
 _CHUNK_POINTS = 1 << 22
 _CACHE_SLOTS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """What some neighbouring series of an index come to.
+
+    Attributes:
+      first: their first window.
+      stop: the window after their last.
+      points: the points in their windows, one in two windows twice, padding not.
+    """
+
+    first: int
+    stop: int
+    points: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+class Index(Protocol):
+    """Where windows of `length + 1` points lie.
+
+    Attributes:
+      length: the number of inputs of a window.
+      num_sequences: how many series it was made for.
+      skipped_sequences: how many series have fewer than two points.
+      uncovered_points: how many points are in no window, those of skipped series among them.
+      padded_points: how many points of the windows are none of a series.
+    """
+
+    length: int
+    num_sequences: int
+    skipped_sequences: int
+    uncovered_points: int
+    padded_points: int
+
+    def __len__(self) -> int: ...
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """What series `first` to `stop` come to, neighbours that share no window with others."""
+
+
+class Windows(Protocol):
+    """Random access to windows: dictionaries of arrays, the same shapes for each."""
+
+    source: SequenceSource
+
+    @property
+    def index(self) -> Index:
+        """Where they lie."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]: ...
 
 
 class WindowIndex:
@@ -48,6 +103,7 @@ class WindowIndex:
                 f"window length {self.length} and stride {self.stride} must both be at least 1"
             )
         self.num_sequences = len(lengths)
+        self._lengths = lengths
         size = length + 1
         later = np.maximum(lengths - size, 0) // self.stride
         counts = np.where(lengths >= 2, 1 + later, 0)
@@ -57,10 +113,24 @@ class WindowIndex:
         covered = np.minimum(spanned, lengths)
         self.skipped_sequences = int(np.count_nonzero(lengths < 2))
         self.uncovered_points = int(np.sum(lengths - covered))
-        self.padded_points = int(np.sum(np.where(counts > 0, np.maximum(size - lengths, 0), 0)))
+        self.padded_points = self._padding(0, len(lengths))
+
+    def _padding(self, first: int, stop: int) -> int:
+        lengths = self._lengths[first:stop]
+        missing = np.maximum(self.length + 1 - lengths, 0)
+        return int(np.sum(np.where(lengths >= 2, missing, 0)))
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if self._ends.size else 0
+        return self._windows_before(self.num_sequences)
+
+    def _windows_before(self, sequence: int) -> int:
+        return int(self._ends[sequence - 1]) if sequence else 0
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """What series `first` to `stop` come to."""
+        begin, end = self._windows_before(first), self._windows_before(stop)
+        points = (end - begin) * (self.length + 1) - self._padding(first, stop)
+        return Extent(begin, end, points)
 
     def locate(self, i: SupportsIndex) -> tuple[int, int]:
         """Finds window `i`: the number of its series, and its first point there.
@@ -72,8 +142,7 @@ class WindowIndex:
         if not 0 <= i < len(self):
             raise IndexError(f"window {i} asked of {len(self)}")
         sequence = int(np.searchsorted(self._ends, i, side="right"))
-        before = int(self._ends[sequence - 1]) if sequence else 0
-        return sequence, (i - before) * self.stride
+        return sequence, (i - self._windows_before(sequence)) * self.stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,31 +194,15 @@ def _merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(count, float(mean), float(np.hypot(within, between)))
 
 
-class WindowSource:
-    """Random access to windows, each z-scored by the statistics of its whole series.
-
-    Item i is {"values": float32 [length + 1], "mask": bool [length + 1], "sequence": int64}: the
-    mask is True where a value was observed, and values are 0 elsewhere, that is where one is
-    missing, not finite, or beyond the end. A series whose standard deviation is 0 is only
-    centred. A series with fewer than two finite values has a mask of False throughout, so that it
-    never contributes.
+class Standardised:
+    """Parts of series, each z-scored by the statistics of its whole series, which are kept.
 
     Args:
       source: the series.
-      index: made of `source.lengths`.
-
-    Raises:
-      DataError: the index was made for another number of series.
     """
 
-    def __init__(self, source: SequenceSource, index: WindowIndex):
-        if index.num_sequences != len(source):
-            raise DataError(
-                f"the index was made for {index.num_sequences} series, but the source has "
-                f"{len(source)}; make it of source.lengths"
-            )
+    def __init__(self, source: SequenceSource):
         self.source = source
-        self.index = index
         self._make_cache()
 
     def _make_cache(self) -> None:
@@ -161,26 +214,28 @@ class WindowSource:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "index": self.index}
+        return {"source": self.source}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.source, self.index = state["source"], state["index"]
+        self.source = state["source"]
         self._make_cache()
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def read(
+        self, sequence: int, start: int, stop: int
+    ) -> tuple[Float32[np.ndarray, " _"], Bool[np.ndarray, " _"]]:
+        """Reads a part of a series, as `standardise` gives it out.
 
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        sequence, start = self.index.locate(i)
-        raw, mean, std = self._window(sequence, start)
-        values = np.zeros(self.index.length + 1, np.float32)
-        mask = np.zeros(self.index.length + 1, bool)
-        values[: len(raw)], mask[: len(raw)] = standardise(raw, mean, std)
-        return {"values": values, "mask": mask, "sequence": np.int64(sequence)}
+        Args:
+          sequence: which series.
+          start: the first point.
+          stop: the point after the last; the end of the series when it lies beyond.
+        """
+        return standardise(*self._part(sequence, start, stop))
 
-    def _window(self, sequence: int, start: int) -> tuple[Float[np.ndarray, " _"], float, float]:
-        """Returns the points of a window, with the mean and std of its series."""
-        stop = start + self.index.length + 1
+    def _part(
+        self, sequence: int, start: int, stop: int
+    ) -> tuple[Float[np.ndarray, " _"], float, float]:
+        """Returns the points of a part, with the mean and std of its series."""
         slot = sequence % len(self._owners)
         with self._lock:
             known = self._owners[slot] == sequence
@@ -189,7 +244,7 @@ class WindowSource:
             return self.source.read(sequence, start, stop), float(mean), float(std)
         length = int(self.source.lengths[sequence])
         if length <= _CHUNK_POINTS:
-            # The usual case: one read serves the statistics and the window.
+            # The usual case: one read serves the statistics and the part.
             whole = self.source[sequence]
             mean, std = self._store(sequence, statistics(whole))
             return whole[start:stop], mean, std
@@ -208,6 +263,54 @@ class WindowSource:
             self._owners[slot] = sequence
             self._moments[slot] = mean, found.std
         return mean, found.std
+
+
+def check_made_for(index: Index, source: SequenceSource) -> None:
+    """Refuses an index that was made for other series.
+
+    Raises:
+      DataError: it was made for another number of them.
+    """
+    if index.num_sequences != len(source):
+        raise DataError(
+            f"the index was made for {index.num_sequences} series, but the source has "
+            f"{len(source)}; make it of source.lengths"
+        )
+
+
+class WindowSource:
+    """Random access to windows, each z-scored by the statistics of its whole series.
+
+    Item i is {"values": float32 [length + 1], "mask": bool [length + 1], "sequence": int64}: the
+    mask is True where a value was observed, and values are 0 elsewhere, that is where one is
+    missing, not finite, or beyond the end. A series whose standard deviation is 0 is only
+    centred. A series with fewer than two finite values has a mask of False throughout, so that it
+    never contributes.
+
+    Args:
+      source: the series.
+      index: made of `source.lengths`.
+
+    Raises:
+      DataError: the index was made for another number of series.
+    """
+
+    def __init__(self, source: SequenceSource, index: WindowIndex):
+        check_made_for(index, source)
+        self.source = source
+        self.index = index
+        self._series = Standardised(source)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        sequence, start = self.index.locate(i)
+        size = self.index.length + 1
+        values, mask = np.zeros(size, np.float32), np.zeros(size, bool)
+        part, observed = self._series.read(sequence, start, start + size)
+        values[: len(part)], mask[: len(part)] = part, observed
+        return {"values": values, "mask": mask, "sequence": np.int64(sequence)}
 
 
 def standardise(

@@ -94,12 +94,15 @@ class Block(nnx.Module):
         return x + self.ffn(normed), None, None
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None,
+        segments: Int[Array, "B T"] | None = None,
     ) -> tuple[
         Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None, Float[Array, ""] | None
     ]:
         """Returns the output, the keys and values, the router's logits and what was dropped."""
-        attended, kv = self.attention(self.attention_norm(x), mask)
+        attended, kv = self.attention(self.attention_norm(x), mask, segments)
         x, logits, dropped = self._feed_forward(x + attended)
         return x, kv, logits, dropped
 
@@ -145,7 +148,10 @@ class TimeMoe(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None = None
+        self,
+        x: Float[Array, "B T"],
+        mask: Bool[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
     ) -> TimeMoeOutput:
         """Predicts at every position.
 
@@ -153,13 +159,15 @@ class TimeMoe(nnx.Module):
           x: series, already normalised.
           mask: False where a point is missing or padding: its value is read by no position, not
             even its own. None reads all.
+          segments: which of the series packed into a row each point is of; every series is
+            predicted as if it stood alone. None: a row is one series.
 
         Returns:
           float32 predictions of every head at every position (those at masked positions mean
           nothing), the hidden states, the router's logits and how many (token, choice) pairs each
           layer dropped.
         """
-        hidden, _, logits, dropped = self._run(x, mask)
+        hidden, _, logits, dropped = self._run(x, mask, segments)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
         return TimeMoeOutput(predictions, hidden, logits, dropped)
 
@@ -212,7 +220,11 @@ class TimeMoe(nnx.Module):
         return self.norm(h[:, -1]), Cache(layers, cache.mask, position)
 
     def _run(
-        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None, keep_cache: bool = False
+        self,
+        x: Float[Array, "B T"],
+        mask: Bool[Array, "B T"] | None,
+        segments: Int[Array, "B T"] | None = None,
+        keep_cache: bool = False,
     ) -> tuple[
         Float[Array, "B T D"],
         KeyValues | None,
@@ -226,7 +238,7 @@ class TimeMoe(nnx.Module):
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
             weights = partitioning.gather_fsdp(weights, "blocks.")
-            h, kv, logits, dropped = nnx.merge(graph, weights)(h, mask)
+            h, kv, logits, dropped = nnx.merge(graph, weights)(h, mask, segments)
             h = partitioning.constrain(h, partitioning.BATCH)
             return h, (kv if keep_cache else None, logits, dropped)
 

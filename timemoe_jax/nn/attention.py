@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from timemoe_jax import partitioning
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn import attention_kernels as kernels
-from timemoe_jax.nn.attention_chunks import chunked, scores, softmax_read
+from timemoe_jax.nn.attention_chunks import allowed_reads, chunked, scores, softmax_read
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
@@ -81,6 +81,7 @@ def causal_attention(
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None = None,
     implementation: str = "auto",
+    segments: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B N T H"]:
     """Attention of each position to itself and those before it.
 
@@ -96,21 +97,31 @@ def causal_attention(
           and a fraction of the memory, see `attention_chunks`;
         - "tiled": the same, a few heads at a time, so that the scores stay in the processor's
           cache;
-        - "cudnn": the flash attention of a GPU; elsewhere it is "plain" by another name;
+        - "cudnn": the flash attention of a GPU; elsewhere it is "plain" by another name. It knows
+          no segments: "chunked" takes its place where there are any;
         - "splash": the flash attention of a TPU; elsewhere it is interpreted, for tests;
         - "auto": see `choose`.
+      segments: a position reads those of its own segment alone, so that several series can stand
+        one after the other; None is one segment.
 
     Raises:
       ConfigError: the implementation is not known, or cannot compute this on this device.
     """
     kind = (np.dtype(queries.dtype), queries.shape[3], queries.shape[2], mask is not None)
-    name = resolve(implementation, *kind, kernels.devices_to_split_over())
-    _log(name, *kind)
-    return IMPLEMENTATIONS[name](queries, keys, values, mask)
+    segmented = segments is not None
+    name = resolve(implementation, *kind, kernels.devices_to_split_over(), segmented)
+    _log(name, *kind, segmented)
+    return IMPLEMENTATIONS[name](queries, keys, values, mask, segments)
 
 
 def choose(
-    platform: str, dtype: np.dtype, head_dim: int, length: int, masked: bool, devices: int
+    platform: str,
+    dtype: np.dtype,
+    head_dim: int,
+    length: int,
+    masked: bool,
+    devices: int,
+    segmented: bool = False,
 ) -> str:
     """The implementation that "auto" stands for.
 
@@ -122,6 +133,7 @@ def choose(
       masked: whether there is a mask.
       devices: those that the compiler may split the computation over. It does not know how to
         split the kernel of a TPU.
+      segmented: whether there are segments, which the kernel of a GPU does not know.
 
     Returns:
       "cudnn" on a GPU and "splash" on a TPU where they can compute this and it is long enough to
@@ -131,8 +143,8 @@ def choose(
         return "tiled"
     name = KERNELS.get(platform, "chunked")
     refused = kernels.refusal(name, platform, dtype, head_dim, masked) is not None
-    split = name == "splash" and devices > 1
-    return "chunked" if refused or split or length < MIN_KERNEL_LENGTH else name
+    unable = (name == "splash" and devices > 1) or (name == "cudnn" and segmented)
+    return "chunked" if refused or unable or length < MIN_KERNEL_LENGTH else name
 
 
 def resolve(
@@ -142,6 +154,7 @@ def resolve(
     length: int,
     masked: bool = True,
     devices: int = 1,
+    segmented: bool = False,
 ) -> str:
     """The implementation that a name stands for on this device.
 
@@ -152,6 +165,7 @@ def resolve(
       length: T.
       masked: whether there is a mask.
       devices: see `choose`.
+      segmented: whether there are segments.
 
     Raises:
       ConfigError: the implementation is not known, or cannot compute this on this device.
@@ -163,12 +177,12 @@ def resolve(
         )
     platform, dtype = kernels.current_platform(), np.dtype(dtype)
     if implementation == "auto":
-        return choose(platform, dtype, head_dim, length, masked, devices)
+        return choose(platform, dtype, head_dim, length, masked, devices, segmented)
     if reason := kernels.refusal(implementation, platform, dtype, head_dim, masked):
         raise ConfigError(
             f"implementation {implementation!r} {reason}; 'auto' or 'chunked' would do"
         )
-    return implementation
+    return "chunked" if segmented and implementation == "cudnn" else implementation
 
 
 @functools.cache
@@ -182,6 +196,7 @@ def _tiled(
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
     """Causal attention, a few heads at a time: as many as keep a chunk's scores in the cache."""
     batch, heads, length, size = queries.shape
@@ -197,12 +212,12 @@ def _tiled(
     def one(part: tuple[Any, ...]) -> Float[Array, "G N T H"]:
         return chunked(*part, chunk)
 
-    each = None if mask is None else jnp.repeat(mask, kv_heads, axis=0)
+    each = jax.tree.map(lambda a: jnp.repeat(a, kv_heads, axis=0), (mask, segments))
     parts = (
         queries.reshape(pairs, shared, length, size),
         keys.reshape(pairs, 1, length, size),
         values.reshape(pairs, 1, length, size),
-        each,
+        *each,
     )
     parts = jax.tree.map(lambda a: a.reshape(-1, tile, *a.shape[1:]), parts)
     return jax.lax.map(one, parts).reshape(queries.shape)
@@ -213,10 +228,10 @@ def _plain(
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
-    length = queries.shape[2]
-    causal = jnp.tril(jnp.ones((1, length, length), bool))
-    return attend(queries, keys, values, causal if mask is None else causal & mask[:, None])
+    allowed = allowed_reads(0, queries.shape[2], mask, segments)
+    return attend(queries, keys, values, allowed)
 
 
 def _chunked(
@@ -224,15 +239,27 @@ def _chunked(
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
 ) -> Float[Array, "B N T H"]:
-    return chunked(queries, keys, values, mask, QUERY_CHUNK)
+    return chunked(queries, keys, values, mask, segments, QUERY_CHUNK)
+
+
+def _cudnn(
+    queries: Float[Array, "B N T H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
+) -> Float[Array, "B N T H"]:
+    assert segments is None  # `resolve` sees to that
+    return kernels.cudnn_attention(queries, keys, values, mask)
 
 
 IMPLEMENTATIONS = {
     "plain": _plain,
     "chunked": _chunked,
     "tiled": _tiled,
-    "cudnn": kernels.cudnn_attention,
+    "cudnn": _cudnn,
     "splash": kernels.splash_attention,
 }
 
@@ -289,18 +316,30 @@ class Attention(nnx.Module):
         return queries, KeyValues(keys, self._split(self.value(x)))
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None = None
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        """Attends within x; also returns the keys and values, for a cache."""
+        """Attends within x; also returns the keys and values, for a cache.
+
+        Positions count on over segments: a rotary score depends on a distance alone, so that
+        within a segment it is what it would be if they began anew.
+        """
         queries, kv = self._project(x, jnp.arange(x.shape[1]))
         # Each device attends within its own series and heads.
         heads, series = P(partitioning.BATCH, "tensor"), P(partitioning.BATCH)
+        by_series = tuple(None if a is None else series for a in (mask, segments))
+
+        def attend_within(
+            queries: Array, keys: Array, values: Array, mask: Any, segments: Any
+        ) -> Array:
+            return causal_attention(queries, keys, values, mask, self.implementation, segments)
+
         attend_here = partitioning.per_device(
-            functools.partial(causal_attention, implementation=self.implementation),
-            in_specs=(heads, heads, heads, None if mask is None else series),
-            out_specs=heads,
+            attend_within, in_specs=(heads, heads, heads, *by_series), out_specs=heads
         )
-        return self._merge(attend_here(queries, *kv, mask)), kv
+        return self._merge(attend_here(queries, *kv, mask, segments)), kv
 
     def extend(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import partitioning
 
@@ -60,9 +60,26 @@ def softmax_read(
     return read / total, largest + jnp.log(total)
 
 
-def _allowed(start: int, stop: int, mask: Bool[Array, "B T"] | None) -> Bool[Array, "#B Q S"]:
-    causal = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
-    return causal[None] if mask is None else causal & mask[:, None, :stop]
+def allowed_reads(
+    start: int,
+    stop: int,
+    mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
+) -> Bool[Array, "#B Q S"]:
+    """Which of the first `stop` positions each of the queries `start` to `stop` may read.
+
+    Args:
+      start: the first query.
+      stop: the position after the last query.
+      mask: False where a position must not be read; None reads all.
+      segments: a position reads those of its own segment alone; None is one segment.
+    """
+    allowed = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
+    if mask is not None:
+        allowed = allowed & mask[:, None, :stop]
+    if segments is not None:
+        allowed = allowed & (segments[:, start:stop, None] == segments[:, None, :stop])
+    return allowed
 
 
 def _chunks(length: int, chunk: int) -> list[tuple[int, int]]:
@@ -75,12 +92,13 @@ def _rows(a: Float[Array, "B N T H"], kv_heads: int, start: int, stop: int) -> A
     return part.reshape(a.shape[0], kv_heads, -1, a.shape[3])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def chunked(
     queries: Float[Array, "B N T H"],
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None,
     chunk: int,
 ) -> Float[Array, "B N T H"]:
     """Causal attention in a static loop over chunks of queries.
@@ -90,22 +108,26 @@ def chunked(
       keys: one per key/value head and position.
       values: likewise.
       mask: False where a position must not be read; None reads all.
+      segments: a position reads those of its own segment alone; None is one segment.
       chunk: queries at a time.
     """
-    return _forward(queries, keys, values, mask, chunk)[0]
+    return _forward(queries, keys, values, mask, segments, chunk)[0]
 
 
-def _forward(queries: Array, keys: Array, values: Array, mask: Any, chunk: int) -> Any:
+def _forward(
+    queries: Array, keys: Array, values: Array, mask: Any, segments: Any, chunk: int
+) -> Any:
     kv_heads, outputs, denominators = keys.shape[1], [], []
     for start, stop in _chunks(queries.shape[2], chunk):
         rows = _rows(queries, kv_heads, start, stop)
-        score = scores(rows, keys[:, :, :stop], _allowed(start, stop, mask))
+        score = scores(rows, keys[:, :, :stop], allowed_reads(start, stop, mask, segments))
         read, denominator = softmax_read(score, values[:, :, :stop])
         by_head = (*queries.shape[:2], stop - start, -1)
         outputs.append(read.astype(queries.dtype).reshape(by_head))
         denominators.append(denominator.reshape(by_head))
     out = jnp.concatenate(outputs, axis=2)
-    return out, (queries, keys, values, mask, out, jnp.concatenate(denominators, axis=2))
+    log_denominators = jnp.concatenate(denominators, axis=2)
+    return out, (queries, keys, values, mask, segments, out, log_denominators)
 
 
 def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any:
@@ -113,7 +135,7 @@ def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any
 
     dV = P^T dO,  dS = P * (dO V^T - r),  dQ = dS K / sqrt(H),  dK = dS^T Q / sqrt(H).
     """
-    queries, keys, values, mask, out, denominators = residuals
+    queries, keys, values, mask, segments, out, denominators = residuals
     (batch, kv_heads, length, size), dtype = keys.shape, queries.dtype
     row_sums = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
     zeros = partitioning.vary_like(jnp.zeros((batch, kv_heads, size, length)), queries)
@@ -124,7 +146,8 @@ def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any
             _rows(a, kv_heads, start, stop) for a in (queries, d_out, denominators, row_sums)
         )
         read_keys, read_values = keys[:, :, :stop], values[:, :, :stop]
-        weights = jnp.exp(scores(rows, read_keys, _allowed(start, stop, mask)) - denominator)
+        allowed = allowed_reads(start, stop, mask, segments)
+        weights = jnp.exp(scores(rows, read_keys, allowed) - denominator)
         d_weights = jnp.einsum(
             "bkqh,bksh->bkqs", d_rows, read_values, preferred_element_type=jnp.float32
         )
@@ -135,8 +158,10 @@ def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any
         d_part = product(d_scores, read_keys).astype(dtype)
         d_queries.append(d_part.reshape(*queries.shape[:2], stop - start, size))
     by_position = (jnp.swapaxes(d, 2, 3).astype(dtype) for d in (d_keys, d_values))
-    no_gradient = None if mask is None else np.zeros(mask.shape, jax.dtypes.float0)
-    return jnp.concatenate(d_queries, axis=2), *by_position, no_gradient
+    no_gradients = (
+        None if a is None else np.zeros(a.shape, jax.dtypes.float0) for a in (mask, segments)
+    )
+    return jnp.concatenate(d_queries, axis=2), *by_position, *no_gradients
 
 
 chunked.defvjp(_forward, _backward)

@@ -6,7 +6,9 @@ so that its weight is exactly 0 beside any other; no other score changes. What t
 their own for this costs more or says something else. cuDNN takes a mask [B, 1, T, T] alone
 ([B, 1, 1, T] is refused), as an array of biases that it reads in both passes and also computes a
 gradient of: memory quadratic in the length, which such a kernel is there to avoid. The segments of
-splash attention hide unmasked keys from masked queries, too. The coordinate makes a head wider by
+splash attention hide unmasked keys from masked queries, too: they confine attention to a series of
+several packed into one row, and nothing else. cuDNN's are not within reach of JAX's interface; it
+is not given any. The coordinate makes a head wider by
 eight with cuDNN and, unless it fills its lanes already, by nothing with splash attention.
 
 Each wrapper is the same code on every backend, which is how it is tested: off its own hardware,
@@ -16,11 +18,12 @@ XLA takes the place of cuDNN, and the splash kernel is interpreted.
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # Powers of two, which every dtype holds exactly. MARK * FAR is beyond any
 # score, even times H^-0.5, and yet so small that a row of nothing but masked keys stays finite:
@@ -121,6 +124,7 @@ def splash_attention(
     keys: Float[Array, "B K T H"],
     values: Float[Array, "B K T H"],
     mask: Bool[Array, "B T"] | None,
+    segments: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B N T H"]:
     """Causal attention by the splash kernel; off a TPU that is interpreted, which is slow.
 
@@ -129,18 +133,23 @@ def splash_attention(
       keys: one per key/value head and position.
       values: likewise.
       mask: False where a position must not be read; None reads all.
+      segments: a position reads those of its own segment alone; None is one segment.
     """
     heads, length, size = queries.shape[1:]
     # The kernel does not scale. Of heads it takes any size in its present form, and took only
     # whole lanes in earlier ones; to be padded costs nothing, as memory is padded to lanes anyway.
     scaled = (queries.astype(jnp.float32) * size**-0.5).astype(queries.dtype)
     padded = _padded(scaled, keys, values, mask, min(SPLASH_BLOCKS), SPLASH_SIZE_MULTIPLE)
-    kernel = _splash_kernel(heads, padded[0].shape[2])
-    return jax.vmap(kernel)(*padded)[:, :, :length, :size]
+    rows = padded[0].shape[2]
+    kernel = _splash_kernel(heads, rows)
+    if segments is not None:
+        # Which segment the padding is of does not matter: it comes after every query of ours.
+        segments = jnp.pad(segments, ((0, 0), (0, rows - length)))
+    return jax.vmap(kernel)(*padded, segments)[:, :, :length, :size]
 
 
 def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H"]]:
-    """The kernel of one series, whose length is a multiple of the smallest block."""
+    """The kernel of one row, whose length is a multiple of the smallest block."""
     # Imported late: a run that does not use the kernel does not wait for it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -154,13 +163,19 @@ def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H
         block_q_dq=block,
         block_kv_dq=block,
     )
-    return library.make_splash_mha(
+    kernel = library.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
         interpret=current_platform() != "tpu",
     )
+
+    def run(queries: Array, keys: Array, values: Array, segments: Any) -> Float[Array, "N T H"]:
+        ids = None if segments is None else library.SegmentIds(segments, segments)
+        return kernel(queries, keys, values, ids)
+
+    return run
 
 
 def _padded(

@@ -1,0 +1,247 @@
+"""The parts of a run's configuration: what a run is determined by besides its model."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from timemoe_jax.errors import ConfigError
+
+POLICIES = ("windows", "packing")
+MIXINGS = ("points", "power", "fixed")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a ConfigError with a message unless a condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuses fields that are not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{name} must be positive, but is {value}")
+
+
+def require_not_negative(config: Any, *names: str) -> None:
+    """Refuses fields below 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, f"{name} must not be negative, but is {value}")
+
+
+def require_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    """Refuses a field that holds none of the choices."""
+    value = getattr(config, name)
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The training objective: Huber on every head, plus the balancing loss."""
+
+    huber_delta: float = 2.0
+    # The published code counts padded positions when it balances the experts.
+    balance_counts_padding: bool = False
+    # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
+    router_z_loss_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "huber_delta")
+        require_not_negative(self, "router_z_loss_factor")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where training series come from, how they are cut into windows, and in which shares."""
+
+    path: str = ""  # comma-separated files and folders
+    length: int = 512  # points a window feeds to the model
+    # "windows": each of one series, padded where that is shorter; "packing": series after series,
+    # cut at the length, each still on its own to attention and loss.
+    policy: str = "windows"
+    packing_bleeds: bool = False  # as published: attention and targets cross from series to series
+    stride: int = 0  # distance between windows of a sequence; 0: length
+    # Shares of the points trained on. "points": every window once in an epoch; "power": a source
+    # (a file, or a folder of the Time-300B layout) by its points ** mixing_power; "fixed": by
+    # mixing_weights, "domain:weight" or "domain/source:weight" with commas between.
+    mixing: str = "points"
+    mixing_power: float = 0.5
+    mixing_weights: str = ""
+    max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
+    validation_path: str = ""
+    validation_fraction: float = 0.0  # of the sequences, held out whole
+    synthetic_sequences: int = 0  # generated series, when path is empty
+    synthetic_length: int = 2048
+    shuffle: bool = True
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive(self, "length", "synthetic_length")
+        require_not_negative(self, "stride", "synthetic_sequences", "num_threads")
+        require(
+            0 <= self.validation_fraction < 1,
+            f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
+        )
+        require(
+            not (self.validation_path and self.validation_fraction),
+            f"validation_path ({self.validation_path!r}) and validation_fraction "
+            f"({self.validation_fraction}) exclude each other",
+        )
+        require(
+            not (self.path and self.synthetic_sequences),
+            f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
+            f"each other",
+        )
+        require(
+            bool(self.path) or self.synthetic_sequences > 0,
+            "path is empty and synthetic_sequences is 0: there is nothing to train on; "
+            "set config.data.path to files or folders of series",
+        )
+        self._check_packing()
+        self._check_mixing()
+
+    def _check_packing(self) -> None:
+        require_choice(self, "policy", POLICIES)
+        packing = self.policy == "packing"
+        require(
+            packing or not self.packing_bleeds,
+            f"packing_bleeds is True, but policy is {self.policy!r}; it is for 'packing'",
+        )
+        require(
+            not (packing and self.stride),
+            f"stride is {self.stride}, but policy 'packing' has none: leave it at 0",
+        )
+
+    def _check_mixing(self) -> None:
+        require_choice(self, "mixing", MIXINGS)
+        require_not_negative(self, "mixing_power", "max_epochs_per_source")
+        fixed = self.mixing == "fixed"
+        require(
+            fixed == bool(self.mixing_weights),
+            f"mixing is {self.mixing!r} and mixing_weights {self.mixing_weights!r}; 'fixed' needs "
+            "weights like 'energy:1,nature:2', and nothing else takes them",
+        )
+        if fixed:
+            parse_mixing_weights(self.mixing_weights)
+
+    @property
+    def segmented(self) -> bool:
+        """Whether a training batch says which of several series each of its points is of."""
+        return self.policy == "packing" and not self.packing_bleeds
+
+
+def parse_mixing_weights(text: str) -> dict[str, float]:
+    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name.
+
+    Raises:
+      ConfigError: an entry is not "name:weight", a name comes twice, or a weight is negative or
+        not finite, or all are 0.
+    """
+    weights: dict[str, float] = {}
+    for entry in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, number = entry.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        require(
+            bool(name) and math.isfinite(weight) and weight >= 0,
+            f"mixing_weights holds {entry!r}; it must be a domain or domain/source, a colon, and a "
+            "weight from 0",
+        )
+        require(name not in weights, f"mixing_weights names {name!r} twice")
+        weights[name] = weight
+    require(sum(weights.values()) > 0, f"mixing_weights is {text!r}; one weight must be above 0")
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, a linear warm-up and a cosine decay to a floor."""
+
+    learning_rate: float = 1e-3
+    end_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
+    weight_decay_exclude: str = "vectors"
+    clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
+    router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "eps", "router_bias_rate")
+        require_not_negative(self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm")
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
+        require(
+            self.end_learning_rate <= self.learning_rate,
+            f"end_learning_rate ({self.end_learning_rate}) must be at most learning_rate "
+            f"({self.learning_rate})",
+        )
+        require_choice(self, "weight_decay_exclude", ("none", "vectors"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what to write on the way."""
+
+    num_steps: int = 1000
+    batch_size: int = 64  # windows per update, over all micro-batches
+    gradient_accumulation: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    eval_every: int = 0  # 0: only at the end
+    eval_batches: int = 16
+    max_nonfinite_in_row: int = 10
+    init_from: str = ""  # a checkpoint whose parameters to start from
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            *("num_steps", "batch_size", "gradient_accumulation", "log_every"),
+            *("checkpoint_every", "keep_checkpoints", "eval_batches", "max_nonfinite_in_row"),
+        )
+        require_not_negative(self, "eval_every")
+        require(
+            self.batch_size % self.gradient_accumulation == 0,
+            f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
+            f"({self.batch_size})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices along each axis of the mesh; one of them may be -1: all that are left.
+
+    What is parallel along each axis stands in `partitioning`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            require(size > 0 or size == -1, f"{name} must be positive or -1, but is {size}")
+        free = [name for name, size in sizes.items() if size == -1]
+        require(len(free) <= 1, f"only one axis may be -1, but {' and '.join(free)} are")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """A window of updates to trace, for TensorBoard or Perfetto."""
+
+    start: int = 10  # updates of this start of the program before the trace
+    num_steps: int = 0  # updates to trace; 0: none
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "start", "num_steps")
