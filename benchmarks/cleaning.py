@@ -28,7 +28,8 @@ from timemoe_jax.data.time_moe_folder import write_time_moe_folder
 if TYPE_CHECKING:
     from benchmarks.measure import Report, Side
 
-LENGTHS = (512, 8192, 1 << 24)  # a short series, a usual one, one beyond the caches
+LENGTHS = (128, 256, 512, 8192, 1 << 24)  # short series, a usual one, one beyond the caches
+FOLDER_LENGTHS = (8192, 512)
 
 
 def main() -> None:
@@ -43,7 +44,12 @@ def main() -> None:
     report = Report(args.json)
     print(f"{os.cpu_count()} cores, numpy {np.__version__}")
     # First: a process counts the memory of the one that starts it as its own.
-    measure_folder(report, args.quick)
+    for length in FOLDER_LENGTHS:
+        measure_folder(report, args.quick, length)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+    if children:
+        report.add("peak memory of a process", children, "MB")
+        print(f"\npeak memory of a process: {children:.0f} MB")
     measure_series(report, args.quick)
     report.write()
 
@@ -81,41 +87,39 @@ def measure_series(report: "Report", quick: bool) -> None:
         print(f"{name:36s} {rate:8.0f} {floor:8.0f} {rate / floor:12.1%} {spread:5.0%}")
 
 
-def measure_folder(report: "Report", quick: bool) -> None:
-    """From files to files, which the page cache holds."""
-    count = 1 << (22 if quick else 27)
+def measure_folder(report: "Report", quick: bool, length: int) -> None:
+    """From files to files, which the page cache holds; the series have `length` points."""
+    count = 1 << ((22 if quick else 27) if length > 1024 else (21 if quick else 26))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rng = np.random.default_rng(0)
-        block = rng.normal(size=(1 << 20) // 8192 * 8192).astype(np.float32).reshape(-1, 8192)
+        block = rng.normal(size=1 << 20).astype(np.float32).reshape(-1, length)
         series = (row for _ in range(count // block.size) for row in block)
         write_time_moe_folder(folder / "in", series, points_per_file=count // 4)
         started = time.perf_counter()
         shutil.copytree(folder / "in", folder / "copy")
         floor = count / (time.perf_counter() - started) / 1e6
-        title = "a folder of float32 x 8192"
+        title = f"a folder of float32 x {length}"
         print(f"\n{title:36s} {'Mpt/s':>8s} {'copy':>8s} {'of the copy':>12s}")
         for processes in sorted({1, len(os.sched_getaffinity(0))}):
+            out = folder / f"out{processes}"
             before, started = processor_time(), time.perf_counter()
             clean_folder(
                 str(folder / "in"),
-                folder / f"out{processes}",
+                out,
                 num_processes=processes,
                 points_per_task=count // 16,
                 progress=False,
             )
             taken, used = time.perf_counter() - started, processor_time() - before
-            label = f"folder, {processes} process{'es' if processes > 1 else ''}"
+            plural = "es" if processes > 1 else ""
+            label = f"folder of {length}, {processes} process{plural}"
             rate = count / taken / 1e6
             report.add(label, rate, "million points/s", "copy of the files", floor)
             report.add(f"{label}, of processor time", count / used / 1e6, "million points/s")
             print(f"{label:36s} {rate:8.0f} {floor:8.0f} {rate / floor:12.1%}")
             print(f"{'  per second of processor time':36s} {count / used / 1e6:8.0f}")
-            shutil.rmtree(folder / f"out{processes}")
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-    if children:
-        report.add("peak memory of a process", children, "MB")
-        print(f"peak memory of a process: {children:.0f} MB, of data {4 * count / 1e6:.0f} MB")
+            shutil.rmtree(out)
 
 
 def processor_time() -> float:

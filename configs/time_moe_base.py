@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         "apply_aux_loss": True,
         "router_aux_loss_factor": 0.02,
         "router_bias": False,
+        "quantile_levels": (),  # (0.1, 0.5, 0.9): also heads of these quantiles
         "dtype": "bfloat16",
         "remat": "full",
         "expert_implementation": "auto",
@@ -39,7 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
         "expert_capacity_factor": 2.0,
         "attention_implementation": "auto",
     }
-    config.loss = {"huber_delta": 2.0, "balance_counts_padding": False, "router_z_loss_factor": 0.0}
+    config.loss = {
+        "huber_delta": 2.0,
+        "balance_counts_padding": False,
+        "router_z_loss_factor": 0.0,
+        "quantile_factor": 1.0,
+    }
     config.data = {
         "path": "",
         "length": 4096,
@@ -54,6 +60,9 @@ def get_config() -> ml_collections.ConfigDict:
         "validation_fraction": 0.0,
         "synthetic_sequences": 0,
         "synthetic_length": 2048,
+        "synthetic_share": 0.0,
+        "synthetic_families": "",
+        "synthetic_augmentation": 0.0,
         "shuffle": True,
         "num_threads": 8,
     }

@@ -294,14 +294,20 @@ def test_extend_equals_full_attention(num_kv_heads):
     assert kv.keys.shape == (2, num_kv_heads, 10, 4)
     _, start = attend_all(x[:, :6], mask[:, :6])
     # The room that is left holds something that must never be read.
-    room = ((0, 0), (0, 0), (0, 6), (0, 0))
-    cache = KeyValues(*(jnp.pad(a, room, constant_values=7.0) for a in start))
+    room = ((1, 1), (0, 0), (0, 0), (0, 6), (0, 0))
+    cache = KeyValues(*(jnp.pad(a[None], room, constant_values=7.0) for a in start))
     room_mask = jnp.pad(mask, ((0, 0), (0, 2)), constant_values=True)
-    middle, cache = extend(x[:, 6:9], cache, jnp.int32(6), room_mask)
-    last, cache = extend(x[:, 9:], cache, jnp.int32(9), room_mask)
+    only, _ = module.extend(x[:, 6:9], cache, 1, jnp.int32(6), room_mask, last=True)
+    middle, cache = extend(x[:, 6:9], cache, 1, jnp.int32(6), room_mask)
+    last, cache = extend(x[:, 9:], cache, 1, jnp.int32(9), room_mask)
     np.testing.assert_allclose(middle, full[:, 6:9], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(only, full[:, 8:9], rtol=0, atol=1e-5)
     np.testing.assert_allclose(last, full[:, 9:], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(cache.keys[:, :, :10], kv.keys, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(cache.keys[1, :, :, :10], kv.keys, rtol=0, atol=1e-5)
+    # Other layers stay as they are.
+    for other in (0, 2):
+        assert (cache.keys[other] == 7.0).all()
+        assert (cache.values[other] == 7.0).all()
 
 
 def test_positions_need_not_begin_anew_with_a_segment():

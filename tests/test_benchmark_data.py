@@ -36,3 +36,27 @@ def test_folder_index(tmp_path):
     assert kept.keys() == {"meta.json", "meta.index", "data-1-of-1.bin"}
     for name in ("meta.json", "meta.index"):
         assert rows[f"{name} 20000"]["value"] == kept[name]
+
+
+def test_cleaning(tmp_path):
+    rows = data_rows("cleaning", tmp_path / "rows.json")
+    for length in (128, 256, 512, 8192):
+        row = rows[f"clean float32 x {length}"]
+        assert (row["unit"], row["reference"]) == ("million points/s", "read of the bytes")
+    for length in (8192, 512):
+        row = rows[f"folder of {length}, 1 process"]
+        assert (row["unit"], row["reference"]) == ("million points/s", "copy of the files")
+        row = rows[f"folder of {length}, 1 process, of processor time"]
+        assert (row["unit"], row["reference"]) == ("million points/s", None)
+    assert all(row["value"] > 0 for row in rows.values())
+
+
+def test_conversion(tmp_path):
+    rows = data_rows("conversion", tmp_path / "rows.json", "--series", "60")
+    files = ("sorted", "interleaved", "lists")
+    for file in (*(f"{name}.parquet" for name in files), "dataset", "wide.csv", "series.tsf"):
+        assert rows[f"convert {file}"]["unit"] == "points/s"
+        assert rows[f"convert {file}"]["reference"]
+    memory = rows["read one series"]
+    assert (memory["unit"], memory["reference"]) == ("MB", "pyarrow read_table")
+    assert all(row["value"] > 0 for row in rows.values())

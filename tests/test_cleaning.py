@@ -1,6 +1,7 @@
 """Cleaning: each rule by hand, and all of them against the algorithm written out point by point."""
 
 import itertools
+import json
 import math
 
 import hypothesis.strategies as st
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from timemoe_jax.data import cleaning
+from timemoe_jax.data import cleaning, cleaning_tasks
+from timemoe_jax.data.clean_folder import clean_folder
 from timemoe_jax.data.cleaning import REASONS, clean
+from timemoe_jax.data.cleaning_tasks import StoredFolder
+from timemoe_jax.data.time_moe_folder import TimeMoeFolderSource, write_time_moe_folder
 from timemoe_jax.errors import DataError
 
 
@@ -130,6 +134,18 @@ def test_equal_values_across_windows_belong_to_neither():
     for k in range(25):
         values[128 + 2 * k + 1] = values[128 + 2 * k]
     values[[127, 256]] = values[[128, 255]]  # the pairs (127, 128) and (255, 256)
+    assert check(values) == ([(0, 512)], {})
+
+
+def test_equal_values_two_apart_across_windows_belong_to_neither():
+    values = rising(512)
+    # 27 values of which 25 equal the last but one, in windows 1 and 2 of points 128 to 383.
+    for begin in (128, 256):
+        values[begin + 40 : begin + 67 : 2] = -1
+        values[begin + 41 : begin + 67 : 2] = -2
+    # The pairs (126, 128) and (127, 129), and the same at the ends of the other windows.
+    for end in (128, 256, 384):
+        values[[end, end + 1]] = values[[end - 2, end - 1]]
     assert check(values) == ([(0, 512)], {})
 
 
@@ -263,8 +279,113 @@ def test_blocks_do_not_show(values, block):
         check(values)
 
 
+@st.composite
+def tied_series(draw):
+    """Finite values of which few or many are equal, zero or alternating, in stretches or apart."""
+    length = draw(st.integers(1, 2000))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.normal(size=length)
+    for _ in range(draw(st.integers(0, 6))):
+        begin = int(rng.integers(0, length))
+        stretch = slice(begin, begin + int(rng.choice([1, 2, 27, 128, 255, 600])))
+        n = len(values[stretch])
+        # Of few different values, a share of the points near the limit of a fifth.
+        tied = rng.integers(-1, draw(st.integers(1, 4)), n).astype(float)
+        shares = st.sampled_from([0.1, 0.2, 0.3, 0.45, 1.0])
+        values[stretch] = np.where(rng.random(n) < draw(shares), tied, values[stretch])
+    if draw(st.booleans()):
+        values = np.round(values, draw(st.integers(0, 2)))
+    return values.astype(draw(st.sampled_from([np.float32, np.float64, np.float16])))
+
+
+@settings(max_examples=400)
+@given(tied_series(), st.sampled_from([0.0, 1.0, math.nan]))
+@example(np.zeros(1, np.float32), 0.0)
+@example(np.ones(2, np.float32), 1.0)
+@example(np.tile([1.0, 2.0], 64), 0.0)
+def test_short_series_without_gaps_take_a_short_way_to_the_same(values, zero):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_failed_tests", None)  # of the long way
+        cleaned = clean(values, zero)
+    # What is zero to the algorithm is `zero`, and no other value.
+    moved = np.where(values == 0, 1e6, values.astype(np.float64))
+    moved[values == zero] = 0
+    assert (list(map(tuple, cleaned.pieces.tolist())), cleaned.dropped) == reference(moved)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_BLOCK", 0)  # nothing is short
+        patch.setattr(cleaning, "_failed_tests_of_piece", None)
+        long_way = clean(values, zero)
+    assert cleaned.dropped == long_way.dropped
+    assert cleaned.pieces.dtype == long_way.pieces.dtype == np.int64
+    np.testing.assert_array_equal(cleaned.pieces, long_way.pieces)
+
+
 @settings(max_examples=50)
 @given(series())
 def test_what_was_kept_is_never_split_by_missing_values_again(values):
     for start, stop in clean(values).pieces:
         assert clean(values[start:stop]).dropped["missing"] == 0
+
+
+def folder_in_order(folder, order):
+    """Series of 0 to 99 points in files of 700, which meta.json lists in another order."""
+    lengths = np.random.default_rng(0).integers(0, 100, 60)
+    series = np.split(rising(lengths.sum()), np.cumsum(lengths)[:-1])
+    write_time_moe_folder(folder, series, points_per_file=700)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["scales"] = [meta["scales"][i] for i in order]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return [series[i] for i in order]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 150, 1 << 18])
+@pytest.mark.parametrize("step", [1, 7, -1])
+def test_reading_ahead_does_not_show(tmp_path, monkeypatch, ahead, step):
+    monkeypatch.setattr(cleaning_tasks, "_READ_AHEAD", ahead)
+    order = [step * k % 60 for k in range(60)]
+    wanted = folder_in_order(tmp_path / "in", order)
+    folder = StoredFolder(tmp_path / "in")
+    for first, stop in ((0, 60), (13, 40), (59, 60), (5, 5)):
+        found = [stored.values for stored in folder.series(first, stop)]
+        assert len(found) == stop - first
+        for a, b in zip(found, wanted[first:stop], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_series_in_order_are_read_together_and_no_others(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(cleaning_tasks, "_READ_AHEAD", 300)
+    wanted = folder_in_order(tmp_path / "in", [step * k % 60 for k in range(60)])
+    folder, read = StoredFolder(tmp_path / "in"), []
+    original = folder._read
+    monkeypatch.setattr(folder, "_read", lambda *at: (read.append(at), original(*at))[1])
+    total = sum(map(len, wanted))
+    assert sum(len(stored.values) for stored in folder.series(0, 60)) == total
+    if step == 1:
+        # Of 300 points that are read less than 100 may be part of a series that is not whole.
+        assert len(read) <= 1 + total // 200
+    else:
+        assert sum(stop - start for start, stop in read) <= total + 300
+
+
+def test_a_file_that_has_become_shorter_is_named(tmp_path):
+    folder_in_order(tmp_path / "in", range(60))
+    folder = StoredFolder(tmp_path / "in")
+    file = next((tmp_path / "in").glob("data-2-*.bin"))
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(DataError, match=rf"{file.name} has become shorter"):
+        list(folder.series(0, 60))
+
+
+def test_what_is_kept_is_written_to_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning_tasks, "_POINTS_PER_FILE", 1000)
+    series = np.split(rising(3000), 10)
+    series[4][100] = np.nan
+    write_time_moe_folder(tmp_path / "in", series)
+    clean_folder(str(tmp_path / "in"), tmp_path / "out", num_processes=1, progress=False)
+    files = json.loads((tmp_path / "out/in/meta.json").read_text())["files"]
+    # Of the fifth series the first 100 points are kept, and the 199 after the gap are too few.
+    assert list(files.values()) == [1200, 1000, 600]
+    wanted = [*series[:4], series[4][:100], *series[5:]]
+    for a, b in zip(TimeMoeFolderSource(tmp_path / "out/in"), wanted, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -119,6 +119,108 @@ def test_domains_names_and_joining(tmp_path):
     assert len(TimeMoeFolderSource(tmp_path / "four" / "energy" / "x-a")) == 1
 
 
+def write_folder(folder, frequencies, common=None, points=3):
+    """Series k holds the numbers from 10 k on, and the frequency of its own that is given."""
+    values = np.concatenate([10 * k + np.arange(points) for k in range(len(frequencies))])
+    folder.mkdir(parents=True)
+    values.astype(np.float32).tofile(folder / "data-1-of-1.bin")
+    scales = [
+        {"offset": points * k, "length": points} | ({"freq": own} if own else {})
+        for k, own in enumerate(frequencies)
+    ]
+    meta = {"num_sequences": len(scales), "dtype": "float32", "scales": scales}
+    meta["files"] = {"data-1-of-1.bin": len(values)}
+    (folder / "meta.json").write_text(json.dumps(meta | ({"freq": common} if common else {})))
+
+
+def frequencies_of(folder):
+    source = TimeMoeFolderSource(folder)
+    return [source.frequency_of(i) for i in range(len(source))]
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "written", "entries"),
+    [
+        (["H", None, "D", "H"], "W", "W", ["H", None, "D", "H"]),
+        (["H", None, "D"], None, None, ["H", None, "D"]),
+        (["H", "H"], None, "H", [None, None]),
+        (["H", "H"], "D", "H", [None, None]),
+        (["D", "H", None], "H", "H", ["D", None, None]),
+        ([None, None], None, None, [None, None]),
+        (['quote"}] \u00e9', "{"], None, None, ['quote"}] \u00e9', "{"]),
+    ],
+)
+def test_frequencies_of_a_folder_are_kept(tmp_path, own, common, written, entries):
+    write_folder(tmp_path / "in" / "nature" / "wind", own, common)
+    report = convert(tmp_path / "in", tmp_path / "out", progress=False)
+    folder = tmp_path / "out" / "nature" / "wind"
+    wanted = [frequency or common for frequency in own]
+    assert frequencies_of(folder) == wanted
+    assert [values[0] for values in TimeMoeFolderSource(folder)] == [
+        10 * k for k in range(len(own))
+    ]
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta.get("frequency") == written == report.sources[0].frequency
+    assert [entry.get("freq") for entry in meta["scales"]] == entries
+    counts = {f or "unknown": wanted.count(f) for f in wanted}
+    assert report.sources[0].frequencies == counts
+    assert TimeMoeFolderSource(folder).domain == "nature"
+    # What is given holds for every series.
+    given = convert(tmp_path / "in", tmp_path / "given", frequency="min", progress=False)
+    assert set(frequencies_of(tmp_path / "given" / "nature" / "wind")) == {"min"}
+    assert given.sources[0].frequencies == {"min": len(own)}
+
+
+def test_frequencies_of_many_series_and_of_those_that_are_left_out(tmp_path):
+    """A meta.json of several of the parts in which it is written anew."""
+    own = [("H", None, "D", "15min")[k % 7 % 4] for k in range(60_000)]
+    write_folder(tmp_path / "in", own, "W", points=1)
+    values = np.fromfile(tmp_path / "in" / "data-1-of-1.bin", np.float32)
+    values[::5] = np.nan
+    values.tofile(tmp_path / "in" / "data-1-of-1.bin")
+    report = convert(tmp_path / "in", tmp_path / "out", progress=False)
+    folder = tmp_path / "out" / "other" / "in"
+    assert (folder / "meta.json").stat().st_size > 3 << 19
+    kept = [k for k in range(len(own)) if k % 5]
+    assert report.sources[0].series == len(kept)
+    assert frequencies_of(folder) == [own[k] or "W" for k in kept]
+    first = TimeMoeFolderSource(folder)
+    assert [float(first[i][0]) for i in (0, 1, 2, len(kept) - 1)] == [
+        10.0 * kept[i] for i in (0, 1, 2, len(kept) - 1)
+    ]
+    text = report.to_text()
+    assert "frequencies " in text
+    assert all(f"{name} of " in text for name in ("H", "D", "15min", "W"))
+
+
+def test_joined_sources_keep_their_frequencies(tmp_path):
+    header = "@attribute series_name string\n@frequency {}\n@data\n"
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.tsf").write_text(f"{header.format('hourly')}x:1,2\ny:3\n")
+    (data / "b.tsf").write_text(f"{header.format('daily')}x:4\n")
+    (data / "c.jsonl").write_text("[5]\n")
+    report = convert(data, tmp_path / "out", join=True, progress=False)
+    found = frequencies_of(tmp_path / "out" / "other" / "data")
+    assert found == ["h", "h", "D", None]
+    assert report.sources[0].frequencies == {"h": 2, "D": 1, "unknown": 1}
+
+
+def test_the_domain_of_a_folder_is_the_published_one(tmp_path):
+    write_folder(tmp_path / "all" / "copy" / "energy" / "wind", ["H"])
+    write_folder(tmp_path / "all" / "nature" / "web" / "rain", ["H"])
+    write_folder(tmp_path / "all" / "mine" / "deep" / "rain", ["H"])
+    report = convert(tmp_path / "all", tmp_path / "out", progress=False)
+    places = [f"{source.domain}/{source.name}" for source in report.sources]
+    assert places == ["energy/copy-wind", "mine/deep-rain", "nature/web-rain"]
+    joined = convert(tmp_path / "all", tmp_path / "joined", join=True, progress=False)
+    assert [source.domain for source in joined.sources] == ["other"]
+    joined = convert(tmp_path / "all" / "nature", tmp_path / "web", join=True, progress=False)
+    assert [f"{source.domain}/{source.name}" for source in joined.sources] == ["web/nature"]
+    inner = convert(tmp_path / "all" / "copy" / "energy", tmp_path / "inner", progress=False)
+    assert [f"{source.domain}/{source.name}" for source in inner.sources] == ["energy/wind"]
+
+
 def test_splits_are_named_after_their_dataset(tmp_path):
     for split in ("train", "test"):
         folder = tmp_path / "m4" / split

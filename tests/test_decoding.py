@@ -69,7 +69,8 @@ class Decoder:
 
     def __call__(self, x, horizon: int, mask=None, how=decode) -> np.ndarray:
         mask = np.ones(x.shape, bool) if mask is None else mask
-        return np.asarray(self._run(how, self.params, jnp.asarray(x), jnp.asarray(mask), horizon))
+        out = self._run(how, self.params, jnp.asarray(x), jnp.asarray(mask), horizon)
+        return np.asarray(out.point if how is decode else out)
 
 
 @pytest.fixture(scope="module")

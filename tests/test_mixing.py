@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timemoe_jax.config import DataConfig
-from timemoe_jax.data.mixing import (
-    BLOCK,
-    MixedWindows,
-    Schedule,
-    SourcePart,
-    permuted,
-    plan_mixture,
-    share_metrics,
-)
+from timemoe_jax.data.mixing import SourcePart, plan_mixture, share_metrics
+from timemoe_jax.data.order import BLOCK, MixedOrder, Schedule, permuted
 from timemoe_jax.data.packing import PackedIndex, PackedSource
 from timemoe_jax.data.pipeline import (
     SubsetSource,
@@ -109,8 +102,8 @@ def test_weight_zero_leaves_out_and_says_so():
     mixture = plan(windows, parts, mixing="fixed", mixing_weights="energy:1,nature:0,web:1")
     assert mixture.counts[2] == 0
     assert str(mixture).endswith("never drawn from: nature/c")
-    drawn = MixedWindows(windows, mixture, 0, True)
-    seen = {int(drawn[i]["sequence"]) for i in range(400)}
+    drawn = MixedOrder(mixture, 0).windows(np.arange(400))
+    seen = set(windows.batch(drawn)["sequence"].tolist())
     assert not seen & set(range(15, 215))
 
 
@@ -145,9 +138,7 @@ def test_a_limit_on_epochs_gives_the_excess_to_the_others():
     assert mixture.counts == (30, 30, 120, 120)
     assert mixture.epochs().tolist() == [3, 3, 0.24, 0.24]
     assert "at most 3 epochs of d/a, d/b" in str(mixture)
-    drawn = collections.Counter(
-        MixedWindows(windows, mixture, 5, True).locate(i) for i in range(300)
-    )
+    drawn = collections.Counter(MixedOrder(mixture, 5).windows(np.arange(300)).tolist())
     # Each window of a limited source exactly thrice, of the others at most once.
     assert {drawn[w] for w in range(20)} == {3}
     assert max(drawn[w] for w in range(20, 1020)) == 1
@@ -163,9 +154,24 @@ def test_a_limit_that_the_run_cannot_keep(mixing):
         plan(windows, parts, 21, mixing=mixing, max_epochs_per_source=1.0)
 
 
-@given(st.integers(1, 300), st.integers(0, 2**70))
+def permutation(size, seed, count=None):
+    """Where the first numbers go."""
+    i = np.arange(size if count is None else count)
+    return permuted(i, np.full_like(i, size), np.full(len(i), seed, np.uint64)).tolist()
+
+
+@given(st.integers(1, 300), st.integers(0, 2**64 - 1))
 def test_a_permutation_is_one(size, seed):
-    assert sorted(permuted(i, size, seed) for i in range(size)) == list(range(size))
+    assert sorted(permutation(size, seed)) == list(range(size))
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 2**64 - 1)), min_size=1, max_size=9))
+def test_permutations_side_by_side_are_those_alone(kinds):
+    apart = [permutation(size, seed) for size, seed in kinds]
+    i = np.concatenate([np.arange(size) for size, _ in kinds])
+    size = np.concatenate([np.full(size, size) for size, _ in kinds])
+    seed = np.concatenate([np.full(size, seed, np.uint64) for size, seed in kinds])
+    assert permuted(i, size, seed).tolist() == list(itertools.chain(*apart))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 16, 100])
@@ -173,8 +179,8 @@ def test_permutations_of_neighbouring_seeds_are_as_if_drawn(size):
     """Each number goes to each place about as often: 4000 seeds, six standard deviations."""
     places = np.zeros((size, size))
     for seed in range(4000):
-        for i in range(min(size, 4)):
-            places[i, permuted(i, size, seed)] += 1
+        for i, place in enumerate(permutation(size, seed, min(size, 4))):
+            places[i, place] += 1
     expected = 4000 / size
     deviation = math.sqrt(expected * (1 - 1 / size))
     assert np.abs(places[: min(size, 4)] - expected).max() < 6 * deviation
@@ -182,7 +188,7 @@ def test_permutations_of_neighbouring_seeds_are_as_if_drawn(size):
 
 def test_a_permutation_of_very_many():
     size = 10**12
-    seen = {permuted(i, size, 3) for i in range(2000)}
+    seen = set(permutation(size, 3, 2000))
     assert len(seen) == 2000
     assert abs(np.mean(list(seen)) / size - 0.5) < 0.05
 
@@ -195,8 +201,8 @@ def test_a_schedule_is_exact_over_a_cycle_and_even_within(counts):
     schedule = Schedule(counts)
     total = sum(counts)
     taken = [0] * len(counts)
-    for i in range(2 * total):
-        part, k = schedule.locate(i)
+    parts, ks = schedule.locate(np.arange(2 * total))
+    for i, (part, k) in enumerate(zip(parts.tolist(), ks.tolist(), strict=True)):
         # The k-th draw of a source is its k-th: nothing is left out or comes twice.
         assert k == taken[part]
         taken[part] += 1
@@ -206,12 +212,33 @@ def test_a_schedule_is_exact_over_a_cycle_and_even_within(counts):
             assert taken == list(counts)
 
 
+def descend(counts, i):
+    """The definition, a draw at a time, in whole numbers of any size."""
+    turn, k = divmod(i, sum(counts))
+    first, here = 0, list(counts)
+    while len(here) > 1:
+        left, right = here[: len(here) // 2], here[len(here) // 2 :]
+        earlier = k * sum(left) // sum(here)
+        if (k + 1) * sum(left) // sum(here) > earlier:
+            here, k = left, earlier
+        else:
+            first, here, k = first + len(left), right, k - earlier
+    return first, turn * here[0] + k
+
+
+@given(COUNTS, st.sampled_from([1, 1 << 20, 1 << 40]), st.integers(0, 1 << 62))
+def test_a_schedule_of_numbers_of_any_size(counts, factor, i):
+    counts = [n * factor for n in counts]
+    part, k = Schedule(counts).locate(np.array([i]))
+    assert (part[0], k[0]) == descend(counts, i)
+
+
 def test_a_schedule_of_a_whole_corpus():
     """Shares of a millionth are met, far into a run."""
     counts = [905_000, 51_700, 29_800, 6_900, 5_800, 80, 60, 1, 1]
     schedule = Schedule(counts)
     start = 10**12 + 7
-    drawn = collections.Counter(schedule.locate(i)[0] for i in range(start, start + 20_000))
+    drawn = collections.Counter(schedule.locate(np.arange(start, start + 20_000))[0].tolist())
     for part, count in enumerate(counts):
         assert abs(drawn[part] - 20_000 * count / sum(counts)) <= 5
 
@@ -220,12 +247,12 @@ def test_a_schedule_of_a_whole_corpus():
 def test_an_epoch_of_a_source_holds_each_of_its_windows_once(shuffle):
     windows, parts = corpus()
     mixture = plan(windows, parts, mixing="power", mixing_power=0.0)
-    drawn = MixedWindows(windows, mixture, 3, shuffle)
+    drawn = MixedOrder(mixture, 3 if shuffle else None).windows(np.arange(20 * BLOCK))
     order = collections.defaultdict(list)
     # In the order of the schedule, which shuffling moves within its blocks.
-    for i in range(20 * BLOCK):
-        w = drawn.locate(i)
-        order[labels_of([windows.index.locate(w)[0]], parts)[0]].append(w)
+    sequences, _ = windows.index.locate(drawn)
+    for w, label in zip(drawn.tolist(), labels_of(sequences, parts), strict=True):
+        order[label].append(w)
     for part, extent in zip(parts, mixture.extents, strict=True):
         seen = collections.Counter(order[part.label])
         assert set(seen) == set(range(extent.first, extent.stop))

@@ -8,6 +8,7 @@ one to one.
 
 import dataclasses
 import difflib
+import itertools
 import math
 import types
 import typing
@@ -88,6 +89,9 @@ class ModelConfig:
     # A bias per expert that only selects, moved towards an even load (arXiv 2408.15664); not
     # published, so such a model cannot be exported.
     router_bias: bool = False
+    # Beside each head one that says these quantiles of each value, in (0, 1) and increasing; not
+    # published either.
+    quantile_levels: tuple[float, ...] = ()
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
     dtype: str = "float32"
@@ -140,6 +144,11 @@ class ModelConfig:
             len(horizons) > 0 and increasing,
             f"horizon_lengths must be positive and increasing, but are {horizons}",
         )
+        levels = self.quantile_levels
+        require(
+            all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
+            f"quantile_levels must increase and be in (0, 1), but are {levels}",
+        )
         require_choice(self, "dtype", DTYPES)
         require_choice(self, "remat", REMAT_POLICIES)
         require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
@@ -175,7 +184,7 @@ COMPUTE_FIELDS = (
     *("dtype", "remat", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
     "attention_implementation",
 )
-_UNPUBLISHED = (*COMPUTE_FIELDS, "router_bias")
+_UNPUBLISHED = (*COMPUTE_FIELDS, "router_bias", "quantile_levels")
 
 
 def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
@@ -212,6 +221,10 @@ def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
       ConfigError: the published implementation does not have such a model.
     """
     require(not config.router_bias, "router_bias is True; the published format has no such bias")
+    require(
+        not config.quantile_levels,
+        f"quantile_levels is {config.quantile_levels}; the published format has no heads for them",
+    )
     values = dataclasses.asdict(config)
     for name in _UNPUBLISHED:
         del values[name]

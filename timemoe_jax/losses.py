@@ -1,7 +1,9 @@
-"""The training objective, Huber on every head, and what keeps the experts' routers healthy."""
+"""The training objective, Huber and pinball on the heads, and what keeps the routers healthy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -13,6 +15,19 @@ def huber(error: Float[Array, "..."], delta: float) -> Float[Array, "..."]:
     magnitude = jnp.abs(error)
     quadratic = jnp.minimum(magnitude, delta)
     return quadratic * (magnitude - 0.5 * quadratic)
+
+
+def pinball(
+    quantiles: Float[Array, "*N Q"], targets: Float[Array, "*N"], levels: tuple[float, ...]
+) -> Float[Array, "*N"]:
+    """Mean over levels u of u * e where e >= 0 and (u - 1) * e below, e = target - quantile.
+
+    In expectation least where each quantile is that of its level (Koenker and Bassett, Regression
+    Quantiles, 1978). At the level 1/2 it is half the absolute error.
+    """
+    level = jnp.asarray(levels, jnp.float32)
+    error = targets[..., None] - quantiles
+    return jnp.mean(jnp.maximum(level * error, (level - 1) * error), axis=-1)
 
 
 def following(values: Num[Array, "B T"], horizon: int) -> Num[Array, "B T P"]:
@@ -90,6 +105,83 @@ def forecast_losses(
         error = jnp.where(counted > 0, predicted - following(targets, p), 0)
         losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses
+
+
+def quantile_losses(
+    quantile_head: Callable[[Array, int], Array],
+    hidden: Float[Array, "B T D"],
+    targets: Float[Array, "B T"],
+    mask: Float[Array, "B T"],
+    *,
+    horizon_lengths: tuple[int, ...],
+    levels: tuple[float, ...],
+    positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B T+1"] | None = None,
+    weights: Mapping[int, Float[Array, ""]] | None = None,
+) -> dict[int, Float[Array, ""]]:
+    """Mean pinball loss of each head of quantiles over the targets that count.
+
+    The heads are read at a part of the positions at a time, as many parts as there are levels, and
+    again in the backward pass, so that they take about the memory that the point heads take.
+
+    Args:
+      quantile_head: from hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q].
+      hidden: of every position.
+      horizon_lengths: of the heads.
+      levels: of the quantiles.
+      targets, mask, positions, segments, weights: see `forecast_losses`.
+
+    Returns:
+      the loss of each head; 0 for one that has no target at all.
+    """
+    if weights is None:
+        weights = horizon_weights(mask, horizon_lengths, positions, segments)
+    aims = _Aims(targets, mask, positions, segments)
+    batch, length, features = hidden.shape
+    size = -(-length // len(levels))
+    starts = jnp.arange(0, length, size)
+    padded = jnp.pad(hidden, ((0, 0), (0, len(starts) * size - length), (0, 0)))
+    parts = jnp.moveaxis(padded.reshape(batch, -1, size, features), 1, 0)
+
+    def one(states: Array, start: Array, p: int) -> Array:
+        part = aims.part(start, size + p - 1)
+        counted = _counted(part.mask, part.positions, part.segments, p)[:, :size]
+        # Chosen before the difference, so that what does not count has no gradient either.
+        aimed_at = jnp.where(counted > 0, following(part.targets, p)[:, :size], 0)
+        error = pinball(quantile_head(states, p), aimed_at, levels)
+        return jnp.sum(jnp.where(counted > 0, error, 0))
+
+    def add(totals: dict[int, Array], inputs: tuple[Array, Array]) -> tuple[dict[int, Array], None]:
+        start, states = inputs
+        return {p: total + one(states, start, p) for p, total in totals.items()}, None
+
+    add = jax.checkpoint(add, prevent_cse=False)
+    zeros = {p: jnp.zeros(()) for p in horizon_lengths}
+    totals, _ = jax.lax.scan(add, zeros, (starts, parts))
+    return {p: total / jnp.maximum(weights[p], 1) for p, total in totals.items()}
+
+
+class _Aims(NamedTuple):
+    """What predictions aim at, and what of it counts: see `forecast_losses`."""
+
+    targets: Array
+    mask: Array
+    positions: Array | None
+    segments: Array | None
+
+    def part(self, start: Array, size: int) -> "_Aims":
+        """Those of so many positions from one on; past the end nothing counts."""
+
+        def cut(a: Array, more: int = 0) -> Array:
+            padded = jnp.pad(a, ((0, 0), (0, size)))
+            return jax.lax.dynamic_slice_in_dim(padded, start, size + more, axis=1)
+
+        return _Aims(
+            cut(self.targets),
+            cut(self.mask),
+            None if self.positions is None else cut(self.positions),
+            None if self.segments is None else cut(self.segments, 1),
+        )
 
 
 def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:

@@ -41,7 +41,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"ffn\.selection_bias$", P()),
     (r"norm\.scale$", P()),
     (r"embed\.(gate|value)$", P()),
-    (r"heads\.\d+\.kernel$", P()),
+    (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
     (r"(^|\.)(count|step|skipped)$", P()),
 )
 

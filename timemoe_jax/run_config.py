@@ -39,16 +39,18 @@ def require_choice(config: Any, name: str, choices: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The training objective: Huber on every head, plus the balancing loss."""
+    """The training objective: Huber on every head, pinball on quantiles, the balancing loss."""
 
     huber_delta: float = 2.0
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
     # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
     router_z_loss_factor: float = 0.0
+    # Of the pinball loss of the quantile heads, where model.quantile_levels asks for them.
+    quantile_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "huber_delta")
+        require_positive(self, "huber_delta", "quantile_factor")
         require_not_negative(self, "router_z_loss_factor")
 
 
@@ -72,8 +74,15 @@ class DataConfig:
     max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
     validation_path: str = ""
     validation_fraction: float = 0.0  # of the sequences, held out whole
-    synthetic_sequences: int = 0  # generated series, when path is empty
+    synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
     synthetic_length: int = 2048
+    # Series generated without end while training: their share of the points trained on, 1 when
+    # there is no other source; "arima:2,chaos" for families with weights, empty for all of them,
+    # "tsmixup" among them for mixtures of the training series; and the share of the series that
+    # each kind of augmentation (warps, resampling, censoring, spikes, ...) is applied to.
+    synthetic_share: float = 0.0
+    synthetic_families: str = ""
+    synthetic_augmentation: float = 0.0
     shuffle: bool = True
     num_threads: int = 2
 
@@ -94,13 +103,31 @@ class DataConfig:
             f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
             f"each other",
         )
-        require(
-            bool(self.path) or self.synthetic_sequences > 0,
-            "path is empty and synthetic_sequences is 0: there is nothing to train on; "
-            "set config.data.path to files or folders of series",
-        )
+        self._check_generated()
         self._check_packing()
         self._check_mixing()
+
+    def _check_generated(self) -> None:
+        other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
+        require(
+            other or share > 0,
+            "path is empty, synthetic_sequences and synthetic_share are 0: there is nothing to "
+            "train on; set config.data.path to files or folders of series",
+        )
+        require(
+            0 <= share < 1 if other else share == 1,
+            f"synthetic_share is {share}; it must be from 0 to less than 1 beside path or "
+            "synthetic_sequences, and 1 without them",
+        )
+        require(
+            0 <= self.synthetic_augmentation <= 1,
+            f"synthetic_augmentation must be from 0 to 1, but is {self.synthetic_augmentation}",
+        )
+        require(
+            share > 0 or not (self.synthetic_families or self.synthetic_augmentation),
+            f"synthetic_families is {self.synthetic_families!r} and synthetic_augmentation "
+            f"{self.synthetic_augmentation}, but synthetic_share is 0: they would have no effect",
+        )
 
     def _check_packing(self) -> None:
         require_choice(self, "policy", POLICIES)

@@ -14,21 +14,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from timemoe_jax import checkpoint, distributed, partitioning
 from timemoe_jax.config import COMPUTE_FIELDS, ModelConfig, RunConfig
-from timemoe_jax.data import pipeline
-from timemoe_jax.data.mixing import SourcePart, plan_mixture
-from timemoe_jax.data.packing import PackedIndex, PackedSource
-from timemoe_jax.data.sequence_source import SequenceSource
-from timemoe_jax.data.sources import open_source
-from timemoe_jax.data.synthetic import SyntheticSource
-from timemoe_jax.data.windows import WindowIndex, Windows, WindowSource
+from timemoe_jax.data.training_data import TrainingData, open_training_data
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.logs import MetricsLog
-from timemoe_jax.models.time_moe import abstract_model, count_parameters
+from timemoe_jax.models.time_moe import abstract_model, count_parameters, create_params
 from timemoe_jax.nn import attention, experts
-from timemoe_jax.train_loop import Data, Loop, StopSignal, Trace, make_batches, say
+from timemoe_jax.train_loop import Loop, StopSignal, Trace, make_batches, say
 from timemoe_jax.train_step import (
     TrainState,
     abstract_state,
@@ -70,7 +65,12 @@ def run(
     partitioning.check_fits(config, mesh)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    data = _open_data(config)
+    data = open_training_data(
+        config.data,
+        seed=config.seed,
+        num_steps=config.train.num_steps,
+        batch_size=config.train.batch_size,
+    )
     say(_summary(config, data, mesh))
     as_json = json.loads(json.dumps(dataclasses.asdict(config)))
     folder = workdir / "checkpoints"
@@ -96,51 +96,15 @@ def run(
     return RunResult(state, step, step < config.train.num_steps, folder)
 
 
-def _open_data(config: RunConfig) -> Data:
-    data = config.data
-    source: SequenceSource
-    if data.path:
-        source, parts = pipeline.open_parts(data.path)
-    else:
-        source = SyntheticSource(data.synthetic_sequences, data.synthetic_length, config.seed)
-        parts = [SourcePart("synthetic", "generated", 0, len(source))]
-    held_out: SequenceSource | None = None
-    if data.validation_path:
-        held_out = open_source(data.validation_path)
-    elif data.validation_fraction:
-        ids = pipeline.split_sequences(len(source), data.validation_fraction, config.seed)
-        source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
-        parts = pipeline.subset_parts(parts, ids[0])
-    # Never packed, so that losses can be compared between policies.
-    validation = None if held_out is None else _windows(held_out, config)
-    packing = data.policy == "packing"
-    train = _packed(source, parts, config) if packing else _windows(source, config)
-    draws = config.train.num_steps * config.train.batch_size
-    return Data(train, validation, plan_mixture(parts, train.index, data, draws))
-
-
-def _windows(source: SequenceSource, config: RunConfig) -> Windows:
-    stride = config.data.stride or config.data.length
-    return WindowSource(source, WindowIndex(source.lengths, config.data.length, stride))
-
-
-def _packed(source: SequenceSource, parts: Sequence[SourcePart], config: RunConfig) -> Windows:
-    seed = config.seed if config.data.shuffle else None
-    groups = [part.stop - part.first for part in parts]
-    index = PackedIndex(source.lengths, config.data.length, seed, groups)
-    return PackedSource(source, index, config.data.packing_bleeds)
-
-
-def _summary(config: RunConfig, data: Data, mesh: jax.sharding.Mesh) -> str:
+def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> str:
     """What the run is about to do, for the console."""
     total, activated = count_parameters(config.model)
-    train = pipeline.describe(data.train.source, data.train.index, config.train.batch_size)
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     lines = [
         f"model: {total:,} parameters, {activated:,} activated, {config.model.dtype}",
         f"devices: {device}" + (f", mesh {axes}" if axes else ""),
-        f"training data: {train}",
+        f"training data: {data.summary}",
         f"mixture: {data.mixture}",
     ]
     lines[1:1] = _implementations(config)
@@ -194,27 +158,40 @@ def _start(
     if not config.train.init_from:
         return create_state(config, mesh=mesh)
     loaded = checkpoint.load_model(config.train.init_from)
-    if config.model.router_bias and not loaded.config.router_bias:
-        loaded = _with_router_bias(loaded)
-    differing = _differing(dataclasses.asdict(loaded.config), dataclasses.asdict(config.model))
+    then, now = dataclasses.asdict(loaded.config), dataclasses.asdict(config.model)
+    added = {name: now[name] for name in _ADDABLE if now[name] and not then[name]}
+    differing = _differing({**then, **added}, now)
     if differing:
         raise ConfigError(
             f"train.init_from: {loaded.source} is another model; it has {', '.join(differing)} "
             "in config.model"
         )
-    return create_state(config, loaded.params, mesh)
+    params = _with_parts(loaded, config, tuple(added)) if added else loaded.params
+    return create_state(config, params, mesh)
 
 
-def _with_router_bias(loaded: checkpoint.LoadedModel) -> checkpoint.LoadedModel:
-    """The same function: biases that have not moved yet."""
-    model = dataclasses.replace(loaded.config, router_bias=True)
-    old: Any = loaded.params
-    new: Any = abstract_model(model)[1]
-    bias = new["blocks"]["ffn"]["selection_bias"]
-    old["blocks"]["ffn"]["selection_bias"] = bias.replace(np.zeros(bias.shape, np.float32))
-    return dataclasses.replace(loaded, config=model)
+def _with_parts(
+    loaded: checkpoint.LoadedModel, config: RunConfig, names: Sequence[str]
+) -> nnx.State:
+    """The loaded parameters, and those of parts it lacks as a new model has them."""
+    old = dict(nnx.to_flat_state(loaded.params))
+    paths = [path for path, _ in nnx.to_flat_state(abstract_model(config.model)[1])]
+    lacking = [path for path in paths if path not in old]
+
+    def create() -> list[Any]:
+        # The compiler leaves out what is not returned, which is almost all of a large model.
+        new = dict(nnx.to_flat_state(create_params(config.model, config.seed)))
+        return [new[path] for path in lacking]
+
+    fresh = dict(zip(lacking, jax.jit(create)(), strict=True))
+    count = sum(value.size for value in jax.tree.leaves(fresh))
+    which = " and ".join(f"model.{name}" for name in names)
+    say(f"{loaded.source} has no parameters for {which}; these {count:,} start anew")
+    return nnx.from_flat_state([*old.items(), *fresh.items()])
 
 
+# Parts that a trained model may be given: it computes the same point forecasts with them.
+_ADDABLE = ("router_bias", "quantile_levels")
 # Model fields under which the same parameters still compute the same function, or start from
 # another initialisation or objective.
 _FREE_FIELDS = frozenset(

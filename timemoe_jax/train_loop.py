@@ -18,6 +18,7 @@ from timemoe_jax import checkpoint, distributed, partitioning
 from timemoe_jax.config import ProfileConfig, RunConfig
 from timemoe_jax.data import pipeline
 from timemoe_jax.data.mixing import Mixture, share_metrics
+from timemoe_jax.data.training_data import TrainingData
 from timemoe_jax.data.windows import Windows
 from timemoe_jax.errors import TimeMoeError
 from timemoe_jax.logs import Meter, MetricsLog, progress_bar
@@ -32,14 +33,6 @@ from timemoe_jax.train_step import (
 
 class TrainingError(TimeMoeError, ArithmeticError):
     """The run cannot go on: too many updates in a row were not finite."""
-
-
-class Data(NamedTuple):
-    """The windows of a run, and what it draws from where."""
-
-    train: Windows
-    validation: Windows | None
-    mixture: Mixture
 
 
 def make_batches(
@@ -160,7 +153,7 @@ class Loop:
         config: RunConfig,
         mesh: jax.sharding.Mesh,
         update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-        data: Data,
+        data: TrainingData,
         saved: checkpoint.Checkpoints,
         log: MetricsLog | None,
         trace: Trace,
@@ -319,6 +312,10 @@ class Loop:
         each = {p: sums[f"sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
         mean = sum(each.values()) / len(each)
         values = {"validation_loss": mean, **{f"validation_loss_{p}": v for p, v in each.items()}}
+        if self._config.model.quantile_levels:
+            heads = {p: sums[f"quantile_sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
+            values["validation_quantile_loss"] = sum(heads.values()) / len(heads)
+            values |= {f"validation_quantile_loss_{p}": v for p, v in heads.items()}
         self._write(step, values)
         say(f"step {step:,}: validation loss {mean:.4f}")
         self._meter.restart()

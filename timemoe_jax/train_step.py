@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import losses, partitioning
 from timemoe_jax.config import OptimizerConfig, RunConfig
-from timemoe_jax.models.time_moe import TimeMoeOutput, abstract_model, create_params
+from timemoe_jax.models.time_moe import TimeMoe, TimeMoeOutput, abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
 
 # "values" [B, T + 1] float32, "mask" [B, T + 1] bool and, of packed windows, "segments" [B, T + 1]
@@ -131,6 +131,7 @@ class _Parts(NamedTuple):
     """The terms of a loss, and what the routers did."""
 
     horizons: dict[int, Float[Array, ""]]
+    quantiles: dict[int, Float[Array, ""]]  # empty for a model without quantile heads
     balancing: Float[Array, ""]
     router_z: Float[Array, ""]
     statistics: RouterStatistics | None
@@ -153,12 +154,12 @@ def _weights(config: RunConfig, batch: Batch) -> dict[int, Float[Array, ""]]:
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts]]:
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
+    For a model with quantile heads their pinball loss is added, times `loss.quantile_factor`.
     The function takes `params`, a `batch`, the `weights` (`losses.horizon_weights`) to divide by
     if the batch is part of a larger one, and the `share` it has in the routers' losses of that.
     A target that is missing or padding never counts, nor does a prediction made from one.
     """
-    model, loss = config.model, config.loss
-    graph, _ = abstract_model(model)
+    graph, _ = abstract_model(config.model)
 
     def compute(
         params: nnx.State,
@@ -166,30 +167,58 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], _Parts]:
-        x, read, targets, counted = _split(batch)
+        x, read, _, _ = _split(batch)
         segments = batch.get("segments")
-        of_inputs = None if segments is None else segments[:, :-1]
-        output = nnx.merge(graph, params)(x, read, of_inputs)
-        positions = read.astype(jnp.float32)
-        horizons = losses.forecast_losses(
-            output.predictions,
-            targets,
-            counted,
-            delta=loss.huber_delta,
-            positions=positions,
-            segments=segments,
-            weights=weights,
-        )
-        total = sum(horizons.values(), jnp.zeros(())) / len(horizons)
+        model = nnx.merge(graph, params)
+        output = model(x, read, None if segments is None else segments[:, :-1])
+        horizons, quantiles = _forecast_losses(config, model, output, batch, weights)
+        total = _mean(horizons)
+        if quantiles:
+            total = total + config.loss.quantile_factor * _mean(quantiles)
         if output.router_logits is None:
-            return total, _Parts(horizons, jnp.zeros(()), jnp.zeros(()), None)
-        statistics = _statistics(config, params, output, positions)
+            return total, _Parts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
+        statistics = _statistics(config, params, output, read.astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
-        parts = _Parts(horizons, balancing, router_z, statistics)
+        parts = _Parts(horizons, quantiles, balancing, router_z, statistics)
         return total + _regulariser(config, parts), parts
 
     return compute
+
+
+def _forecast_losses(
+    config: RunConfig,
+    model: TimeMoe,
+    output: TimeMoeOutput,
+    batch: Batch,
+    weights: dict[int, Array] | None,
+) -> tuple[dict[int, Array], dict[int, Array]]:
+    """The losses of the point heads, and of the quantile heads if there are any."""
+    _, read, targets, counted = _split(batch)
+    options: dict[str, Any] = {
+        "positions": read.astype(jnp.float32),
+        "segments": batch.get("segments"),
+        "weights": weights,
+    }
+    horizons = losses.forecast_losses(
+        output.predictions, targets, counted, delta=config.loss.huber_delta, **options
+    )
+    if not config.model.quantile_levels:
+        return horizons, {}
+    quantiles = losses.quantile_losses(
+        model.quantile_head,
+        output.hidden,
+        targets,
+        counted,
+        horizon_lengths=config.model.horizon_lengths,
+        levels=config.model.quantile_levels,
+        **options,
+    )
+    return horizons, quantiles
+
+
+def _mean(of_heads: Mapping[int, Float[Array, ""]]) -> Float[Array, ""]:
+    return sum(of_heads.values(), jnp.zeros(())) / len(of_heads)
 
 
 def _statistics(
@@ -319,6 +348,9 @@ def _micro_batches(count: int, a: Array) -> Array:
 def _describe(parts: _Parts) -> Metrics:
     """The terms of the loss and the load of the experts, by the names of the log."""
     metrics = {f"loss_{p}": loss for p, loss in parts.horizons.items()}
+    if parts.quantiles:
+        metrics["quantile_loss"] = _mean(parts.quantiles)
+        metrics |= {f"quantile_loss_{p}": loss for p, loss in parts.quantiles.items()}
     metrics["balancing_loss"] = parts.balancing
     if parts.statistics is not None:
         metrics["router_z_loss"] = parts.router_z
@@ -332,7 +364,8 @@ def _describe(parts: _Parts) -> Metrics:
 def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
     """A compiled function from parameters and a batch to sums: add them up, then divide.
 
-    It returns, per head, "sum_P" of the Huber losses and "count_P" of the targets that count.
+    It returns, per head, "sum_P" of the Huber losses, "quantile_sum_P" of the pinball losses where
+    the model has quantile heads, and "count_P" of the targets that count.
     """
     loss = make_loss(config)
     horizons = config.model.horizon_lengths
@@ -342,6 +375,7 @@ def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
         ones = {p: jnp.ones(()) for p in horizons}
         _, parts = loss(params, batch, ones)
         totals = {f"sum_{p}": total for p, total in parts.horizons.items()}
+        totals |= {f"quantile_sum_{p}": total for p, total in parts.quantiles.items()}
         return {**totals, **{f"count_{p}": count for p, count in counts.items()}}
 
     return jax.jit(sums)

@@ -276,6 +276,16 @@ class Spikes(Augmentation):
         return values + hit * rng.normal(0.0, self.size, values.shape) * deviation
 
 
+def every_kind(probability: float) -> Compose:
+    """One of each kind with its default ranges, each applied to a share of the series by itself.
+
+    Args:
+      probability: that share.
+    """
+    kinds = (TimeWarp, Resample, AmplitudeWarp, Censor, Quantise, Spikes, MissingSpells)
+    return Compose([kind(probability=probability) for kind in kinds])
+
+
 def _require(condition: bool, name: str, value: object, right: str) -> None:
     if not condition:
         raise DataError(f"{name} is {value}; it must be {right}")

@@ -1,5 +1,6 @@
 """Series that are in memory, and several sources as one."""
 
+import bisect
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import SupportsIndex
@@ -54,7 +55,7 @@ class ConcatSource(SequenceSource):
             raise DataError("there is no source to join; give at least one")
         self._sources = tuple(sources)
         self.lengths = np.concatenate([source.lengths for source in sources], dtype=np.int64)
-        self._ends = np.cumsum([len(source) for source in sources])
+        self._ends = np.cumsum([len(source) for source in sources]).tolist()
         inner = (file for source in sources for file in source.skipped_files)
         self.skipped_files = (*inner, *skipped_files)
         columns = (column for source in sources for column in source.ignored_columns)
@@ -67,12 +68,16 @@ class ConcatSource(SequenceSource):
         return itertools.chain.from_iterable(self._sources)
 
     def _locate(self, i: int) -> tuple[SequenceSource, int]:
-        which = int(np.searchsorted(self._ends, i, side="right"))
-        return self._sources[which], i - (int(self._ends[which - 1]) if which else 0)
+        which = bisect.bisect_right(self._ends, i)
+        return self._sources[which], i - (self._ends[which - 1] if which else 0)
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         source, inner = self._locate(i)
         return source.read(inner, start, stop)
+
+    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        source, inner = self._locate(i)
+        return source._read_stored(inner, start, stop)
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""

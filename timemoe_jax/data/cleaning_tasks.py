@@ -5,6 +5,7 @@ What the processes of `timemoe_jax.data.clean_folder` do, each a task at a time.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -12,7 +13,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -25,11 +26,13 @@ from timemoe_jax.data.folder_index import open_index
 from timemoe_jax.data.folder_meta import DTYPES
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import open_file
-from timemoe_jax.data.time_moe_folder import write_time_moe_folder
 from timemoe_jax.errors import DataError
 
 RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
 PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
+
+_READ_AHEAD = 1 << 18  # points
+_POINTS_PER_FILE = 1 << 28  # from so many on the next data file is begun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Task:
 
     Attributes:
       path: of the source, a file or a folder.
-      folder: what is kept is written there, as a Time-300B folder with `RESULT` and `PIECES`.
+      folder: what is kept is written there, as the data files of a Time-300B folder, with `RESULT`
+        and `PIECES`.
       first: the first of the series.
       stop: the one after the last.
       points: of all of them.
@@ -119,9 +123,29 @@ class StoredFolder:
         wide_enough = (t for t in ("float16", "float32") if np.can_cast(kind, t))
         self.dtype = next(wide_enough, "float64")
 
-    def __getitem__(self, i: int) -> StoredSeries:
-        offset, mean, std = self._index.entry(i)
-        raw = self._read(offset, offset + int(self.lengths[i]))
+    def series(self, first: int, stop: int) -> Iterator[StoredSeries]:
+        """Reads series `first` to `stop`, one after the other.
+
+        Short ones that lie one after the other are read together: to open a file takes as long as
+        to clean thousands of points.
+
+        Raises:
+          DataError: a file cannot be read, or has become shorter.
+        """
+        block, at = np.zeros(0, self._raw), 0  # what is in memory, and its first point
+        expected = None
+        for i, length in enumerate(self.lengths[first:stop].tolist(), first):
+            offset, mean, std = self._index.entry(i)
+            end = offset + length
+            if offset < at or end > at + len(block):
+                # Where they lie in another order, more than is asked for would be read in vain.
+                ahead = _READ_AHEAD if expected in (None, offset) else 0
+                block = self._read(offset, max(end, min(offset + ahead, int(self._starts[-1]))))
+                at = offset
+            expected = end
+            yield self._series(i, block[offset - at : end - at], mean, std)
+
+    def _series(self, i: int, raw: np.ndarray, mean: float, std: float) -> StoredSeries:
         if self._stored == "bfloat16":
             # The upper half of a float32.
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
@@ -216,38 +240,80 @@ class _NeedsFloat64(Exception):  # noqa: N818
 def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tally = Tally()
+    with open(folder / PIECES, "w") as lines:
+        cleaner = _Cleaner(dtype, lines)
+        points = _write_files(folder, cleaner.kept(_series(task, source)), dtype)
+    tally = dataclasses.asdict(cleaner.tally())
+    (folder / RESULT).write_text(json.dumps({"tally": tally, "dtype": dtype, "points": points}))
 
-    def kept(lines: TextIO) -> Iterator[Float[np.ndarray, " _"]]:
-        nonlocal tally
-        for values, zero, entry in _series(task, source):
-            if values.dtype.itemsize > np.dtype(dtype).itemsize:
+
+class _Cleaner:
+    """Cleans series, and counts what becomes of them.
+
+    Args:
+      dtype: of what is written.
+      lines: takes the line of each series that is kept: see `PIECES`.
+    """
+
+    def __init__(self, dtype: str, lines: TextIO):
+        self._itemsize = np.dtype(dtype).itemsize
+        self._lines = lines
+        self._sequences = self._points = self._pieces = self._kept = 0
+        self._dropped = dict.fromkeys(REASONS, 0)
+
+    def kept(self, series: Iterable[StoredSeries]) -> Iterator[Float[np.ndarray, " _"]]:
+        """Gives out what is kept.
+
+        Raises:
+          _NeedsFloat64: a series is wider than what is written.
+        """
+        for values, zero, entry in series:
+            if values.dtype.itemsize > self._itemsize:
                 raise _NeedsFloat64
             cleaned = clean(values, zero)
-            tally += Tally(1, len(values), len(cleaned.pieces), cleaned.kept, cleaned.dropped)
-            text = "".join(f", {json.dumps(key)}: {json.dumps(entry[key])}" for key in entry)
+            self._sequences += 1
+            self._points += len(values)
+            for reason, count in cleaned.dropped.items():
+                self._dropped[reason] += count
+            text = f", {json.dumps(entry)[1:-1]}" if entry else ""
             for start, stop in cleaned.pieces.tolist():
-                lines.write(f"{stop - start}\t{text}\n")
+                self._pieces += 1
+                self._kept += stop - start
+                self._lines.write(f"{stop - start}\t{text}\n")
                 yield values[start:stop]
 
-    with open(folder / PIECES, "w") as lines:
-        write_time_moe_folder(folder, kept(lines), dtype=dtype)
-    sizes = [file.stat().st_size for file in data_files(folder)]
-    points = [size // np.dtype(dtype).itemsize for size in sizes]
-    result = {"tally": dataclasses.asdict(tally), "dtype": dtype, "points": points}
-    (folder / RESULT).write_text(json.dumps(result))
+    def tally(self) -> Tally:
+        """What became of all series so far."""
+        return Tally(self._sequences, self._points, self._pieces, self._kept, self._dropped)
 
 
-def data_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The data files of a Time-300B folder in order; `count` of them, or as many as there are."""
-    count = len(list(folder.glob("data-*.bin"))) if count is None else count
+def _write_files(folder: Path, series: Iterable[Float[np.ndarray, " _"]], dtype: str) -> list[int]:
+    """Writes series one after the other to data files, and returns the points of each file."""
+    stored = np.dtype(dtype).newbyteorder("<")
+    points: list[int] = []
+    series = iter(series)
+    for first in series:
+        written = 0
+        with open(folder / f"{len(points) + 1}.part", "wb", buffering=1 << 20) as stream:
+            for values in itertools.chain([first], series):
+                stream.write(np.ascontiguousarray(values, stored).data)
+                written += len(values)
+                if written >= _POINTS_PER_FILE:
+                    break
+        points.append(written)
+    for number, file in enumerate(data_files(folder, len(points)), start=1):
+        os.replace(folder / f"{number}.part", file)
+    return points
+
+
+def data_files(folder: Path, count: int) -> list[Path]:
+    """The data files of a Time-300B folder, in order."""
     return [folder / f"data-{k}-of-{count}.bin" for k in range(1, count + 1)]
 
 
 def _series(task: Task, source: StoredFolder | SequenceSource) -> Iterator[StoredSeries]:
     if isinstance(source, StoredFolder):
-        for i in range(task.first, task.stop):
-            yield source[i]
+        yield from source.series(task.first, task.stop)
     elif task.stop - task.first == len(source):
         for values in source:
             yield StoredSeries(values, 0.0, {})

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,14 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from timemoe_jax.data.columnar import DATASET_DICT
+from timemoe_jax.data.conversion_report import (
+    EMPTY,
+    MISSING,
+    TOO_LARGE,
+    UNKNOWN,
+    ConversionReport,
+    SourceReport,
+)
 from timemoe_jax.data.frames import frame_source
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import SUPPORTED, ConcatSource, find_files, open_file
@@ -34,97 +43,7 @@ from timemoe_jax.errors import DataError
 NAMES_FILE = "names.txt"
 DEFAULT_DOMAIN = "other"
 _PARTIAL = ".partial"
-
-# Why a series is left out.
-EMPTY = "no points"
-MISSING = "no observed value"
-TOO_LARGE = "a value too large for the dtype"
-REASONS = (EMPTY, MISSING, TOO_LARGE)
-
-
-@dataclasses.dataclass
-class SourceReport:
-    """What became of one source.
-
-    Attributes:
-      domain: the folder it lies in.
-      name: its own folder.
-      inputs: the files that it was made of.
-      frequency: the sampling frequency; None where nothing says it.
-      series: how many were written.
-      points: in them.
-      missing_points: those of them that are NaN.
-      infinite_points: those of them that are infinite; written as they are.
-      rounded_points: those of them that the dtype does not hold exactly.
-      dropped: series that were left out, by reason.
-      ignored_columns: columns of tables that are no values, ids or times.
-    """
-
-    domain: str
-    name: str
-    inputs: tuple[str, ...] = ()
-    frequency: str | None = None
-    series: int = 0
-    points: int = 0
-    missing_points: int = 0
-    infinite_points: int = 0
-    rounded_points: int = 0
-    dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
-    ignored_columns: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion came to.
-
-    Attributes:
-      dtype: of the numbers written.
-      sources: of each source.
-      skipped_files: files passed over in a folder, since their kind is not read.
-    """
-
-    dtype: str
-    sources: tuple[SourceReport, ...]
-    skipped_files: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as its JSON file holds it."""
-        return dataclasses.asdict(self)
-
-    def to_text(self) -> str:
-        """One line per source, then what was left out and why."""
-        lines = [_line(source, self.dtype) for source in self.sources]
-        if len(self.sources) > 1:
-            totals = (
-                f"{sum(s.series for s in self.sources):,} series, "
-                f"{sum(s.points for s in self.sources):,} points, "
-                f"{sum(s.missing_points for s in self.sources):,} missing, "
-                f"{sum(sum(s.dropped.values()) for s in self.sources):,} series dropped"
-            )
-            lines.append(f"total: {len(self.sources):,} sources, {totals}")
-        if self.skipped_files:
-            lines.append(
-                f"{len(self.skipped_files):,} files skipped, of a kind that is not read: "
-                f"{', '.join(self.skipped_files[:3])}{' ...' * (len(self.skipped_files) > 3)}"
-            )
-        return "\n".join(lines)
-
-
-def _line(source: SourceReport, dtype: str) -> str:
-    dropped = [f"{count:,} with {reason}" for reason, count in source.dropped.items() if count]
-    parts = [
-        f"{source.domain}/{source.name}: {source.series:,} series, {source.points:,} points",
-        f"{source.missing_points:,} missing",
-        f"frequency {source.frequency or 'unknown'}",
-        f"dropped {', '.join(dropped)}" if dropped else "none dropped",
-    ]
-    if source.infinite_points:
-        parts.append(f"{source.infinite_points:,} infinite")
-    if source.rounded_points:
-        parts.append(f"{source.rounded_points:,} rounded to {dtype}")
-    if source.ignored_columns:
-        parts.append(f"columns left out: {', '.join(source.ignored_columns)}")
-    return ", ".join(parts)
+_ENTRIES = b'"scales": ['  # of meta.json: here those of the series begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +79,12 @@ def convert(
     Args:
       path: a file or a folder.
       out: the folder of domains; made if need be. A source that is there already is an error.
-      domain: the folder in `out`; by default the first folder below `path` that a file lies in,
-        or "other".
+      domain: the folder in `out`; by default the published domain that a Time-300B folder lies in,
+        else the first folder below `path` that a file lies in, or "other"; that of joined files
+        is the one that they all have.
       name: of the source, where there is only one.
-      frequency: the sampling frequency that meta.json gives, for example "h"; by default what the
-        file says.
+      frequency: the sampling frequency of every series, for example "h"; by default what the
+        file says, where it differs for each series.
       join: whether all files become one source.
       names: which columns of tables are which, where their names do not say.
       encoding: of .tsf files.
@@ -216,7 +136,7 @@ def convert_frame(
       out: the folder of domains; made if need be.
       name: of the source.
       domain: the folder in `out`.
-      frequency: the sampling frequency that meta.json gives.
+      frequency: the sampling frequency of every series; by default unknown.
       names: which columns are which, where their names do not say.
       dtype: "float32", or "float64" to keep every digit.
       progress: whether to show a progress bar.
@@ -242,8 +162,9 @@ def _joined(
     name: str | None,
     opener: Callable[[Path], SequenceSource],
 ) -> _Job:
+    domains = {_job(root, file, domain, name, opener).domain for file in files}
     return _Job(
-        domain or DEFAULT_DOMAIN,
+        domains.pop() if len(domains) == 1 else DEFAULT_DOMAIN,
         name or _stem(root),
         tuple(map(str, files)),
         lambda: ConcatSource([opener(file) for file in files]),
@@ -262,11 +183,11 @@ def _job(
     place = file.parent if split else file
     label = f"{_stem(place)}-{_stem(file)}" if split else _stem(file)
     inner = place.relative_to(root).parts[:-1] if place.is_relative_to(root) else ()
-    if domain is None and inner:
+    parent = Path(os.path.abspath(place)).parent.name
+    if domain is None and inner and (inner[0] in DOMAINS or parent not in DOMAINS):
         domain, inner = inner[0], inner[1:]
-    elif domain is None and file.is_dir():
-        parent = Path(os.path.abspath(file)).parent.name
-        domain = parent if parent in DOMAINS else None
+    elif domain is None and place.is_dir() and parent in DOMAINS:
+        domain, inner = parent, inner[:-1]
     return _Job(
         domain or DEFAULT_DOMAIN,
         name or "-".join([*inner, label]),
@@ -366,7 +287,7 @@ def _write(
         job.domain,
         job.name,
         job.inputs,
-        frequency or source.frequency,
+        frequency,
         ignored_columns=source.ignored_columns,
     )
     folder = scratch / job.domain / job.name
@@ -378,15 +299,24 @@ def _write(
         ) as bar,
         open(folder / NAMES_FILE, "w", encoding="utf-8") as labels,
     ):
-        kept = _kept(source, report, np.dtype(dtype), bar, labels)
+        each: list[str | None] = []  # frequencies
+        kept = _kept(source, report, np.dtype(dtype), bar, labels, each)
         write_time_moe_folder(folder, kept, dtype=dtype)
-    if report.frequency is not None:
-        _put_first(folder / "meta.json", "frequency", report.frequency)
+    report.frequencies = {name or UNKNOWN: count for name, count in Counter(each).items()}
+    if frequency is None:
+        _take_frequencies(report, source.frequency, each)
+    if report.frequency is not None or any(each):
+        _write_frequencies(folder / "meta.json", report.frequency, each)
     return report
 
 
 def _kept(
-    source: SequenceSource, report: SourceReport, dtype: np.dtype, bar: Any, labels: IO[str]
+    source: SequenceSource,
+    report: SourceReport,
+    dtype: np.dtype,
+    bar: Any,
+    labels: IO[str],
+    frequencies: list[str | None],
 ) -> Iterator[Float[np.ndarray, " T"]]:
     """The series to write, in their dtype; counts them and those that are left out."""
     for i, values in enumerate(source):
@@ -404,6 +334,7 @@ def _kept(
         report.infinite_points += int(np.count_nonzero(np.isinf(values)))
         if values.dtype.itemsize > dtype.itemsize:
             report.rounded_points += int(np.count_nonzero((stored != values) & ~missing))
+        frequencies.append(report.frequency or source.frequency_of(i))
         labels.write(json.dumps(source.label(i), ensure_ascii=True) + "\n")
         yield stored
 
@@ -416,11 +347,42 @@ def _reason(values: Float[np.ndarray, " T"], stored: Float[np.ndarray, " T"]) ->
     return TOO_LARGE if np.any(np.isinf(stored) & np.isfinite(values)) else None
 
 
-def _put_first(path: Path, key: str, value: str) -> None:
-    """Adds an entry to a JSON object, which may be too large to parse, as its first."""
+def _take_frequencies(
+    report: SourceReport, of_source: str | None, each: Sequence[str | None]
+) -> None:
+    """Finds the frequency of the folder: none where a series has none, which would be given it."""
+    counts = Counter(each)
+    if len(counts) == 1:
+        (report.frequency,) = counts
+    elif None not in counts:
+        report.frequency = of_source
+
+
+def _write_frequencies(path: Path, common: str | None, each: Sequence[str | None]) -> None:
+    """Adds to a meta.json, which may be too large to parse, the sampling frequencies.
+
+    Args:
+      path: of the file, as `write_time_moe_folder` has written it.
+      common: that of the folder.
+      each: those of the series; what differs from `common` is written beside a series.
+    """
+    texts = {name: f', "freq": {json.dumps(name)}}}'.encode() for name in {*each} - {None, common}}
+    ends = (texts.get(name, b"}") for name in each)
     part = path.with_name(f"{path.name}.part")
     with open(path, "rb") as old, open(part, "wb") as new:
-        assert old.read(1) == b"{"
-        new.write(json.dumps({key: value}).removesuffix("}").encode() + b", ")
-        shutil.copyfileobj(old, new, 1 << 20)
+        head = b""
+        while _ENTRIES not in head:
+            block = old.read(1 << 16)
+            assert block, f"{path} has no series"
+            head += block
+        head, _, block = head.partition(_ENTRIES)
+        if common is not None:
+            head = json.dumps({"frequency": common})[:-1].encode() + b", " + head[1:]
+        new.write(head + _ENTRIES)
+        while block:
+            # An entry ends with the only brace in it, and the file with one more.
+            *entries, rest = block.split(b"}")
+            new.writelines(entry + next(ends, b"}") for entry in entries)
+            new.write(rest)
+            block = old.read(1 << 20)
     os.replace(part, path)

@@ -14,6 +14,7 @@ time, when one is first read from. A small meta.json has no index: it is read as
 import contextlib
 import hashlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -106,10 +107,10 @@ class FolderIndex:
           DataError: the index is damaged.
         """
         self._check_block(i // _BLOCK)
-        offset = int(self._columns["offset"][i])
+        offset = self._columns["offset"].item(i)
         if "mean" not in self._columns:
-            return Entry(offset, float("nan"), float("nan"))
-        return Entry(offset, float(self._columns["mean"][i]), float(self._columns["std"][i]))
+            return Entry(offset, math.nan, math.nan)
+        return Entry(offset, self._columns["mean"].item(i), self._columns["std"].item(i))
 
     def frequency(self, i: int) -> str | None:
         """Looks up the sampling frequency of sequence `i`: its own, else that of the folder.
@@ -124,7 +125,7 @@ class FolderIndex:
         return self._frequency_names[code - 1] if code else self.layout.frequency
 
     def _check_block(self, block: int) -> None:
-        if self._compared[block]:
+        if self._compared.item(block):
             return
         try:
             for name in self._columns:

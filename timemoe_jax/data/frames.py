@@ -58,22 +58,26 @@ def frame_source(
 
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{where} must be a pandas DataFrame, not a {type(frame).__name__}")
-    frame = _with_index(frame)
+    frame = with_index(frame)
     frame.columns = [str(name) for name in frame.columns]
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise DataError(f"{where} has more than one column {twice[0]!r}; the names must differ")
     if not len(frame):
         raise DataError(f"{where} has no rows; give at least one")
-    kinds = {name: _kind(frame[name]) for name in frame.columns}
+    kinds = {name: kind_of(frame[name]) for name in frame.columns}
     layout = find_layout(where, kinds, names or ColumnNames())
     source = {"wide": _wide, "long": _long, "list": _lists}[layout.kind](frame, layout, where)
     source.ignored_columns = layout.ignored
     return source
 
 
-def _with_index(frame: Any) -> Any:
-    """A new frame, with the index among its columns where it says something."""
+def with_index(frame: Any) -> Any:
+    """A new frame, with the index among its columns where it says something.
+
+    Args:
+      frame: a pandas DataFrame. Not modified.
+    """
     import pandas as pd
 
     named = any(name is not None for name in frame.index.names)
@@ -83,7 +87,12 @@ def _with_index(frame: Any) -> Any:
     return frame.reset_index(drop=True)
 
 
-def _kind(column: Any) -> Kind:
+def kind_of(column: Any) -> Kind:
+    """What a column holds.
+
+    Args:
+      column: a pandas Series.
+    """
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -111,7 +120,7 @@ def _times(column: Any, where: str) -> Shaped[np.ndarray, " rows"]:
     """Numbers as they are, anything else as UTC."""
     import pandas as pd
 
-    kind = _kind(column)
+    kind = kind_of(column)
     if kind == "number":
         return _numbers(column, where)
     if isinstance(column.dtype, pd.PeriodDtype):

@@ -1,30 +1,23 @@
-"""Mixing sources: how often each is drawn from, and which draw gives which window.
+"""Mixing sources: how often each is drawn from.
 
 A share is one of the points trained on. Within a source every window comes once in an epoch of that
-source, so that its points are drawn evenly. Nothing here keeps a position: draw i is computed from
-i, the seed and the plan, in memory that grows with the sources alone.
+source, so that its points are drawn evenly; `order` says which draw gives which window.
 """
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from timemoe_jax.config import DataConfig, parse_mixing_weights
-from timemoe_jax.data.windows import Extent, Index, Windows
+from timemoe_jax.data.windows import Extent, Index
 from timemoe_jax.errors import DataError
 
-# Draws among which the order is shuffled: sources would come in a fixed pattern otherwise, and one
-# process of several could see nothing but one of them.
-BLOCK = 256
 # Without a limit on epochs, the draws after which the pattern of sources begins anew.
-_CYCLE = 1 << 40
-_ROUNDS = 6
-_BITS = (1 << 64) - 1
+_CYCLE = 1 << 30
 # Shown one by one in a summary; beyond, domains are.
 _FEW = 12
 
@@ -38,12 +31,14 @@ class SourcePart:
       name: of the file or folder.
       first: its first series.
       stop: the series after its last.
+      endless: whether they are generated, in random order already and more than any run takes.
     """
 
     domain: str
     name: str
     first: int
     stop: int
+    endless: bool = False
 
     @property
     def label(self) -> str:
@@ -83,6 +78,11 @@ class Mixture:
     @functools.cached_property
     def _label_numbers(self) -> np.ndarray:
         return np.searchsorted(self.labels, self._label_of_parts)
+
+    @functools.cached_property
+    def _endless(self) -> set[str]:
+        labels = zip(self._label_of_parts, self.parts, strict=True)
+        return {label for label, part in labels if part.endless}
 
     def epochs(self) -> Float[np.ndarray, " parts"]:
         """How often each source is gone through in the run."""
@@ -127,7 +127,8 @@ class Mixture:
             of_label = epochs[labels == label]
             low, high = np.min(of_label), np.max(of_label)
             times = f"{low:.3g}" if high - low < 0.01 * high else f"{low:.3g} to {high:.3g}"
-            shown.append(f"{label} {share:.2%} ({times} epochs)")
+            endless = label in self._endless
+            shown.append(f"{label} {share:.2%} ({'endless' if endless else times + ' epochs'})")
         if len(shares) > _FEW:
             rest = sum(share for _, share in shares[_FEW:])
             shown.append(f"{len(shares) - _FEW} more {rest:.2%}")
@@ -160,6 +161,8 @@ def plan_mixture(
     # Windows to draw for each point: a source of short series pads more.
     rates = weights * windows / np.maximum(points, 1)
     limit, policy = config.max_epochs_per_source, config.mixing
+    # Generated series are drawn in their order, for which a pool has no room.
+    pooled = config.mixing == "points" and not any(part.endless for part in parts)
     counts: tuple[int, ...] | None = None
     if limit:
         limits = np.floor(limit * np.where(rates > 0, windows, 0))
@@ -173,9 +176,9 @@ def plan_mixture(
             names = [part.label for part, full in zip(parts, at_limit, strict=True) if full]
             shown = ", ".join(names[:_FEW]) + (" and more" if len(names) > _FEW else "")
             policy += f", at most {limit:g} epochs of {shown}"
-        if config.mixing != "points":
+        if not pooled:
             counts = _whole(wanted, draws)
-    elif config.mixing != "points":
+    elif not pooled:
         wanted = np.maximum(rates / np.sum(rates) * _CYCLE, rates > 0)
         counts = _whole(wanted, int(np.floor(np.sum(wanted))))
     return Mixture(tuple(parts), extents, counts, draws, policy)
@@ -185,6 +188,15 @@ def _weights(
     parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], config: DataConfig
 ) -> Float[np.ndarray, " parts"]:
     """The share of the points that each source is to have, up to a factor."""
+    endless = np.array([part.endless for part in parts])
+    if endless.any():
+        weights = np.zeros(len(parts))
+        real = [part for part in parts if not part.endless]
+        weights[~endless] = _weights(real, points[~endless], config) if real else 0.0
+        share, total = config.synthetic_share, np.sum(weights)
+        # Of a run on generated series alone they are all.
+        weights[endless] = (share / (1 - share) * total if real else 1.0) / np.sum(endless)
+        return weights
     if config.mixing == "points":
         return points
     if config.mixing == "power":
@@ -237,125 +249,6 @@ def _whole(wanted: Float[np.ndarray, " parts"], total: int) -> tuple[int, ...]:
     largest = np.argsort(counts - wanted, kind="stable")[:missing]
     counts[largest] += 1
     return tuple(counts.tolist())
-
-
-class Schedule:
-    """Which source each draw is of: of every `sum(counts)` draws `counts` of each, evenly spread.
-
-    A tree of sources is split in two again and again; of the first k draws that reach a node,
-    floor(k * a / (a + b)) go to its left half, whose counts are a in all, and the others to its
-    right, whose counts are b. So the first k draws hold as many of each source as its share says,
-    within the depth of the tree, and after a whole cycle exactly as many.
-
-    Args:
-      counts: of each source; above 0 in all.
-    """
-
-    def __init__(self, counts: Sequence[int]):
-        # Python's whole numbers: the products are beyond 64 bits.
-        self._before = [0]
-        for count in counts:
-            self._before.append(self._before[-1] + count)
-
-    @property
-    def cycle(self) -> int:
-        """The draws after which it begins anew."""
-        return self._before[-1]
-
-    def locate(self, i: int) -> tuple[int, int]:
-        """The source of draw `i`, and how many draws before it are of that source."""
-        turn, k = divmod(i, self.cycle)
-        low, high = 0, len(self._before) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            left = self._before[middle] - self._before[low]
-            both = self._before[high] - self._before[low]
-            earlier = k * left // both
-            if (k + 1) * left // both > earlier:
-                high, k = middle, earlier
-            else:
-                low, k = middle, k - earlier
-        return low, turn * (self._before[low + 1] - self._before[low]) + k
-
-
-class MixedWindows:
-    """Random access to the draws of a mixture, without end: item i is the window of draw i.
-
-    Args:
-      windows: of all sources.
-      mixture: a plan with counts.
-      seed: of the order, from 0 to 2**32 - 1.
-      shuffle: whether to mix the windows of a source, in another order each epoch, and sources
-        within short stretches; else windows come in order, sources in a fixed pattern.
-    """
-
-    def __init__(self, windows: Windows, mixture: Mixture, seed: int, shuffle: bool):
-        assert mixture.counts is not None
-        self._windows = windows
-        self._extents = mixture.extents
-        self._schedule = Schedule(mixture.counts)
-        self._shuffle = shuffle
-        # One for the blocks, and one for each source.
-        sequence = np.random.SeedSequence(seed)
-        self._seeds = sequence.generate_state(1 + len(mixture.parts)).tolist()
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return self._windows[self.locate(i)]
-
-    def locate(self, i: SupportsIndex) -> int:
-        """The window of draw `i`."""
-        i = i.__index__()
-        if self._shuffle:
-            i = self._shuffled(i)
-        part, k = self._schedule.locate(i)
-        extent = self._extents[part]
-        epoch, within = divmod(k, len(extent))
-        if self._shuffle:
-            within = permuted(within, len(extent), self._seeds[1 + part] + epoch)
-        return extent.first + within
-
-    def _shuffled(self, i: int) -> int:
-        """Moves a draw within its block; no block reaches beyond a cycle."""
-        cycle = self._schedule.cycle
-        turn, k = divmod(i, cycle)
-        block, within = divmod(k, BLOCK)
-        size = min(BLOCK, cycle - block * BLOCK)
-        seed = self._seeds[0] + turn * -(-cycle // BLOCK) + block
-        return i - within + permuted(within, size, seed)
-
-
-def permuted(i: int, size: int, seed: int) -> int:
-    """Where a permutation of `size` numbers takes `i`, in constant memory and time.
-
-    A Feistel network over the next even number of bits, repeated while it leads beyond the size
-    (Black and Rogaway 2002, doi 10.1007/3-540-45760-7_9). Grain's own takes milliseconds for a
-    few numbers, since its network is of 16 bits at least.
-
-    Args:
-      i: from 0 to size - 1.
-      size: at least 1.
-      seed: of the permutation, any whole number.
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    keys = [_hashed(seed * _ROUNDS + k) for k in range(_ROUNDS)]
-    while True:
-        left, right = i >> half, i & ((1 << half) - 1)
-        for key in keys:
-            left, right = right, left ^ (_hashed(key ^ right) >> (64 - half))
-        i = left << half | right
-        if i < size:
-            return i
-
-
-def _hashed(value: int) -> int:
-    """64 bits from 64 bits: a step of SplitMix (doi 10.1145/2660193.2660195)."""
-    value = (value + 0x9E3779B97F4A7C15) & _BITS
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _BITS
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _BITS
-    return value ^ (value >> 31)
 
 
 def share_metrics(labels: Sequence[str], points: Float[np.ndarray, " labels"]) -> Mapping[str, Any]:

@@ -6,14 +6,27 @@ grows with the series, not with the windows.
 """
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.data.sequence_source import SequenceSource
-from timemoe_jax.data.windows import Extent, Standardised, check_made_for
+from timemoe_jax.data.windows import (
+    Extent,
+    Index,
+    Standardised,
+    check_made_for,
+    item_of,
+)
 from timemoe_jax.errors import DataError
+
+
+class Packing(Index, Protocol):
+    """An index whose windows hold pieces of several series."""
+
+    def pieces(self, i: int) -> list[tuple[int, int, int]]:
+        """The pieces of window `i` in order: series, its first point there, that after its last."""
 
 
 class PackedIndex:
@@ -108,25 +121,25 @@ class PackedIndex:
         points = int(self._points[b] - self._points[a])
         return Extent(int(self._windows[a]), int(self._windows[b]), points)
 
-    def pieces(self, i: SupportsIndex) -> list[tuple[int, int, int]]:
+    def pieces(self, i: int) -> list[tuple[int, int, int]]:
         """The pieces of window `i` in order: series, its first point there, that after its last.
 
         Raises:
           IndexError: there is no such window.
         """
-        i = i.__index__()
         if not 0 <= i < len(self):
             raise IndexError(f"window {i} asked of {len(self)}")
         begin, end = i * self.length, (i + 1) * self.length + 1
         group = int(np.searchsorted(self._windows, i, side="right")) - 1
         at = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        pieces = []
-        while at < self._placed[group + 1] and self._starts[at] < end:
-            sequence, start = int(self._order[at]), int(self._starts[at])
-            stop = min(end - start, int(self._lengths[sequence]))
-            pieces.append((sequence, max(begin - start, 0), stop))
-            at += 1
-        return pieces
+        # As many series as the window can hold, at most.
+        stop = min(int(self._placed[group + 1]), at + 1 + self.length)
+        stop = at + int(np.searchsorted(self._starts[at:stop], end, side="left"))
+        sequences = self._order[at:stop]
+        starts = self._starts[at:stop]
+        stops = np.minimum(end - starts, self._lengths[sequences])
+        firsts = np.maximum(begin - starts, 0)
+        return list(zip(sequences.tolist(), firsts.tolist(), stops.tolist(), strict=True))
 
 
 class PackedSource:
@@ -147,7 +160,7 @@ class PackedSource:
       DataError: the index was made for another number of series.
     """
 
-    def __init__(self, source: SequenceSource, index: PackedIndex, bleeds: bool = False):
+    def __init__(self, source: SequenceSource, index: Packing, bleeds: bool = False):
         check_made_for(index, source)
         self.source = source
         self.index = index
@@ -158,20 +171,20 @@ class PackedSource:
         return len(self.index)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        size = self.index.length + 1
-        item = {
-            "values": np.zeros(size, np.float32),
-            "mask": np.zeros(size, bool),
-            "sequence": np.full(size, -1, np.int64),
-            "segments": np.zeros(size, np.int32),
-        }
-        at = 0
-        for segment, (sequence, start, stop) in enumerate(self.index.pieces(i), start=1):
-            here = slice(at, at + stop - start)
-            item["values"][here], item["mask"][here] = self._series.read(sequence, start, stop)
-            item["sequence"][here] = sequence
-            item["segments"][here] = segment
-            at = here.stop
-        if self._bleeds:
-            del item["segments"]
-        return item
+        return item_of(self, i)
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1."""
+        shape = (len(numbers), self.index.length + 1)
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        sequences, segments = np.full(shape, -1, np.int64), np.zeros(shape, np.int32)
+        for row in np.flatnonzero(numbers >= 0).tolist():
+            at = 0
+            pieces = self.index.pieces(int(numbers[row]))
+            for segment, (sequence, start, stop) in enumerate(pieces, start=1):
+                here = slice(at, at + stop - start)
+                self._series.read(sequence, start, values[row, here], mask[row, here])
+                sequences[row, here], segments[row, here] = sequence, segment
+                at = here.stop
+        batch = {"values": values, "mask": mask, "sequence": sequences}
+        return batch if self._bleeds else {**batch, "segments": segments}

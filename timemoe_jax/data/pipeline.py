@@ -3,19 +3,24 @@
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import grain
 import numpy as np
 from jaxtyping import Float, Int64
 
-from timemoe_jax.data.mixing import MixedWindows, Mixture, SourcePart
+from timemoe_jax.data.mixing import Mixture, SourcePart
+from timemoe_jax.data.order import MixedOrder, Order, PoolOrder
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import ConcatSource, find_files, open_file, open_source
 from timemoe_jax.data.windows import Index, Windows
 from timemoe_jax.errors import DataError
+
+# Draws whose windows are found at a time.
+_DRAWS = 4096
 
 
 def make_dataset(
@@ -63,25 +68,62 @@ def make_dataset(
       DataError: there is no window, or an argument is out of its range.
     """
     _check(window_source, batch_size, seed, num_threads, process_index, process_count)
+    order: Order
+    drawn_seed = seed if shuffle else None
+    # All processes together take this many windows in a step.
+    together = batch_size * process_count
+    num_batches = sys.maxsize if repeat else -(-len(window_source) // together)
     if mixture is not None and mixture.counts is not None and repeat:
-        windows = grain.MapDataset.source(MixedWindows(window_source, mixture, seed, shuffle))
+        order = MixedOrder(mixture, drawn_seed)
     else:
-        windows = _pool(window_source, seed, shuffle)
-        if repeat:
-            windows = windows.repeat()
-        else:
-            # All processes together take this many windows in a step.
-            windows = grain.MapDataset.source(_Padded(windows, batch_size * process_count))
-    windows = windows[process_index::process_count].batch(batch_size, drop_remainder=True)
+        order = PoolOrder(len(window_source), drawn_seed, repeat)
+    batches = _Batches(window_source, order, batch_size, process_index, process_count, num_batches)
     # The buffer counts batches: two for each thread keep it busy.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-    return windows.to_iter_dataset(options)
+    return grain.MapDataset.source(batches).to_iter_dataset(options)
 
 
-def _pool(window_source: Windows, seed: int, shuffle: bool) -> grain.MapDataset:
-    """Every window once."""
-    windows = grain.MapDataset.source(window_source).seed(seed)
-    return windows.shuffle() if shuffle else windows
+class _Batches:
+    """Random access to the batches of a process.
+
+    An item is a whole batch, filled in place: one item for each window, stacked afterwards, would
+    cost several times as much as the windows themselves.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        order: Order,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+        num_batches: int,
+    ):
+        self._windows = windows
+        self._order = order
+        self._batch_size = batch_size
+        self._process_index, self._process_count = process_index, process_count
+        self._num_batches = num_batches
+        self._group = max(1, _DRAWS // batch_size)
+        self._drawn: dict[int, Int64[np.ndarray, "group B"]] = {}
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
+        group, within = divmod(i.__index__(), self._group)
+        return self._windows.batch(self._draw(group)[within])
+
+    def _draw(self, group: int) -> Int64[np.ndarray, "group B"]:
+        """The windows of some batches in a row, which threads ask for at about the same time."""
+        drawn = self._drawn.get(group)
+        if drawn is None:
+            size = self._group * self._batch_size
+            draws = np.arange(group * size, (group + 1) * size, dtype=np.int64)
+            draws = draws * self._process_count + self._process_index
+            drawn = self._order.windows(draws).reshape(self._group, self._batch_size)
+            self._drawn = {**dict(list(self._drawn.items())[-1:]), group: drawn}
+        return drawn
 
 
 def _check(
@@ -112,28 +154,6 @@ def _check(
         )
 
 
-class _Padded:
-    """Windows followed by empty ones, up to a multiple of some number."""
-
-    def __init__(self, windows: grain.MapDataset, multiple: int):
-        self._windows = windows
-        self._length = math.ceil(len(windows) / multiple) * multiple
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        i = i.__index__()
-        if i < len(self._windows):
-            return self._windows[i]
-        like = self._windows[0]
-        return {
-            # [()] makes a number of an array without axes.
-            name: np.full_like(value, -1 if name == "sequence" else 0)[()]
-            for name, value in like.items()
-        }
-
-
 class SubsetSource(SequenceSource):
     """Some of the series of another source, in the order given.
 
@@ -153,9 +173,21 @@ class SubsetSource(SequenceSource):
         self._ids = ids
         self.lengths = source.lengths[ids]
         self.skipped_files = source.skipped_files
+        self.ignored_columns, self.frequency = source.ignored_columns, source.frequency
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         return self._source.read(int(self._ids[i]), start, stop)
+
+    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        return self._source._read_stored(int(self._ids[i]), start, stop)
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, as the source knows it."""
+        return self._source.frequency_of(int(self._ids[self._checked(i)]))
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, in the source."""
+        return self._source.label(int(self._ids[i]))
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message: its name in the source."""

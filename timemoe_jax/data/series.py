@@ -23,8 +23,8 @@ def validate_series(
       one array [T] per series; they may share memory with the input.
 
     Raises:
-      DataError: there is no series, or one is empty, not numeric, of the wrong rank, wholly
-        missing, or infinite somewhere.
+      DataError: there is no series, or not a name for each; or one is empty, not numeric, of the
+        wrong rank, wholly missing, or infinite somewhere.
     """
     if isinstance(inputs, list | tuple) and not _is_flat(inputs):
         rows = list(inputs)
@@ -39,6 +39,8 @@ def validate_series(
         raise DataError("the input holds no series")
     if names is None:
         names = [f"series {i}" for i in range(len(rows))]
+    if len(names) != len(rows):
+        raise DataError(f"names has {len(names)} entries for {len(rows)} series; give one each")
     return [_one(row, name) for row, name in zip(rows, names, strict=True)]
 
 
@@ -80,6 +82,17 @@ def _one(row: Any, name: str) -> Float64[np.ndarray, " _"]:
     if np.isnan(series).all():
         raise DataError(f"{name} has no observed value: all {series.size} are missing")
     return series
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Refuses what is no whole number from 1.
+
+    Raises:
+      DataError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
+    return int(value)
 
 
 def location_and_scale(

@@ -1,9 +1,9 @@
 """Random access to whole series that lie in files, without reading the files into memory.
 
 A source knows the length of each of its series as soon as it is open, and reads one only when
-asked. No file is held open between reads: a corpus of thousands of files stays within the limit
-on open files, a source can be sent to another process, several threads can read from it, and a
-file that was cut short meanwhile is an error rather than a crash.
+asked. No more than a few files are held open between reads: a corpus of thousands of files stays
+within the limit on open files, a source can be sent to another process, several threads can read
+from it, and a file that was cut short meanwhile is an error rather than a crash.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
 """The Time-300B layout: a folder of series in binary files, with a meta.json that places them."""
 
+import bisect
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -11,6 +13,7 @@ from typing import IO, Any, SupportsIndex
 import numpy as np
 from jaxtyping import Float
 
+from timemoe_jax.data import open_files
 from timemoe_jax.data.folder_index import open_index
 from timemoe_jax.data.folder_meta import DTYPES
 from timemoe_jax.data.sequence_source import SequenceSource, float_of
@@ -60,9 +63,9 @@ class TimeMoeFolderSource(SequenceSource):
         self.frequency = layout.frequency
         self._is_bfloat16 = layout.dtype == "bfloat16"
         self._dtype = np.dtype(DTYPES[layout.dtype])
-        self._files = list(layout.files)
+        self._files = [str(self._folder / name) for name in layout.files]
         # The first point of each file, then the total.
-        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64)
+        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
         self.lengths = self._index.lengths
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,32 +77,41 @@ class TimeMoeFolderSource(SequenceSource):
         self.lengths = self._index.lengths
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        offset, mean, std = self._index.entry(i)
-        begin, end = offset + start, offset + stop
-        parts = []
-        # A file without points shares its start with the next one: side="right" passes it over.
-        file = int(np.searchsorted(self._starts, begin, side="right")) - 1
-        while begin < end:
-            upto = min(end, int(self._starts[file + 1]))
-            parts.append(self._read_file(file, begin - int(self._starts[file]), upto - begin))
-            begin, file = upto, file + 1
-        raw = np.concatenate(parts) if parts else np.zeros(0, self._dtype)
+        entry = self._index.entry(i)
+        stored = self._stored(entry.offset + start, entry.offset + stop)
+        if not math.isnan(entry.std):
+            return stored.astype(np.float64) * entry.std + entry.mean
+        return stored
+
+    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        entry = self._index.entry(i)
+        if entry.std <= 0:  # no positive multiple; NaN where there is none at all
+            return self._read(i, start, stop)
+        return self._stored(entry.offset + start, entry.offset + stop)
+
+    def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
+        """Points `begin` to `end` of all files, as wide as keeps them."""
+        raw = np.empty(end - begin, self._dtype)
+        # A file without points shares its start with the next one: the right one passes it over.
+        file, at = bisect.bisect_right(self._starts, begin) - 1, begin
+        while at < end:
+            upto = min(end, self._starts[file + 1])
+            self._read_file(file, at - self._starts[file], raw[at - begin : upto - begin])
+            at, file = upto, file + 1
         if self._is_bfloat16:
             # The upper half of a float32.
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        if not np.isnan(std):
-            return raw.astype(np.float64) * std + mean
+            return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(float_of(raw.dtype), copy=False)
 
-    def _read_file(self, file: int, first: int, count: int) -> np.ndarray:
-        path = self._folder / self._files[file]
+    def _read_file(self, file: int, first: int, values: np.ndarray) -> None:
+        """Fills an array with what lies in a file from point `first` on."""
+        path, offset = self._files[file], first * values.itemsize
         try:
-            values = np.fromfile(path, self._dtype, count, offset=first * self._dtype.itemsize)
+            count = open_files.read(path, values.view(np.uint8), offset)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        if len(values) != count:
+        if count < values.nbytes:
             raise DataError(f"{path} has become shorter since it was opened; open it again")
-        return values
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""

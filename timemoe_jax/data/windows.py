@@ -1,8 +1,9 @@
 """Windows of a fixed length over the series of a source, standardised and masked."""
 
 import dataclasses
+import math
 import threading
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -14,6 +15,12 @@ from timemoe_jax.errors import DataError
 # (24 bytes each).
 _CHUNK_POINTS = 1 << 22
 _CACHE_SLOTS = 1 << 20
+# Series whose windows are counted at a time.
+_CHUNK_SEQUENCES = 1 << 20
+# Deviations, and means, of which float32 arithmetic neither overflows nor vanishes.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+# What of a deviation is lost in the rounding of float32.
+_NEGLIGIBLE = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,15 @@ class Index(Protocol):
         """What series `first` to `stop` come to, neighbours that share no window with others."""
 
 
+class Locator(Index, Protocol):
+    """An index whose windows lie within one series each."""
+
+    def locate(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """The number of each window's series, and its first point there."""
+
+
 class Windows(Protocol):
     """Random access to windows: dictionaries of arrays, the same shapes for each."""
 
@@ -68,7 +84,11 @@ class Windows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]: ...
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1.
+
+        An empty window has a mask of False and sequence -1.
+        """
 
 
 class WindowIndex:
@@ -104,21 +124,38 @@ class WindowIndex:
             )
         self.num_sequences = len(lengths)
         self._lengths = lengths
-        size = length + 1
-        later = np.maximum(lengths - size, 0) // self.stride
-        counts = np.where(lengths >= 2, 1 + later, 0)
-        self._ends = np.cumsum(counts, dtype=np.int64)
-        # Windows overlap unless the stride is longer than they are.
-        spanned = np.where(counts > 0, later * min(self.stride, size) + size, 0)
-        covered = np.minimum(spanned, lengths)
-        self.skipped_sequences = int(np.count_nonzero(lengths < 2))
-        self.uncovered_points = int(np.sum(lengths - covered))
+        self._ends = np.empty(len(lengths), np.int64)
+        self.skipped_sequences = self.uncovered_points = total = 0
+        # In parts: there may be tens of millions, and every step makes arrays as long.
+        for first in range(0, len(lengths), _CHUNK_SEQUENCES):
+            part = lengths[first : first + _CHUNK_SEQUENCES].astype(np.int64)
+            counts, covered = self._count(part)
+            ends = self._ends[first : first + len(part)]
+            np.cumsum(counts, out=ends)
+            ends += total
+            total = int(ends[-1])
+            self.skipped_sequences += int(np.count_nonzero(part < 2))
+            self.uncovered_points += int(np.sum(part - covered))
         self.padded_points = self._padding(0, len(lengths))
 
+    def _count(
+        self, lengths: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """The windows of some series, and the points of each that are in any."""
+        size = self.length + 1
+        later = np.maximum(lengths - size, 0) // self.stride
+        counts = np.where(lengths >= 2, 1 + later, 0)
+        # Windows overlap unless the stride is longer than they are.
+        spanned = np.where(counts > 0, later * min(self.stride, size) + size, 0)
+        return counts, np.minimum(spanned, lengths)
+
     def _padding(self, first: int, stop: int) -> int:
-        lengths = self._lengths[first:stop]
-        missing = np.maximum(self.length + 1 - lengths, 0)
-        return int(np.sum(np.where(lengths >= 2, missing, 0)))
+        total = 0
+        for begin in range(first, stop, _CHUNK_SEQUENCES):
+            lengths = self._lengths[begin : min(begin + _CHUNK_SEQUENCES, stop)]
+            missing = np.maximum(self.length + 1 - lengths, 0)
+            total += int(np.sum(missing[lengths >= 2], dtype=np.int64))
+        return total
 
     def __len__(self) -> int:
         return self._windows_before(self.num_sequences)
@@ -132,17 +169,29 @@ class WindowIndex:
         points = (end - begin) * (self.length + 1) - self._padding(first, stop)
         return Extent(begin, end, points)
 
-    def locate(self, i: SupportsIndex) -> tuple[int, int]:
-        """Finds window `i`: the number of its series, and its first point there.
+    def locate(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """Finds windows: the number of each one's series, and its first point there.
 
         Raises:
           IndexError: there is no such window.
         """
-        i = i.__index__()
-        if not 0 <= i < len(self):
-            raise IndexError(f"window {i} asked of {len(self)}")
-        sequence = int(np.searchsorted(self._ends, i, side="right"))
-        return sequence, (i - self._windows_before(sequence)) * self.stride
+        check_numbers(numbers, len(self))
+        sequences = np.searchsorted(self._ends, numbers, side="right")
+        before = np.where(sequences > 0, self._ends[sequences - 1], 0)
+        return sequences, (numbers - before) * self.stride
+
+
+def check_numbers(numbers: Int64[np.ndarray, " B"], num_windows: int) -> None:
+    """Refuses windows that are not there.
+
+    Raises:
+      IndexError: one is not.
+    """
+    outside = numbers[(numbers < 0) | (numbers >= num_windows)]
+    if outside.size:
+        raise IndexError(f"window {outside[0]} asked of {num_windows}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +210,8 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
     are taken and scaled to at most one before they are squared, so that nothing overflows,
     vanishes or cancels.
     """
+    if values.size and (found := _quick_statistics(values)) is not None:
+        return found
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return Statistics(0, 0.0, 0.0)
@@ -173,6 +224,22 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
     mean = float(np.mean(differences))
     std = float(np.sqrt(np.mean(np.square(differences - mean))))
     return Statistics(finite.size, first + scale * mean, scale * std)
+
+
+def _quick_statistics(values: Float[np.ndarray, " T"]) -> Statistics | None:
+    """The same of values that are all finite and of usual magnitudes; else None."""
+    differences = values.astype(np.float64)
+    first = float(differences[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        differences -= first
+        mean = float(np.add.reduce(differences)) / values.size
+        # NaN and infinity show in the sum; so does what is beyond float64.
+        differences -= mean
+        np.multiply(differences, differences, out=differences)
+        variance = float(np.add.reduce(differences)) / values.size
+    if not _SMALLEST**2 < variance < _LARGEST**2:
+        return None
+    return Statistics(values.size, first + mean, math.sqrt(variance))
 
 
 def _subtract(values: np.ndarray, mean: float) -> np.ndarray:
@@ -208,9 +275,10 @@ class Standardised:
     def _make_cache(self) -> None:
         # A series has one place in the cache, its number modulo the size; up to that many series
         # never compete.
-        slots = max(1, min(len(self.source), _CACHE_SLOTS))
-        self._owners = np.full(slots, -1, np.int64)
-        self._moments = np.zeros((slots, 2))
+        self._slots = max(1, min(len(self.source), _CACHE_SLOTS))
+        self._owners = np.full(self._slots, -1, np.int64)
+        self._means, self._stds = np.zeros(self._slots), np.zeros(self._slots)
+        self._complete = np.zeros(self._slots, bool)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -221,48 +289,70 @@ class Standardised:
         self._make_cache()
 
     def read(
-        self, sequence: int, start: int, stop: int
-    ) -> tuple[Float32[np.ndarray, " _"], Bool[np.ndarray, " _"]]:
-        """Reads a part of a series, as `standardise` gives it out.
+        self,
+        sequence: int,
+        start: int,
+        values: Float32[np.ndarray, " n"],
+        mask: Bool[np.ndarray, " n"],
+    ) -> None:
+        """Reads a part of a series, z-scored.
 
         Args:
           sequence: which series.
           start: the first point.
-          stop: the point after the last; the end of the series when it lies beyond.
+          values: takes as many points as it has room for, which must be there; 0 where one is
+            missing.
+          mask: takes whether each was observed.
         """
-        return standardise(*self._part(sequence, start, stop))
+        part, moments = self._part(sequence, start, start + len(values))
+        standardise(part, moments, values, mask)
 
     def _part(
         self, sequence: int, start: int, stop: int
-    ) -> tuple[Float[np.ndarray, " _"], float, float]:
-        """Returns the points of a part, with the mean and std of its series."""
-        slot = sequence % len(self._owners)
+    ) -> tuple[Float[np.ndarray, " _"], "Moments"]:
+        """Returns the points of a part as they are stored, with the moments of its series."""
+        slot, moments = sequence % self._slots, None
         with self._lock:
-            known = self._owners[slot] == sequence
-            mean, std = self._moments[slot]
-        if known:
-            return self.source.read(sequence, start, stop), float(mean), float(std)
-        length = int(self.source.lengths[sequence])
+            if self._owners.item(slot) == sequence:
+                columns = self._means, self._stds, self._complete
+                moments = Moments._make(column.item(slot) for column in columns)
+        if moments is not None:
+            return self.source.read_stored(sequence, start, stop), moments
+        length = self.source.lengths.item(sequence)
         if length <= _CHUNK_POINTS:
             # The usual case: one read serves the statistics and the part.
-            whole = self.source[sequence]
-            mean, std = self._store(sequence, statistics(whole))
-            return whole[start:stop], mean, std
+            whole = self.source.read_stored(sequence, 0, length)
+            return whole[start:stop], self._store(sequence, statistics(whole), length)
         total = Statistics(0, 0.0, 0.0)
         for at in range(0, length, _CHUNK_POINTS):
-            part = self.source.read(sequence, at, at + _CHUNK_POINTS)
+            part = self.source.read_stored(sequence, at, at + _CHUNK_POINTS)
             total = _merge(total, statistics(part))
-        mean, std = self._store(sequence, total)
-        return self.source.read(sequence, start, stop), mean, std
+        moments = self._store(sequence, total, length)
+        return self.source.read_stored(sequence, start, stop), moments
 
-    def _store(self, sequence: int, found: Statistics) -> tuple[float, float]:
+    def _store(self, sequence: int, found: Statistics, length: int) -> "Moments":
         # A NaN mean marks a series with too little to learn from.
         mean = found.mean if found.count >= 2 else float("nan")
-        slot = sequence % len(self._owners)
+        moments = Moments(mean, found.std, found.count == length)
+        slot = sequence % self._slots
         with self._lock:
             self._owners[slot] = sequence
-            self._moments[slot] = mean, found.std
-        return mean, found.std
+            self._means[slot], self._stds[slot], self._complete[slot] = moments
+        return moments
+
+
+class Moments(NamedTuple):
+    """What a part of a series is standardised by.
+
+    Attributes:
+      mean: of the whole series; NaN for one that is to be masked throughout.
+      std: its population standard deviation; 0 for one that is only to be centred.
+      complete: whether all of its points are known to be finite.
+    """
+
+    mean: float
+    std: float
+    complete: bool
 
 
 def check_made_for(index: Index, source: SequenceSource) -> None:
@@ -295,7 +385,7 @@ class WindowSource:
       DataError: the index was made for another number of series.
     """
 
-    def __init__(self, source: SequenceSource, index: WindowIndex):
+    def __init__(self, source: SequenceSource, index: Locator):
         check_made_for(index, source)
         self.source = source
         self.index = index
@@ -305,28 +395,72 @@ class WindowSource:
         return len(self.index)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        sequence, start = self.index.locate(i)
-        size = self.index.length + 1
-        values, mask = np.zeros(size, np.float32), np.zeros(size, bool)
-        part, observed = self._series.read(sequence, start, start + size)
-        values[: len(part)], mask[: len(part)] = part, observed
-        return {"values": values, "mask": mask, "sequence": np.int64(sequence)}
+        return item_of(self, i)
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1.
+
+        Returns:
+          "values" and "mask" [B, length + 1], "sequence" [B].
+        """
+        shape = (len(numbers), self.index.length + 1)
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        sequence = np.full(len(numbers), -1, np.int64)
+        rows = np.flatnonzero(numbers >= 0)
+        sequence[rows], starts = self.index.locate(numbers[rows])
+        rests = self.source.lengths[sequence[rows]] - starts
+        counts = np.minimum(rests, shape[1]).tolist()
+        for row, start, count in zip(rows.tolist(), starts.tolist(), counts, strict=True):
+            self._series.read(int(sequence[row]), start, values[row, :count], mask[row, :count])
+        return {"values": values, "mask": mask, "sequence": sequence}
+
+
+def item_of(windows: Windows, i: SupportsIndex) -> dict[str, Any]:
+    """One window, as a batch holds it.
+
+    Raises:
+      IndexError: there is no such window.
+    """
+    numbers = np.array([i.__index__()], np.int64)
+    check_numbers(numbers, len(windows))
+    return {name: array[0] for name, array in windows.batch(numbers).items()}
 
 
 def standardise(
-    values: Float[np.ndarray, " T"], mean: float, std: float
-) -> tuple[Float32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
-    """Standardises a part of a series by the mean and standard deviation of the whole.
+    part: Float[np.ndarray, " n"],
+    moments: Moments,
+    values: Float32[np.ndarray, " n"],
+    mask: Bool[np.ndarray, " n"],
+) -> None:
+    """Standardises a part of a series by the moments of the whole.
 
     Args:
-      values: the part [T], NaN or infinite where missing.
-      mean: NaN for a series that is to be masked throughout.
-      std: 0 for a series that is only to be centred.
-
-    Returns:
-      the standardised values [T], 0 where missing, and whether each was observed [T].
+      part: NaN or infinite where a point is missing.
+      moments: of the series.
+      values: takes the standardised values, 0 where one is missing.
+      mask: takes whether each was observed.
     """
-    mask = np.isfinite(values) & np.isfinite(mean)
-    centred = _subtract(np.where(mask, values, 0.0).astype(np.float64), mean)
-    scaled = centred / std if std > 0 else centred
-    return np.where(mask, scaled, 0.0).astype(np.float32), mask
+    mean, std, complete = moments
+    if math.isnan(mean):
+        values[:], mask[:] = 0, False
+        return
+    if complete:
+        mask[:] = True
+    else:
+        np.isfinite(part, out=mask)
+    usual = std == 0.0 or _SMALLEST < std < _LARGEST
+    if part.dtype == np.float32 and usual and abs(mean) < _LARGEST:
+        # In float32 as good as in float64: near the mean the first difference is exact, and the
+        # rest of the mean is taken off after it.
+        rounded = np.float32(mean)
+        np.subtract(part, rounded, out=values)
+        rest = mean - float(rounded)
+        if abs(rest) > _NEGLIGIBLE * std:
+            np.subtract(values, np.float32(rest), out=values)
+        if std > 0.0:
+            np.multiply(values, np.float32(1.0 / std), out=values)
+    else:
+        centred = _subtract(np.where(mask, part, mean).astype(np.float64), mean)
+        values[:] = centred / std if std > 0.0 else centred
+    if not complete:
+        values[~mask] = 0.0

@@ -4,6 +4,8 @@ The layers are stacked (a leading L axis on every parameter) and run by `jax.lax
 compile time does not grow with depth.
 """
 
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import partitioning
 from timemoe_jax.config import ModelConfig
-from timemoe_jax.nn.attention import Attention, KeyValues
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.nn.attention import Attention
+from timemoe_jax.nn.attention_cache import KeyValues
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.nn.moe import SparseMoe
 
@@ -36,14 +40,6 @@ class TimeMoeOutput(NamedTuple):
     # (token, choice) pairs that no expert computed, those of masked positions among them; None in
     # a dense model.
     dropped: Float[Array, " L"] | None
-
-
-class Cache(NamedTuple):
-    """Keys and values of the positions seen so far, in arrays of a fixed size S."""
-
-    layers: KeyValues  # [L, B, K, S, H]
-    mask: Bool[Array, "B S"]  # False where a position must not be read
-    position: Int[Array, ""]  # how many are filled
 
 
 class Block(nnx.Module):
@@ -110,11 +106,16 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         cache: KeyValues,
-        position: Int[Array, ""],
+        layer: Int[Array, ""] | int,
+        position: Int[Array, ""] | int,
         mask: Bool[Array, "B S"],
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        """Runs new positions against a cache; returns the output and the longer cache."""
-        attended, cache = self.attention.extend(self.attention_norm(x), cache, position, mask)
+        last: bool = False,
+    ) -> tuple[Float[Array, "B R D"], KeyValues]:
+        """Runs new positions against a cache, see `Attention.extend`; returns the longer cache."""
+        normed = self.attention_norm(x)
+        attended, cache = self.attention.extend(normed, cache, layer, position, mask, last)
+        if last:
+            x = x[:, -1:]
         return self._feed_forward(x + attended)[0], cache
 
 
@@ -140,12 +141,19 @@ class TimeMoe(nnx.Module):
 
         self.blocks = stack(rngs)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.heads = nnx.Dict(
-            {
-                str(p): Linear(config.hidden_size, p, init=init, dtype=dtype, rngs=rngs)
-                for p in config.horizon_lengths
-            }
-        )
+
+        def heads(width: int) -> nnx.Dict:
+            return nnx.Dict(
+                {
+                    str(p): Linear(config.hidden_size, p * width, init=init, dtype=dtype, rngs=rngs)
+                    for p in config.horizon_lengths
+                }
+            )
+
+        self.heads = heads(1)
+        # After all others, so that a seed gives those the same values with them and without.
+        levels = len(config.quantile_levels)
+        self.quantile_heads = heads(levels) if levels else None
 
     def __call__(
         self,
@@ -167,7 +175,7 @@ class TimeMoe(nnx.Module):
           nothing), the hidden states, the router's logits and how many (token, choice) pairs each
           layer dropped.
         """
-        hidden, _, logits, dropped = self._run(x, mask, segments)
+        hidden, logits, dropped = self._run(x, mask, segments)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
         return TimeMoeOutput(predictions, hidden, logits, dropped)
 
@@ -175,78 +183,75 @@ class TimeMoe(nnx.Module):
         """The `horizon` values after each position, float32."""
         return self.heads[str(horizon)](hidden).astype(jnp.float32)
 
-    def prefill(
-        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"], size: int
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """Reads a context, and leaves room to go on.
+    def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
+        """Quantiles of the `horizon` values after each position, float32, at each level.
 
-        Args:
-          x: the context.
-          mask: False where a point is missing or padding.
-          size: positions that the cache shall hold, at least T.
+        Those of a value never decrease from level to level: see `non_crossing`.
 
-        Returns:
-          the hidden state of the last position, and the cache.
+        Raises:
+          ConfigError: the model has no quantile heads.
         """
-        hidden, kv, *_ = self._run(x, mask, keep_cache=True)
-        room = size - x.shape[1]
-        layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), kv)
-        mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
-        return hidden[:, -1], Cache(layers, mask, jnp.asarray(x.shape[1], jnp.int32))
-
-    def extend(self, x: Float[Array, "B T"], cache: Cache) -> tuple[Float[Array, "B D"], Cache]:
-        """Reads more points after those in the cache; returns as `prefill` does."""
-        graph, state = nnx.split(self.blocks)
-
-        def layer(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-            # The whole cache is carried and updated in place: as scanned inputs and outputs it
-            # would be copied at every step.
-            h, layers = carry
-            index, weights = inputs
-            one = KeyValues(*(jax.lax.dynamic_index_in_dim(a, index, 0, False) for a in layers))
-            block = nnx.merge(graph, weights)
-            h, one = block.extend(h, one, cache.position, cache.mask)
-            layers = KeyValues(
-                *(
-                    jax.lax.dynamic_update_index_in_dim(a, new, index, 0)
-                    for a, new in zip(layers, one, strict=True)
-                )
-            )
-            return (h, layers), None
-
-        index = jnp.arange(self.config.num_hidden_layers)
-        (h, layers), _ = jax.lax.scan(layer, (self.embed(x), cache.layers), (index, state))
-        position = cache.position + x.shape[1]
-        return self.norm(h[:, -1]), Cache(layers, cache.mask, position)
+        levels = self.config.quantile_levels
+        if self.quantile_heads is None:
+            raise ConfigError("quantile_levels is (), so the model has no heads of quantiles")
+        outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
+        return non_crossing(outputs.reshape(*hidden.shape[:-1], horizon, len(levels)), levels)
 
     def _run(
         self,
         x: Float[Array, "B T"],
         mask: Bool[Array, "B T"] | None,
         segments: Int[Array, "B T"] | None = None,
-        keep_cache: bool = False,
-    ) -> tuple[
-        Float[Array, "B T D"],
-        KeyValues | None,
-        Float[Array, "L B T E"] | None,
-        Float[Array, " L"] | None,
-    ]:
-        """Embedding, blocks and final norm; the keys and values of every layer if asked for."""
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T E"] | None, Float[Array, " L"] | None]:
+        """Embedding, blocks and final norm."""
         if mask is not None:
             x = jnp.where(mask, x, 0)
         graph, state = nnx.split(self.blocks)
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
             weights = partitioning.gather_fsdp(weights, "blocks.")
-            h, kv, logits, dropped = nnx.merge(graph, weights)(h, mask, segments)
+            h, _, logits, dropped = nnx.merge(graph, weights)(h, mask, segments)
             h = partitioning.constrain(h, partitioning.BATCH)
-            return h, (kv if keep_cache else None, logits, dropped)
+            return h, (logits, dropped)
 
         if policy := REMAT[self.config.remat]:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
         h, per_layer = jax.lax.scan(layer, self.embed(x), state)
         return self.norm(h), *per_layer
+
+
+def non_crossing(outputs: Float[Array, "*N Q"], levels: tuple[float, ...]) -> Float[Array, "*N Q"]:
+    """Quantiles that never decrease from level to level, from outputs y of any values.
+
+    The level a nearest 1/2 has its quantile itself, every other a step away from its neighbour on
+    that side:
+
+        q[a] = z[a] + y[a]
+        q[i] = q[i - 1] + softplus(c[i] + y[i])    above a
+        q[i] = q[i + 1] - softplus(c[i] + y[i])    below a
+
+    where z are the standard normal's quantiles and softplus(c[i]) is the distance from z[i] to its
+    neighbour. So outputs of 0, about which a model starts, are the quantiles of what a z-scored
+    series has over all. Sums of positive steps are those of arXiv 2111.06581, which begins at the
+    lowest level.
+
+    Args:
+      outputs: y, one per level.
+      levels: increasing, in (0, 1).
+    """
+    normal = [statistics.NormalDist().inv_cdf(level) for level in levels]
+    anchor = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))
+    quantiles = {anchor: normal[anchor] + outputs[..., anchor]}
+    # One after the other, since a rounded sum never decreases by adding a step, while sums that
+    # are rounded in different orders might.
+    for i in (*range(anchor + 1, len(levels)), *reversed(range(anchor))):
+        towards = 1 if i > anchor else -1
+        distance = max(towards * (normal[i] - normal[i - towards]), 1e-6)
+        start = math.log(math.expm1(distance))  # the inverse of softplus
+        step = jax.nn.softplus(start + outputs[..., i])
+        quantiles[i] = quantiles[i - towards] + towards * step
+    return jnp.stack([quantiles[i] for i in range(len(levels))], axis=-1)
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:

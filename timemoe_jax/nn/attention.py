@@ -5,7 +5,7 @@ which on a CPU is worth a factor of two or more over [B, T, N, H].
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +17,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import partitioning
 from timemoe_jax.errors import ConfigError
+from timemoe_jax.nn import attention_cache
 from timemoe_jax.nn import attention_kernels as kernels
-from timemoe_jax.nn.attention_chunks import allowed_reads, chunked, scores, softmax_read
+from timemoe_jax.nn.attention_cache import KeyValues
+from timemoe_jax.nn.attention_chunks import (
+    TILE_BYTES,
+    allowed_reads,
+    chunked,
+    scores,
+    softmax_read,
+)
 from timemoe_jax.nn.layers import Initializer, Linear
 
 QUERY_CHUNK = 256
 TILE_CHUNK = 128
-TILE_BYTES = 2**20  # of float32 scores, about what a core's caches hold
 LONG = 1024  # positions from which on a tile's chunks are of QUERY_CHUNK
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # by platform, what "auto" prefers
 # Shorter than this the kernels would mostly compute padding, and all scores fit in memory anyway.
 MIN_KERNEL_LENGTH = 128
-
-
-class KeyValues(NamedTuple):
-    """Keys and values of a stretch of positions."""
-
-    keys: Float[Array, "... B K T H"]
-    values: Float[Array, "... B K T H"]
 
 
 def rotary(
@@ -308,12 +308,14 @@ class Attention(nnx.Module):
         batch, _, length, _ = x.shape
         return self.out(x.transpose(0, 2, 1, 3).reshape(batch, length, -1))
 
-    def _project(
+    def _queries(
         self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
-    ) -> tuple[Float[Array, "B N T H"], KeyValues]:
-        queries = rotary(self._split(self.query(x)), positions, self.theta)
+    ) -> Float[Array, "B N T H"]:
+        return rotary(self._split(self.query(x)), positions, self.theta)
+
+    def _key_values(self, x: Float[Array, "B T D"], positions: Int[Array, " T"]) -> KeyValues:
         keys = rotary(self._split(self.key(x)), positions, self.theta)
-        return queries, KeyValues(keys, self._split(self.value(x)))
+        return KeyValues(keys, self._split(self.value(x)))
 
     def __call__(
         self,
@@ -326,7 +328,8 @@ class Attention(nnx.Module):
         Positions count on over segments: a rotary score depends on a distance alone, so that
         within a segment it is what it would be if they began anew.
         """
-        queries, kv = self._project(x, jnp.arange(x.shape[1]))
+        positions = jnp.arange(x.shape[1])
+        queries, kv = self._queries(x, positions), self._key_values(x, positions)
         # Each device attends within its own series and heads.
         heads, series = P(partitioning.BATCH, "tensor"), P(partitioning.BATCH)
         by_series = tuple(None if a is None else series for a in (mask, segments))
@@ -345,27 +348,35 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         cache: KeyValues,
-        position: Int[Array, ""],
+        layer: Int[Array, ""] | int,
+        position: Int[Array, ""] | int,
         mask: Bool[Array, "B S"],
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        last: bool = False,
+    ) -> tuple[Float[Array, "B R D"], KeyValues]:
         """Attends from new positions to a cache and to themselves.
 
         Args:
           x: the new positions.
-          cache: of S positions, the first `position` of them filled.
+          cache: of all L layers and S positions, the first `position` of them filled.
+          layer: which of the layers this is.
           position: of the first new point.
           mask: False where a cached or new position must not be read.
+          last: whether only the last position's output is wanted, [B, 1, D].
 
         Returns:
           the output, and the cache with the new positions written.
         """
         positions = position + jnp.arange(x.shape[1])
-        queries, new = self._project(x, positions)
-        at = (0, 0, position, 0)
-        cache = KeyValues(
-            jax.lax.dynamic_update_slice(cache.keys, new.keys, at),
-            jax.lax.dynamic_update_slice(cache.values, new.values, at),
+        cache = attention_cache.write(cache, self._key_values(x, positions), layer, position)
+        if last:
+            x, positions = x[:, -1:], positions[-1:]
+        heads = P(partitioning.BATCH, "tensor")
+        cached: Any = P(None, partitioning.BATCH, "tensor")
+        read_here = partitioning.per_device(
+            attention_cache.read,
+            in_specs=(heads, KeyValues(cached, cached), P(), P(), P(partitioning.BATCH)),
+            out_specs=heads,
         )
-        size = cache.keys.shape[2]
-        allowed = (positions[:, None] >= jnp.arange(size)) & mask[:, None]
-        return self._merge(attend(queries, *cache, allowed)), cache
+        layer = jnp.asarray(layer, jnp.int32)
+        read = read_here(self._queries(x, positions), cache, layer, positions, mask)
+        return self._merge(read), cache

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import partitioning
 
+TILE_BYTES = 2**20  # of float32 scores, about what a core's caches hold
 FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
 
 

@@ -95,6 +95,7 @@ class GeneratedSource(SequenceSource):
         seed: int,
         num_sequences: int = 1_000_000,
         real: SequenceSource | None = None,
+        augmentation: Augmentation | None = None,
     ) -> "GeneratedSource":
         """Makes a source of families written as `arima:2,chaos`, each with default parameters.
 
@@ -104,13 +105,14 @@ class GeneratedSource(SequenceSource):
           seed: a whole number from 0.
           num_sequences: how many series there are.
           real: what tsmixup mixes.
+          augmentation: applied to what is drawn.
 
         Raises:
           DataError: a family is unknown, or an argument is out of its range.
         """
         weights = parse_families(families)
         generators = {name: make_generator(name, real) for name in weights}
-        return cls(generators, weights, length, seed, num_sequences)
+        return cls(generators, weights, length, seed, num_sequences, augmentation)
 
     def _make_cache(self) -> None:
         # Two rounds of blocks, since several threads read a little ahead of one another.

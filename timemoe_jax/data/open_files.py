@@ -1,0 +1,74 @@
+"""Reading from many files in any order: a few of them stay open, for the next read.
+
+Opening a file takes longer than reading a window from it. Every thread has files of its own, so
+that none is closed while another reads; and each read says where it reads, so that a forked
+process, whose files are the same, is not in the way.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+
+import numpy as np
+from jaxtyping import UInt8
+
+# A corpus has thousands of files; a process may often open no more than 1024.
+MOST_OPEN = 32
+
+
+class _Descriptors:
+    """The open files of a thread by path, the one used last at the end; closed with the thread."""
+
+    def __init__(self) -> None:
+        self.by_path: OrderedDict[str, int] = OrderedDict()
+
+    def __del__(self) -> None:
+        for descriptor in self.by_path.values():
+            os.close(descriptor)
+
+    def open(self, path: str) -> int:
+        if path in self.by_path:
+            self.by_path.move_to_end(path)
+            return self.by_path[path]
+        descriptor = os.open(path, os.O_RDONLY)
+        self.by_path[path] = descriptor
+        if len(self.by_path) > MOST_OPEN:
+            os.close(self.by_path.popitem(last=False)[1])
+        return descriptor
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.descriptors = _Descriptors()
+
+
+_of_thread = _OfThread()
+
+
+def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
+    """Fills an array with what lies in a file.
+
+    A file that was deleted or replaced may still be read as it was when it was opened.
+
+    Args:
+      path: of the file.
+      values: the bytes to fill.
+      offset: where in the file they begin.
+
+    Returns:
+      how many were filled: fewer than there is room for only where the file ends.
+
+    Raises:
+      OSError: the file cannot be opened or read.
+    """
+    if not hasattr(os, "preadv"):
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.readinto(values.data)
+    descriptor, done = _of_thread.descriptors.open(path), 0
+    while done < values.size:
+        count = os.preadv(descriptor, [values.data[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
