@@ -8,9 +8,10 @@ transformers that the published code asks for, reads one JSON command a line, an
 one JSON line. It stays alive between commands, so that a benchmark can alternate between its own
 calls and those made here.
 
-Two things are built to be timed: the sparse layer, and the update of a whole model. In the layer
-the shared expert is replaced by zeros, so that what remains is the router and the routed experts
-(and the adding of those zeros). Both get the arrays that the other side makes from the same seed.
+Three things are built to be timed: the sparse layer, the update of a whole model, and its forecast.
+In the layer the shared expert is replaced by zeros, so that what remains is the router and the
+routed experts (and the adding of those zeros). All get the arrays that the other side makes from
+the same seed.
 """
 
 import contextlib
@@ -48,6 +49,11 @@ def layer_arrays(
 def step_values(batch: int, length: int) -> np.ndarray:
     """Windows of `length` inputs and one more point, so that every input has a target."""
     return np.random.default_rng(SEED).standard_normal((batch, length + 1), dtype=np.float32)
+
+
+def forecast_values(batch: int, context: int) -> np.ndarray:
+    """Contexts to forecast from, of zero mean and unit deviation."""
+    return np.random.default_rng(SEED).standard_normal((batch, context), dtype=np.float32)
 
 
 def peak_memory() -> int:
@@ -197,6 +203,51 @@ class Program:
 
         self.works = {"step": step}
         return {"loss": float(step())}
+
+    def forecast(
+        self, folder: str, batch: int, context: int, horizon: int, part: int, dtype: str
+    ) -> dict[str, Any]:
+        """Builds the work "forecast": `generate` of the model of a folder, arrays in, arrays out.
+
+        Attention is eager and keys and values are cached, both as the published code has it.
+
+        Args:
+          folder: of config.json and safetensors.
+          batch: series.
+          context: points of each that are read.
+          horizon: points to forecast.
+          part: series that one call of `generate` takes.
+          dtype: of parameters and computation.
+
+        Returns:
+          the first forecast, [B, H] as lists, and the seconds it took.
+        """
+        torch = self.torch
+        model = self.modeling.TimeMoeForPrediction.from_pretrained(
+            folder, attn_implementation="eager", torch_dtype=getattr(torch, dtype)
+        )
+        model = model.to(self.device).eval()
+        reset_peak_memory()  # loading is no part of a forecast
+        values = forecast_values(batch, context)
+
+        def generate(some: np.ndarray) -> np.ndarray:
+            # A copy, since the model adds an axis to what it is given.
+            inputs = torch.from_numpy(some).to(self.device, model.dtype, copy=True)
+            output = model.generate(inputs, max_new_tokens=horizon)
+            return output[:, -horizon:].float().cpu().numpy()
+
+        def forecast() -> np.ndarray:
+            with torch.inference_mode():
+                parts = [generate(values[i : i + part]) for i in range(0, batch, part)]
+            return np.concatenate(parts)
+
+        self.works = {"forecast": forecast}
+        start = time.perf_counter()
+        first = forecast()
+        seconds = time.perf_counter() - start
+        if first.shape != (batch, horizon) or not np.isfinite(first).all():
+            raise ValueError(f"forecasts {first.shape} are not finite [{batch}, {horizon}]")
+        return {"forecast": first.tolist(), "seconds": seconds}
 
     def time(self, work: str, calls: int) -> dict[str, Any]:
         """Seconds of each of so many calls."""

@@ -17,6 +17,7 @@ LAYERS = (
     (
         "config",
         "run_config",
+        "compilation_cache",
         "distributed",
         "partitioning",
         "logs",
@@ -29,11 +30,12 @@ LAYERS = (
     ("losses",),
     ("models",),
     ("hf_conversion", "checkpoint", "checkpoint_items"),
+    ("forecasting",),
     ("forecast",),
-    ("evaluate",),
+    ("evaluate", "expert_usage", "adapters"),
     ("train_step", "train_loop", "train"),
     ("entry",),
-    ("cli", *MAINS),
+    ("forecast_command", "cli", *MAINS),
 )
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70

@@ -62,6 +62,50 @@ def test_dtype_is_kept_and_the_context_too():
     np.testing.assert_array_equal(context, before)
 
 
+def test_seasonal_naive_quantiles_by_hand():
+    # Changes over a season of two: 1, 2, 3, 4, 5; of the second row, -1 and 0 only.
+    context = np.array([[0.0, 0.0, 1.0, 2.0, 4.0, 6.0, 9.0], [1.0, 1.0, 0.0, 1.0, NAN, NAN, 5.0]])
+    found = baselines.seasonal_naive_quantiles(context, 5, 2, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(found[0, :2], [[8, 9, 10], [11, 12, 13]], rtol=1e-15)
+    root = np.sqrt(2)
+    np.testing.assert_allclose(
+        found[0, 2:4], [np.add(6, root * np.array([2, 3, 4])), 9 + root * np.array([2, 3, 4])]
+    )
+    np.testing.assert_allclose(found[0, 4], 6 + np.sqrt(3) * np.array([2, 3, 4]))
+    np.testing.assert_allclose(found[1, 0], [1 - 0.75, 1 - 0.5, 1 - 0.25])
+    np.testing.assert_allclose(found[1, 1], [5 - 0.75, 5 - 0.5, 5 - 0.25])
+
+
+def test_seasonal_naive_quantiles_of_a_seasonal_random_walk_hold_what_they_say():
+    """Shares are the levels one season ahead, whatever the changes' shape, and near them later."""
+    rng = np.random.default_rng(0)
+    count, season, past = 2000, 3, 200
+    walks = rng.laplace(size=(count, past + 4, season)).cumsum(axis=1).reshape(count, -1)
+    context, future = walks[:, : past * season], walks[:, past * season :]
+    found = baselines.seasonal_naive_quantiles(context, 12, season, [0.1, 0.5, 0.9])
+    below = (future[..., None] <= found).mean(axis=0)
+    # One season ahead a change is Laplace's, and its quantile that of its distribution. A sum of k,
+    # over the root of k, is nearer to a normal one: it stays below the Laplace quantile of 0.9 with
+    # these probabilities, by integrating its characteristic function (1 + t ** 2 / k) ** -k.
+    upper = np.repeat([0.9, 0.89023, 0.88568, 0.88299], season)
+    expected = np.stack([1 - upper, np.full(12, 0.5), upper], axis=1)
+    # Five deviations of a share of 2000; each quantile, from 597 changes, is off by far less.
+    bound = 5 * np.sqrt(expected * (1 - expected) / count)
+    assert (np.abs(below - expected) < bound).all()
+    assert (np.diff(found, axis=-1) >= 0).all()
+
+
+def test_seasonal_naive_quantiles_that_are_not_known():
+    context = np.array([[1.0, NAN, NAN, 4.0], [NAN, NAN, NAN, NAN], [1.0, 1.0, 1.0, 1.0]])
+    found = baselines.seasonal_naive_quantiles(context, 2, 1, [0.1, 0.9])
+    assert np.isnan(found[:2]).all()
+    np.testing.assert_array_equal(found[2], 1)
+    with pytest.raises(DataError, match="season is 4, but the context has only 4 points"):
+        baselines.seasonal_naive_quantiles(context, 2, 4, [0.1, 0.9])
+    with pytest.raises(DataError, match="must rise"):
+        baselines.seasonal_naive_quantiles(context, 2, 1, [0.9, 0.1])
+
+
 def test_what_is_refused():
     context = np.zeros((2, 3))
     with pytest.raises(DataError, match="horizon must be at least 1, but is 0"):

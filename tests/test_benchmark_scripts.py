@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import forecast, measure
 from benchmarks.expert_layer import PASSES, Work
 from benchmarks.measure import Timing, interleave
 from timemoe_jax.nn.experts import IMPLEMENTATIONS
@@ -81,6 +82,71 @@ def test_train_step(tmp_path):
     }
     points = rows[f"{name} throughput", None]["value"] * rows[name, None]["value"] / 1e3
     assert points == pytest.approx(2 * 64)
+
+
+def test_forecast(tmp_path):
+    rows = rows_of("forecast", tmp_path / "rows.json", "--contexts", "64", "--batches", "2")
+    units = {row: (value["unit"], value["reference"]) for (row, _), value in rows.items()}
+    expected = {"matrix product float32": ("GFLOP/s", None)}
+    for horizon in (96, 720):
+        name = f"64+{horizon} x2 float32 tiny"
+        expected |= {
+            name: ("ms/call", None),
+            f"{name} series": ("series/s", None),
+            f"{name} throughput": ("points/s", None),
+            f"{name} peak memory": ("MB", None),
+            f"{name} first call": ("s", None),
+            f"{name} utilisation": ("GFLOP/s", "matrix product"),
+        }
+        seconds = rows[name, None]["value"] / 1e3
+        assert rows[f"{name} series", None]["value"] * seconds == pytest.approx(2)
+        assert rows[f"{name} throughput", None]["value"] * seconds == pytest.approx(2 * horizon)
+        work = forecast.Work("tiny", 64, horizon, 2, "float32")
+        rate = rows[f"{name} utilisation", "matrix product"]
+        assert rate["value"] * seconds * 1e9 == pytest.approx(work.flops)
+    assert units == expected
+
+
+def test_the_work_of_a_forecast_by_hand():
+    """96 points are a block of 64, which is fed back, and one of 32."""
+    d_model, layers, read = 384, 12, 512 + 64
+    attention = 4 * d_model**2 + 3 * d_model
+    experts = 8 * d_model + 2 * 3 * d_model * 768 + 3 * d_model * 1536 + d_model
+    active = layers * (attention + experts + 2 * d_model) + 2 * d_model + d_model
+    scores = sum(layers * 2 * 2 * d_model * points for points in range(1, read + 1))
+    one = 2 * active * read + scores + 2 * d_model * (64 + 32)
+    assert forecast.Work("base", 512, 96, 1, "float32").flops == one
+    assert forecast.Work("base", 512, 96, 8, "bfloat16").flops == 8 * one
+    assert forecast.Work("base", 512, 96, 8, "bfloat16").name == "512+96 x8 bfloat16"
+
+
+def test_the_published_forecast_runs_in_parts_that_fit(monkeypatch):
+    """Half of 16 GB is room for two arrays of scores of 8.8 series: 2 * 4 * 12 * 3072**2 bytes."""
+    monkeypatch.setattr(measure, "device_memory", lambda: 16e9)
+    parts = {batch: forecast.Work("base", 3072, 96, batch, "float32").part for batch in (4, 64)}
+    assert parts == {4: 4, 64: 8}
+    assert forecast.Work("base", 512, 96, 64, "float32").part == 64
+    monkeypatch.setattr(measure, "device_memory", lambda: 1e9)
+    assert forecast.Work("base", 3072, 96, 64, "float32").part == 1
+
+
+def test_forecasts_that_take_too_long_are_left_out(tmp_path):
+    rows = rows_of("forecast", tmp_path / "rows.json", "--limit", "1e-9")
+    assert list(rows) == [("matrix product float32", None)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dtypes", "float32,int8"), "not int8"),
+        (("--batches", "8,0"), "not 0"),
+        (("--contexts", "3072", "--horizons", "1025"), "4096 points together"),
+    ],
+)
+def test_forecasts_that_cannot_be_measured_are_said(flags, message):
+    done = script("forecast", *flags)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

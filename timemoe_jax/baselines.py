@@ -1,9 +1,12 @@
 """Forecasts that any model has to beat: the last value, and the last season."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.metrics import check_levels
 
 
 def naive(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, "B horizon"]:
@@ -59,6 +62,49 @@ def seasonal_naive(
     else:
         last = context[:, length - season :]
     return last[:, np.arange(horizon) % season]
+
+
+def seasonal_naive_quantiles(
+    context: Float[np.ndarray, "B T"],
+    horizon: int,
+    season: int,
+    levels: Sequence[float] | Float64[np.ndarray, " Q"],
+) -> Float64[np.ndarray, "B horizon Q"]:
+    """Quantiles around `seasonal_naive`: those of the changes over a season within the context.
+
+    They grow with the square root of the number of seasons ahead, as the changes of a seasonal
+    random walk do (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd edition,
+    Section 5.5). Their shape is that of the changes, not a normal distribution's.
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value, whose changes do not count.
+      horizon: the number of steps to forecast.
+      season: the number of steps in a season, less than T.
+      levels: of the quantiles [Q], rising.
+
+    Returns:
+      quantiles [B, horizon, Q], float64, in the units of the context; NaN at a phase that was never
+      observed, and for a series of which no change is.
+
+    Raises:
+      DataError: as `seasonal_naive` does; the levels do not rise between 0 and 1; or T is not
+        above season, so that there is no change over a season.
+    """
+    tau = check_levels(levels)
+    values = context.astype(np.float64)
+    point = seasonal_naive(values, horizon, season)
+    if values.shape[1] == season:
+        raise DataError(
+            f"season is {season}, but the context has only {season} points; quantiles take changes "
+            "over a season, so more than one"
+        )
+    changes = values[:, season:] - values[:, :-season]
+    spread = np.full((len(values), len(tau)), np.nan)
+    known = ~np.isnan(changes).all(axis=1)
+    if known.any():
+        spread[known] = np.nanquantile(changes[known], tau, axis=1).T
+    seasons_ahead = np.sqrt(np.arange(horizon) // season + 1.0)
+    return point[..., None] + spread[:, None, :] * seasons_ahead[None, :, None]
 
 
 def _fill_forward(values: Float[np.ndarray, "*batch T"]) -> Float[np.ndarray, "*batch T"]:

@@ -1,37 +1,63 @@
-"""`Forecaster`: arrays in, forecasts out, in the units of the input."""
+"""`Forecaster`: any series in, forecasts out, in the units of the input."""
 
-import collections
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float64, Int
+from jaxtyping import Float64, Int
 
 from timemoe_jax import checkpoint
-from timemoe_jax.config import DTYPES, NORMALIZATIONS, ModelConfig
-from timemoe_jax.data.series import location_and_scale, validate_series
-from timemoe_jax.errors import ConfigError, DataError
-from timemoe_jax.logs import progress_bar
-from timemoe_jax.models.decoding import decode, horizon_plan
-from timemoe_jax.models.time_moe import TimeMoe, abstract_model
+from timemoe_jax.config import NORMALIZATIONS, ModelConfig
+from timemoe_jax.data.series import positive_int
+from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting import intervals, model_quantiles
+from timemoe_jax.forecasting.backtest import Backtest, backtest
+from timemoe_jax.forecasting.engine import Engine, Forecasts
+from timemoe_jax.forecasting.frame_forecast import prepare_frame
+from timemoe_jax.forecasting.inputs import Inputs
+from timemoe_jax.forecasting.sample_paths import SAMPLING_LEVELS, sample_paths
+from timemoe_jax.metrics import check_levels
+from timemoe_jax.models.time_moe import TimeMoe
 
-# What one batch may take when its size is chosen here.
-AUTO_BATCH_BYTES = 2**30
-MAX_AUTO_BATCH = 256
+INTERVALS = ("auto", "heads", "conformal")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Forecast:
+    """What `Forecaster.forecast` returns.
+
+    Attributes:
+      point: the forecasts, in the units of the input; [N, C, H] where that was [N, C, T].
+      context_length: at most so many of each series' last points were read.
+      missing: missing values among them.
+      quantiles: in the same units; None unless asked for.
+      quantile_levels: of the quantiles [Q].
+      intervals: where the quantiles are from: "heads" of the model, or "conformal".
+      channelwise: whether the input was multivariate, and each channel was forecast by itself.
+    """
+
+    point: Float64[np.ndarray, "N *C H"]
+    context_length: int
+    missing: Int[np.ndarray, "N *C"]
+    quantiles: Float64[np.ndarray, "N *C H Q"] | None = None
+    quantile_levels: tuple[float, ...] = ()
+    intervals: str | None = None
+    channelwise: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecast:
-    """What `Forecaster.forecast` returns."""
+class _Settings:
+    """What all forecasts of a call have in common."""
 
-    point: Float64[np.ndarray, "N H"]  # in the units of the input
-    context_length: int  # at most so many of each series' last points were read
-    missing: Int[np.ndarray, " N"]  # missing values among them
+    context_length: int
+    normalize: str
+    batch_size: int | str
+    progress: bool
 
 
 class Forecaster:
@@ -40,56 +66,65 @@ class Forecaster:
     The forecast of a series does not depend on the others in the call, on their order or on the
     batch size, beyond rounding. Inputs are never modified.
 
+    Attributes:
+      config: of the model, in the dtype that it computes in.
+      digest: of the stored parameters, where they were loaded.
+
     Args:
       config: of the model.
       params: its parameters.
       dtype: to compute in: "float32", "bfloat16", or "auto": bfloat16 where the parameters are
         stored in it and the backend is an accelerator, else float32.
+      mesh: devices to spread parameters and batches over, of `partitioning.make_mesh`; None is
+        one device.
 
     Raises:
       ConfigError: the dtype is not known.
     """
 
-    def __init__(self, config: ModelConfig, params: nnx.State, dtype: str = "auto"):
-        if dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"dtype must be auto, {' or '.join(DTYPES)}, but is {dtype!r}")
-        if dtype == "auto":
-            stored = {p.dtype for p in jax.tree.leaves(params)}
-            half = stored == {jnp.dtype("bfloat16")} and jax.default_backend() != "cpu"
-            dtype = "bfloat16" if half else "float32"
-        self.config = dataclasses.replace(config, dtype=dtype, remat="none")
-        self.digest: str | None = None  # of the stored parameters, where they were loaded
-        self._graph, _ = abstract_model(self.config)
-        self._params = _cast(params, jnp.dtype(dtype))
-
-        def run(
-            params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
-        ) -> Float[Array, "B H"]:
-            return decode(nnx.merge(self._graph, params), x, mask, horizon)
-
-        self._decode = jax.jit(run, static_argnames="horizon")
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: nnx.State,
+        dtype: str = "auto",
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        self._engine = Engine(config, params, dtype, mesh)
+        self.config = self._engine.config
+        self.digest: str | None = None
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "auto") -> "Forecaster":
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        dtype: str = "auto",
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> "Forecaster":
         """Loads a training run, an Orbax checkpoint or a published safetensors folder.
 
         Args:
           path: the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
           dtype: see the class.
+          mesh: see the class.
 
         Raises:
           CheckpointError: the folder is none of these, or is damaged.
         """
         loaded = checkpoint.load_model(path)
-        forecaster = cls(loaded.config, loaded.params, dtype)
+        forecaster = cls(loaded.config, loaded.params, dtype, mesh)
         forecaster.digest = loaded.digest
         return forecaster
 
     @property
     def model(self) -> TimeMoe:
         """The model itself: `model(x [B, T]).predictions[P]` is [B, T, P]."""
-        return nnx.merge(self._graph, self._params)
+        return nnx.merge(self._engine.graph, self._engine.params)
+
+    @property
+    def num_programs(self) -> int:
+        """How many programs were compiled, or loaded from a cache, so far."""
+        return self._engine.num_programs
 
     def forecast(
         self,
@@ -97,9 +132,12 @@ class Forecaster:
         horizon: int,
         context_length: int | None = None,
         normalize: str = "instance",
+        quantile_levels: Sequence[float] | None = None,
         batch_size: int | str = "auto",
         progress: bool = False,
         names: Sequence[str] | None = None,
+        intervals: str = "auto",
+        calibration: Any = None,
     ) -> Forecast:
         """Forecasts each series from its own last points.
 
@@ -108,76 +146,208 @@ class Forecaster:
         the end of the input.
 
         Args:
-          inputs: one series [T], several [N, T], or a list of series of different lengths.
+          inputs: one series [T], several [N, T], a list of series of different lengths, or
+            multivariate series [N, C, T], of which every channel is forecast by itself.
           horizon: points to forecast.
           context_length: read at most so many last points; by default as many as the model's
             positions hold beside the horizon.
           normalize: "instance" z-scores each context (population deviation; a constant series is
             forecast as that constant); "none" feeds the values as they are.
-          batch_size: series per step, or "auto".
+          quantile_levels: rising, between 0 and 1; also returns these quantiles.
+          batch_size: series per step, or "auto": what fits in memory. Halved where it does not.
           progress: whether to show a progress bar.
           names: what to call each series in an error.
+          intervals: where quantiles come from. "heads": the model's own, of levels within those
+            that it was trained with. "conformal": the errors of earlier forecasts within each
+            series (`forecasting.intervals`), which needs longer series and takes longer. "auto":
+            heads if the model has them.
+          calibration: series, as `inputs`, whose errors are taken instead of each series' own; for
+            "conformal" alone.
 
         Returns:
-          point forecasts [N, horizon], float64.
+          point forecasts and quantiles, float64, in the shape of the input.
 
         Raises:
-          DataError: a series or the horizon cannot be used; the message says which and why.
+          DataError: a series, the horizon or an option cannot be used; the message says which and
+            why.
         """
-        series = validate_series(inputs, names)
-        horizon = _positive_int("horizon", horizon)
-        context_length = self.usable_context(context_length, horizon)
-        if normalize not in NORMALIZATIONS:
-            raise DataError(
-                f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
-            )
-        labels = list(names) if names else [f"series {i}" for i in range(len(series))]
-        contexts, gaps = zip(
-            *(_context(s, context_length, label) for s, label in zip(series, labels, strict=True)),
-            strict=True,
+        given = Inputs.parse(inputs, names)
+        horizon = positive_int("horizon", horizon)
+        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
+        source = self._intervals(intervals, quantile_levels, calibration)
+        made = self._run(given, horizon, settings)
+        quantiles, levels = None, ()
+        if quantile_levels is not None:
+            levels = tuple(check_levels(quantile_levels).tolist())
+            if source == "heads":
+                assert made.quantiles is not None
+                own = self.config.quantile_levels
+                quantiles = model_quantiles.at_levels(made.quantiles, own, levels)
+            else:
+                found = self._calibrated(given, horizon, levels, settings, calibration)
+                quantiles = found.quantiles(made.point)
+        return Forecast(
+            point=given.shaped(made.point),
+            context_length=settings.context_length,
+            missing=given.missing(settings.context_length),
+            quantiles=given.shaped(quantiles),
+            quantile_levels=levels,
+            intervals=source if quantile_levels is not None else None,
+            channelwise=given.channels is not None,
         )
-        point = np.empty((len(series), horizon))
-        with progress_bar(total=len(series), unit="series", disable=not progress) as bar:
-            for (length, gap), rows in _groups(contexts, gaps).items():
-                size = self._batch_size(batch_size, length, gap + horizon)
-                for start in range(0, len(rows), size):
-                    part = rows[start : start + size]
-                    forecasts = self._batch(
-                        [contexts[i] for i in part], length, gap + horizon, normalize, size
-                    )
-                    _check_finite(forecasts, [labels[i] for i in part], normalize)
-                    point[part] = forecasts[:, gap:]
-                    bar.update(len(part))
-        missing = [int(np.isnan(s[-context_length:]).sum()) for s in series]
-        return Forecast(point, context_length, np.array(missing))
 
-    def _batch(
+    def sample(
         self,
-        contexts: list[Float64[np.ndarray, " _"]],
-        length: int,
+        inputs: Any,
         horizon: int,
-        normalize: str,
-        batch_size: int,
-    ) -> Float64[np.ndarray, "B H"]:
-        """Forecasts contexts padded on the left to one length, in a batch padded to a bucket."""
-        values = np.full((len(contexts), length), np.nan)
-        for row, context in zip(values, contexts, strict=True):
-            row[length - len(context) :] = context
-        if normalize == "instance":
-            mean, std = location_and_scale(values)
+        num_samples: int = 100,
+        seed: int = 0,
+        context_length: int | None = None,
+        normalize: str = "instance",
+        batch_size: int | str = "auto",
+        progress: bool = False,
+        names: Sequence[str] | None = None,
+        intervals: str = "auto",
+    ) -> Float64[np.ndarray, "N *C S H"]:
+        """Draws sample paths, whose sums and maxima over time have honest intervals.
+
+        Each step's draws follow its quantiles; which go together is taken from the errors of
+        earlier forecasts within the series: see `forecasting.sample_paths`.
+
+        Args:
+          inputs: as for `forecast`.
+          horizon: points to forecast.
+          num_samples: paths of each series.
+          seed: not negative; with a series' values it determines its paths.
+          context_length, normalize, batch_size, progress, names, intervals: as for `forecast`.
+
+        Returns:
+          paths [N, num_samples, horizon], or [N, C, num_samples, horizon], in the units of the
+          input.
+
+        Raises:
+          DataError: as `forecast` does, or a series is too short to have earlier forecasts.
+        """
+        given = Inputs.parse(inputs, names)
+        horizon = positive_int("horizon", horizon)
+        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
+        source = self._intervals(intervals, SAMPLING_LEVELS, None)
+        made = self._run(given, horizon, settings)
+        found = self._calibrated(given, horizon, SAMPLING_LEVELS, settings, None)
+        if source == "heads":
+            assert made.quantiles is not None
+            quantiles, levels = made.quantiles, self.config.quantile_levels
         else:
-            mean, std = np.zeros(len(values)), np.ones(len(values))
-        safe = np.where(std > 0, std, 1.0)
-        # Centred before the division, in float64: exact for a small change on a large level.
-        values = (values - mean[:, None]) / safe[:, None]
-        mask = ~np.isnan(values)
-        bucket = min(batch_size, _power_of_two(len(contexts)))
-        room = ((0, bucket - len(contexts)), (0, 0))
-        x = np.pad(np.where(mask, values, 0).astype(np.float32), room)
-        # A row that pads the batch still needs a last point to read.
-        mask = np.pad(mask, room, constant_values=True)
-        out = np.asarray(self._decode(self._params, x, mask, horizon=horizon))
-        return mean[:, None] + std[:, None] * out[: len(contexts)].astype(np.float64)
+            quantiles, levels = found.quantiles(made.point), SAMPLING_LEVELS
+        errors = found.residuals
+        return given.shaped(
+            sample_paths(quantiles, levels, errors, num_samples, seed, given.series, given.names)
+        )
+
+    def backtest(
+        self,
+        inputs: Any,
+        horizon: int,
+        folds: int = 3,
+        season: int | None = None,
+        context_length: int | None = None,
+        normalize: str = "instance",
+        batch_size: int | str = "auto",
+        progress: bool = False,
+        names: Sequence[str] | None = None,
+    ) -> Backtest:
+        """Scores the model on the last `folds` horizons of each series, beside seasonal naive.
+
+        Args:
+          inputs: as for `forecast`.
+          horizon: points of a fold.
+          folds: of each series; they do not overlap.
+          season: the steps of a season; None finds it in each series.
+          context_length, normalize, batch_size, progress, names: as for `forecast`.
+
+        Raises:
+          DataError: as `forecast` does, or a series is too short.
+        """
+        given = Inputs.parse(inputs, names)
+        horizon = positive_int("horizon", horizon)
+        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
+        predict = functools.partial(self._predict, settings)
+        length = settings.context_length
+        return backtest(given.series, horizon, folds, predict, length, season, given.names)
+
+    def predict_df(
+        self,
+        df: Any,
+        horizon: int,
+        id_column: str | None = None,
+        timestamp_column: str | None = None,
+        target: str | Sequence[str] | None = None,
+        freq: Any = None,
+        quantile_levels: Sequence[float] | None = None,
+        future_df: Any = None,
+        past_covariates: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Forecasts the series of a data frame, on their own calendar.
+
+        Args:
+          df: a pandas DataFrame, long or wide: see `forecasting.time_frames.read_frame`.
+          horizon: points to forecast.
+          id_column, timestamp_column, target: which columns are which; by default found by name.
+          freq: the step between times; by default found for each series.
+          quantile_levels: also forecast these quantiles.
+          future_df: covariates that are known for the times to forecast. Its columns besides ids
+            and times are covariates, of which `df` holds the past.
+          past_covariates: columns of `df` that are covariates without a known future.
+          options: of `forecast`, such as `context_length`.
+
+        Returns:
+          a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;
+          its `attrs` count what was filled, missing and out of order.
+
+        Raises:
+          DataError: the frame, a covariate or an option cannot be used.
+        """
+        given = prepare_frame(
+            df,
+            positive_int("horizon", horizon),
+            future_df=future_df,
+            past_covariates=past_covariates,
+            freq=freq,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+        )
+        options = {"names": given.names, **options}
+        out = self.forecast(given.series, horizon, quantile_levels=quantile_levels, **options)
+        quantiles = None if out.quantiles is None else given.complete(out.quantiles)
+        return given.to_frame(given.complete(out.point), quantiles, out.quantile_levels)
+
+    def warmup(
+        self,
+        horizons: Sequence[int],
+        context_lengths: Sequence[int],
+        batch_sizes: Sequence[int] = (1,),
+    ) -> int:
+        """Compiles what later calls will need, so that none of them waits for it.
+
+        Args:
+          horizons: that will be forecast.
+          context_lengths: of the series, as far as the model reads them.
+          batch_sizes: how many series calls will hold.
+
+        Returns:
+          how many programs were compiled.
+        """
+        before = self._engine.num_programs
+        for horizon in horizons:
+            for length in context_lengths:
+                usable = self.usable_context(None, positive_int("horizon", horizon))
+                length = min(positive_int("context_length", length), usable)
+                for count in batch_sizes:
+                    count = positive_int("batch_size", count)
+                    self._engine.warmup(length, horizon, "auto", count)
+        return self._engine.num_programs - before
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """The context that a forecast reads: the one given, or what the positions have room for.
@@ -194,7 +364,7 @@ class Forecaster:
                     f"max_position_embeddings {limit}"
                 )
             return context_length
-        context_length = _positive_int("context_length", context_length)
+        context_length = positive_int("context_length", context_length)
         if context_length + horizon > limit:
             raise DataError(
                 f"context_length {context_length} + horizon {horizon} exceeds "
@@ -202,81 +372,68 @@ class Forecaster:
             )
         return context_length
 
-    def _batch_size(self, batch_size: int | str, length: int, horizon: int) -> int:
+    def _settings(
+        self,
+        horizon: int,
+        context_length: int | None,
+        normalize: str,
+        batch_size: int | str,
+        progress: bool,
+    ) -> _Settings:
+        if normalize not in NORMALIZATIONS:
+            raise DataError(
+                f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
+            )
         if batch_size != "auto":
-            return _positive_int("batch_size", batch_size)
-        config = self.config
-        positions = length + sum(horizon_plan(horizon, config.horizon_lengths)[:-1])
-        kv_size = config.num_key_value_heads * config.head_dim
-        cache = 2 * config.num_hidden_layers * positions * kv_size
-        width = max(config.intermediate_size, 2 * config.expert_size) + 8 * config.hidden_size
-        bytes_each = 4 * (2 * cache + length * width)
-        fitting = max(1, AUTO_BATCH_BYTES // bytes_each)
-        return min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1))
+            batch_size = positive_int("batch_size", batch_size)
+        usable = self.usable_context(context_length, horizon)
+        return _Settings(usable, normalize, batch_size, progress)
 
+    def _intervals(
+        self, asked: str, levels: Sequence[float] | None, calibration: Any
+    ) -> str | None:
+        """Where quantiles come from, where any are asked for."""
+        if asked not in INTERVALS:
+            raise DataError(f"intervals must be {', '.join(INTERVALS)}, but is {asked!r}")
+        has_heads = bool(self.config.quantile_levels)
+        if asked == "heads" and not has_heads:
+            raise DataError(
+                "intervals is 'heads', but the model was trained without quantile_levels; "
+                "'conformal' needs none"
+            )
+        source = "heads" if has_heads and asked != "conformal" else "conformal"
+        if calibration is not None and asked == "auto":
+            source = "conformal"
+        if calibration is not None and (source == "heads" or levels is None):
+            raise DataError(
+                "calibration is given, but nothing is calibrated: it is for quantile_levels with "
+                "intervals 'conformal'"
+            )
+        return source
 
-def _cast(params: nnx.State, dtype: jnp.dtype) -> nnx.State:
-    """Parameters in the dtype they are computed in; norms and routers stay float32."""
-
-    def cast(path: tuple[Any, ...], p: Array) -> Array:
-        keep = any("norm" in str(key) or "router" in str(key) for key in path)
-        return jnp.asarray(p, jnp.float32 if keep else dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _context(
-    series: Float64[np.ndarray, " _"], context_length: int, label: str
-) -> tuple[Float64[np.ndarray, " _"], int]:
-    """The points to read, from the first to the last observed, and how many missing ones follow."""
-    recent = series[-context_length:]
-    observed = np.flatnonzero(~np.isnan(recent))
-    if not observed.size:
-        raise DataError(
-            f"{label} has no observed value among its last {len(recent)} points, which are all "
-            "that the context holds"
+    def _run(self, given: Inputs, horizon: int, settings: _Settings) -> Forecasts:
+        contexts = given.contexts(settings.context_length)
+        return self._engine.run(
+            contexts, horizon, settings.normalize, settings.batch_size, settings.progress
         )
-    first, end = observed[0], observed[-1] + 1
-    return recent[first:end], len(recent) - int(end)
 
+    def _predict(
+        self, settings: _Settings, contexts: list[np.ndarray], horizon: int
+    ) -> Float64[np.ndarray, "N H"]:
+        """Point forecasts from rolling contexts, as `forecasting.rolling_origins` asks for them."""
+        return self._run(Inputs.parse(contexts), horizon, settings).point
 
-def _groups(
-    contexts: Sequence[np.ndarray], gaps: Sequence[int]
-) -> dict[tuple[int, int], list[int]]:
-    """Which series run together: those of one padded length and one gap.
-
-    The padded length follows from the series alone, so that the others cannot change its result.
-    """
-    groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-    for i, (context, gap) in enumerate(zip(contexts, gaps, strict=True)):
-        groups[_length_bucket(len(context)), gap].append(i)
-    return groups
-
-
-def _length_bucket(length: int) -> int:
-    """A padded length at most a quarter longer (15 points where that is more), one of few."""
-    step = max(16, _power_of_two(length) // 8)
-    return -(-length // step) * step
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
-
-
-def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
-    return int(value)
-
-
-def _check_finite(forecasts: Float64[np.ndarray, "B H"], labels: list[str], normalize: str) -> None:
-    rows = np.flatnonzero(~np.isfinite(forecasts).all(axis=1))
-    if not rows.size:
-        return
-    hint = (
-        "with normalize='none' its values are fed raw and may be too large: try 'instance'"
-        if normalize == "none"
-        else "its values are too large for float64, or the checkpoint's parameters are not finite"
-    )
-    raise DataError(f"the forecast of {labels[rows[0]]} is not finite; {hint}")
+    def _calibrated(
+        self,
+        given: Inputs,
+        horizon: int,
+        levels: Sequence[float],
+        settings: _Settings,
+        calibration: Any,
+    ) -> intervals.Calibrated:
+        others = None if calibration is None else Inputs.parse(calibration).series
+        predict = functools.partial(self._predict, settings)
+        length = settings.context_length
+        return intervals.conformal_offsets(
+            given.series, horizon, levels, predict, length, others, given.names
+        )

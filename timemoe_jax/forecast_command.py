@@ -1,0 +1,197 @@
+"""`timemoe forecast`: a file of series to one of forecasts, with a picture and a backtest."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from timemoe_jax.data.series import positive_int
+from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.frame_files import STEP, read_frame_file, with_steps
+from timemoe_jax.forecasting.frame_forecast import FrameInputs, prepare_frame
+
+PANELS = 12  # series in a picture
+
+
+def add_forecast(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "forecast",
+        help="forecast the series of a CSV or Parquet file",
+        description=(
+            "Forecast the series of a CSV or Parquet file. In a long table the columns "
+            "unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are recognised; in "
+            "any other every numeric column is a series."
+        ),
+    )
+    parser.add_argument("data", help="a CSV or Parquet file")
+    add_model(parser)
+    add_columns(parser)
+    parser.add_argument("--levels", default="", help="intervals in percent, such as 80,95")
+    parser.add_argument(
+        "--intervals",
+        default="auto",
+        help="where they come from: heads of the model, conformal, or auto",
+    )
+    parser.add_argument("--future", help="a file of covariates at the times to forecast")
+    parser.add_argument(
+        "--past-covariate", action="append", default=[], help="a column of DATA; may come again"
+    )
+    parser.add_argument("--out", type=Path, help="the CSV to write; by default standard output")
+    parser.add_argument("--plot", type=Path, help="a PNG to write: context, forecast, intervals")
+    parser.add_argument(
+        "--backtest", type=int, metavar="K", help="score K earlier horizons beside seasonal naive"
+    )
+    parser.add_argument("--season", type=int, help="steps of a season; by default it is found")
+    parser.set_defaults(run=run_forecast)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which model forecasts how much."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="a run's workdir, an Orbax checkpoint or a published safetensors folder",
+    )
+    parser.add_argument("--horizon", type=int, required=True, help="points to forecast")
+    parser.add_argument(
+        "--context-length",
+        type=int,
+        help="read at most so many last points; by default as many as the model holds",
+    )
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which columns are which."""
+    parser.add_argument("--id-column", help="the column that tells series apart")
+    parser.add_argument("--timestamp-column", help="the column of times")
+    parser.add_argument("--target", action="append", help="a column of values; may come again")
+    parser.add_argument("--freq", help="the step between times, such as h or MS")
+
+
+def columns_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The same as arguments of `Forecaster.predict_df`."""
+    return {
+        "id_column": args.id_column,
+        "timestamp_column": args.timestamp_column,
+        "target": args.target,
+        "freq": args.freq,
+    }
+
+
+def parse_coverages(text: str) -> tuple[float, ...]:
+    """The quantile levels of intervals given as "80,95".
+
+    Raises:
+      DataError: a coverage is not a number above 0 and below 100.
+    """
+    levels: set[float] = set()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        try:
+            coverage = float(part)
+        except ValueError:
+            coverage = 0.0
+        if not 0 < coverage < 100:
+            raise DataError(f"--levels {text!r}: {part!r} must be above 0 and below 100")
+        # Of so many digits that 80 gives 0.1 and 0.9.
+        levels |= {round((100 - sign * coverage) / 200, 10) for sign in (-1, 1)}
+    return tuple(sorted(levels))
+
+
+def load_frame(path: str, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Reads a data frame, and says which of its columns are which."""
+    frame, columns = read_frame_file(path), columns_of(args)
+    if columns["timestamp_column"] is None and STEP in (stepped := with_steps(frame)).columns:
+        frame, columns = stepped, {**columns, "timestamp_column": STEP}
+    return frame, columns
+
+
+def run_forecast(args: argparse.Namespace) -> None:
+    """Forecasts, and writes what was asked for."""
+    levels = parse_coverages(args.levels)
+    frame, columns = load_frame(args.data, args)
+    future = None if args.future is None else read_frame_file(args.future)
+    given = prepare_frame(
+        frame,
+        positive_int("--horizon", args.horizon),
+        future_df=future,
+        past_covariates=args.past_covariate,
+        **columns,
+    )
+    # Imported here, so that a mistake above does not wait for JAX.
+    from timemoe_jax import compilation_cache
+    from timemoe_jax.forecast import Forecaster
+
+    compilation_cache.use()
+    forecaster = Forecaster.from_pretrained(args.checkpoint)
+    out = forecaster.forecast(
+        given.series,
+        args.horizon,
+        quantile_levels=levels or None,
+        context_length=args.context_length,
+        intervals=args.intervals,
+        names=given.names,
+        progress=sys.stderr.isatty(),
+    )
+    point = given.complete(out.point)
+    quantiles = None if out.quantiles is None else given.complete(out.quantiles)
+    result = given.to_frame(point, quantiles, levels)
+    _report_counts(result.attrs)
+    text = result.to_csv(index=False, lineterminator="\n")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
+        print(f"wrote {args.out}")
+    else:
+        print(text, end="")
+    if args.plot:
+        _plot(args.plot, given, point, quantiles, levels)
+    if args.backtest is not None:
+        _backtest(args, forecaster, given)
+
+
+def _report_counts(counts: dict[str, Any]) -> None:
+    """Says on standard error what of the data was not as regular as it might be."""
+    said = [
+        f"{counts['filled']:,} times without a row" if counts["filled"] else "",
+        f"{counts['missing']:,} rows without a value" if counts["missing"] else "",
+        f"{counts['reordered']:,} rows out of order" if counts["reordered"] else "",
+    ]
+    if any(said):
+        print(f"note: {', '.join(filter(None, said))}", file=sys.stderr)
+    if counts["ignored_columns"]:
+        print(f"note: not used: {', '.join(counts['ignored_columns'])}", file=sys.stderr)
+
+
+def _plot(path: Path, given: FrameInputs, point: Any, quantiles: Any, levels: Any) -> None:
+    from timemoe_jax.forecasting.time_frames import future_index
+    from timemoe_jax.plotting import Panel, plot_forecasts
+
+    series = given.timed.series
+    panels = [
+        Panel(
+            title=each.name,
+            context=each.values,
+            forecast=point[i],
+            quantiles=None if quantiles is None else quantiles[i],
+            levels=levels,
+            times_context=each.timestamps,
+            times_forecast=future_index(each, given.horizon),
+        )
+        for i, each in enumerate(series[:PANELS])
+    ]
+    more = f" (the first {PANELS} of {len(series)} series)" if len(series) > PANELS else ""
+    print(f"wrote {plot_forecasts(path, panels)}{more}", file=sys.stderr)
+
+
+def _backtest(args: argparse.Namespace, forecaster: Any, given: FrameInputs) -> None:
+    """Of the series as they are: covariates take no part, and the summary is of the model alone."""
+    found = forecaster.backtest(
+        [each.values for each in given.timed.series],
+        args.horizon,
+        folds=args.backtest,
+        season=args.season,
+        context_length=args.context_length,
+        names=given.names,
+    )
+    print(found.summary(), file=sys.stdout if args.out else sys.stderr)

@@ -1,0 +1,1 @@
+"""How forecasts are made: data frames in and out, covariates, intervals, scenarios."""
