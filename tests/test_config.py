@@ -139,7 +139,7 @@ def test_must_be_one_of_the_choices(make, name):
             ("validation_path ('v')", "validation_fraction (0.1)", "exclude"),
         ),
         (data_config, {"synthetic_sequences": 3}, ("path ('series')", "(3)", "exclude")),
-        (data_config, {"path": ""}, ("path is empty", "synthetic_sequences and synthetic_share are 0")),
+        (data_config, {"path": ""}, ("path is empty", "synthetic_share are 0")),
         (data_config, {"packing_bleeds": True}, ("packing_bleeds", "'windows'")),
         (data_config, {"policy": "packing", "stride": 3}, ("stride is 3", "'packing'")),
         (data_config, {"mixing": "fixed"}, ("'fixed' needs weights", "energy:1")),

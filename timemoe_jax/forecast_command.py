@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from timemoe_jax.data.series import positive_int
+from timemoe_jax.data.table_layout import TIME_NAMES
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frame_files import STEP, read_frame_file, with_steps
+from timemoe_jax.forecasting.frame_files import STEP, is_text, read_frame_file, with_steps
 from timemoe_jax.forecasting.frame_forecast import FrameInputs, prepare_frame
 
 PANELS = 12  # series in a picture
@@ -99,10 +100,20 @@ def parse_coverages(text: str) -> tuple[float, ...]:
 
 
 def load_frame(path: str, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Reads a data frame, and says which of its columns are which."""
+    """Reads a data frame, and says which of its columns are which.
+
+    Dates are text in a CSV: without a name that says so, the first column of text is taken for
+    them, unless it is the id column.
+    """
     frame, columns = read_frame_file(path), columns_of(args)
-    if columns["timestamp_column"] is None and STEP in (stepped := with_steps(frame)).columns:
-        frame, columns = stepped, {**columns, "timestamp_column": STEP}
+    if columns["timestamp_column"] is not None or set(TIME_NAMES) & set(frame.columns):
+        return frame, columns
+    stepped = with_steps(frame)
+    if STEP in stepped.columns:
+        return stepped, {**columns, "timestamp_column": STEP}
+    others = [name for name in frame.columns if name != columns["id_column"]]
+    if others and is_text(frame[others[0]]):
+        columns["timestamp_column"] = others[0]
     return frame, columns
 
 
@@ -116,8 +127,10 @@ def run_forecast(args: argparse.Namespace) -> None:
         positive_int("--horizon", args.horizon),
         future_df=future,
         past_covariates=args.past_covariate,
+        where=args.data,
         **columns,
     )
+    names = [f"{args.data}: {name}" for name in given.names]
     # Imported here, so that a mistake above does not wait for JAX.
     from timemoe_jax import compilation_cache
     from timemoe_jax.forecast import Forecaster
@@ -130,7 +143,7 @@ def run_forecast(args: argparse.Namespace) -> None:
         quantile_levels=levels or None,
         context_length=args.context_length,
         intervals=args.intervals,
-        names=given.names,
+        names=names,
         progress=sys.stderr.isatty(),
     )
     point = given.complete(out.point)

@@ -58,3 +58,10 @@ def with_steps(frame: Any) -> Any:
     frame = frame.copy(deep=False)
     frame.insert(0, STEP, range(len(frame)))
     return frame
+
+
+def is_text(column: Any) -> bool:
+    """Whether a column of a frame holds text."""
+    import pandas as pd
+
+    return pd.api.types.infer_dtype(column, skipna=True) == "string"

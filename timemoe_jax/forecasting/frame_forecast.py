@@ -71,6 +71,7 @@ def prepare_frame(
     future_df: Any = None,
     past_covariates: Sequence[str] = (),
     freq: Any = None,
+    where: str = "df",
     **columns: Any,
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
@@ -81,6 +82,7 @@ def prepare_frame(
       future_df: covariates that are known for the times to forecast.
       past_covariates: columns of `df` that are covariates without a known future.
       freq: the step between times.
+      where: what to call `df` in a message.
       columns: `id_column`, `timestamp_column` and `target`.
 
     Raises:
@@ -88,7 +90,7 @@ def prepare_frame(
     """
     known = () if future_df is None else shared_columns(df, future_df, **columns)
     covariates = (*known, *(name for name in past_covariates if name not in known))
-    timed = read_frame(df, freq=freq, covariates=covariates, **columns)
+    timed = read_frame(df, freq=freq, covariates=covariates, where=where, **columns)
     if not covariates:
         return FrameInputs(timed, horizon, None)
     effects = adjustments(timed, align_covariates(df, future_df, timed, horizon))

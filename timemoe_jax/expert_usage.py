@@ -1,0 +1,448 @@
+"""Which experts a model uses: per dataset, and at every point of one series, with pictures of both.
+
+The paper's Figure 4 (arXiv 2409.16040) for any model and any series.
+"""
+
+import functools
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float64, Int
+
+from timemoe_jax import plotting
+from timemoe_jax.config import NORMALIZATIONS, ModelConfig
+from timemoe_jax.data.series import location_and_scale, validate_series
+from timemoe_jax.errors import ConfigError, DataError
+from timemoe_jax.forecast import Forecaster
+from timemoe_jax.logs import progress_bar
+from timemoe_jax.models.time_moe import TimeMoe
+from timemoe_jax.nn.routing import Routing, route, router_statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# What one batch may take where its size is chosen here.
+BATCH_BYTES = 2**28
+MAX_BATCH = 64
+# Okabe and Ito's palette, which a colour-blind reader tells apart, with grey for black.
+EXPERT_COLORS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
+    *("#56b4e9", "#d55e00", "#f0e442", "#444444"),
+)
+
+
+def expert_usage(
+    source: Forecaster | TimeMoe,
+    inputs: Any,
+    context_length: int | None = None,
+    normalize: str = "instance",
+    *,
+    weighted: bool = False,
+    batch_size: int | str = "auto",
+    progress: bool = False,
+    names: Sequence[str] | None = None,
+) -> Float64[np.ndarray, "L E"]:
+    """How much of each layer's work each expert does, over the observed points of all series.
+
+    Args:
+      source: a forecaster, or a model; it has experts.
+      inputs: one series [T], several [N, T], or a list of series of different lengths; NaN where
+        missing, which counts for nothing.
+      context_length: read at most so many last points of each; by default as many as the model
+        has positions.
+      normalize: "instance" z-scores what is read of each series; "none" takes it as it is.
+      weighted: whether each choice counts as much as the router's weight for it; else 1.
+      batch_size: series per step, or "auto".
+      progress: whether to show a progress bar.
+      names: what to call each series in an error.
+
+    Returns:
+      the share of the (point, choice) pairs that went to each expert; each layer's sum to 1.
+
+    Raises:
+      ConfigError: the model is dense.
+      DataError: a series or an argument cannot be used; the message says which and why.
+    """
+    model = _sparse_model(source)
+    series = validate_series(inputs, names)
+    labels = list(names) if names else [f"series {i}" for i in range(len(series))]
+    length = _context_length(context_length, model.config)
+    _check_normalize(normalize)
+    contexts = [_context(s, length, label) for s, label in zip(series, labels, strict=True)]
+    graph, params = nnx.split(model)
+    totals = np.zeros((model.config.num_hidden_layers, model.config.num_experts))
+    rows_of: dict[int, list[int]] = {}
+    for i, context in enumerate(contexts):
+        rows_of.setdefault(_bucket(len(context)), []).append(i)
+    with progress_bar(total=len(series), unit="series", disable=not progress) as bar:
+        for bucket, rows in rows_of.items():
+            size = _batch_size(batch_size, bucket, model.config)
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                height = min(size, _power_of_two(len(part)))
+                x, mask = _batch([contexts[i] for i in part], height, bucket, normalize)
+                sums, finite = _sums_of_batch(graph, params, x, mask, weighted)
+                _check_finite(np.asarray(finite), [labels[i] for i in part], normalize)
+                # In float64, whose whole numbers do not end at 2^24.
+                totals += np.asarray(sums, np.float64)
+                bar.update(len(part))
+    return totals / totals.sum(axis=1, keepdims=True)
+
+
+def expert_path(
+    source: Forecaster | TimeMoe, series: Any, normalize: str = "instance", name: str = "the series"
+) -> Int[np.ndarray, "L T K"]:
+    """The experts that each layer chooses at every point of one series, best first.
+
+    Args:
+      source: a forecaster, or a model; it has experts.
+      series: one series [T], no longer than the model has positions; NaN where missing.
+      normalize: "instance" z-scores the series; "none" takes it as it is.
+      name: what to call it in an error.
+
+    Returns:
+      the number of an expert; -1 where the point is missing.
+
+    Raises:
+      ConfigError: the model is dense.
+      DataError: the series cannot be used; the message says why.
+    """
+    model = _sparse_model(source)
+    _check_normalize(normalize)
+    rows = validate_series(series, None if np.ndim(series) > 1 else [name])
+    limit = model.config.max_position_embeddings
+    if len(rows) != 1:
+        raise DataError(f"{name} must be one series [T], but {len(rows)} are given")
+    (values,) = rows
+    if len(values) > limit:
+        raise DataError(
+            f"{name} has {len(values)} points, more than max_position_embeddings {limit}; "
+            "give a part of it"
+        )
+    graph, params = nnx.split(model)
+    x, mask = _batch([values], 1, min(_bucket(len(values)), limit), normalize)
+    indices, finite = _path_of_batch(graph, params, x, mask)
+    _check_finite(np.asarray(finite), [name], normalize)
+    return np.where(np.isnan(values)[None, :, None], -1, np.asarray(indices)[:, 0, : len(values)])
+
+
+def usage_sums(
+    logits: Float[Array, "L B T E"],
+    mask: Bool[Array, "B T"],
+    num_experts_per_tok: int,
+    *,
+    bias: Float[Array, "L E"] | None = None,
+    weighted: bool = False,
+) -> Float[Array, "L E"]:
+    """How many (point, choice) pairs went to each expert, or the sum of their weights.
+
+    Args:
+      logits: of the routers.
+      mask: True where a point counts.
+      num_experts_per_tok: K.
+      bias: the selection bias of each layer, as `route` was given it.
+      weighted: whether a pair counts as much as its weight; else 1.
+    """
+    if not weighted:
+        counts = mask.astype(jnp.float32)
+        statistics = router_statistics(logits, num_experts_per_tok, counts, bias=bias)
+        return jnp.sum(statistics.choices, axis=-2)
+    routing = _route_layers(logits, num_experts_per_tok, bias)
+    # Where a point does not count, its weight may be anything, even not a number.
+    weights = jnp.where(mask[None, :, :, None], routing.weights, 0)
+    chosen = jax.nn.one_hot(routing.indices, logits.shape[-1], dtype=jnp.float32)
+    return jnp.einsum("lbtk,lbtke->le", weights, chosen)
+
+
+def _route_layers(
+    logits: Float[Array, "L B T E"], num_experts_per_tok: int, bias: Float[Array, "L E"] | None
+) -> Routing:
+    per_layer = None if bias is None else bias[:, None, None, :]
+    return route(logits, num_experts_per_tok, per_layer)
+
+
+# The structure of the model is an argument that does not change, and the functions are global, so
+# that each shape compiles once for all calls.
+@functools.partial(jax.jit, static_argnames=("graph", "weighted"))
+def _sums_of_batch(
+    graph: nnx.GraphDef,
+    params: nnx.State,
+    x: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    weighted: bool,
+) -> tuple[Float[Array, "L E"], Bool[Array, " B"]]:
+    logits, bias, k = _router_logits(graph, params, x, mask)
+    return usage_sums(logits, mask, k, bias=bias, weighted=weighted), _finite(logits, mask)
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _path_of_batch(
+    graph: nnx.GraphDef, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"]
+) -> tuple[Int[Array, "L B T K"], Bool[Array, " B"]]:
+    logits, bias, k = _router_logits(graph, params, x, mask)
+    return _route_layers(logits, k, bias).indices, _finite(logits, mask)
+
+
+def _router_logits(
+    graph: nnx.GraphDef, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"]
+) -> tuple[Float[Array, "L B T E"], Float[Array, "L E"] | None, int]:
+    """The logits, the selection bias and how many experts are chosen."""
+    model = nnx.merge(graph, params)
+    bias = model.blocks.ffn.selection_bias
+    logits = model(x, mask).router_logits
+    return logits, None if bias is None else bias[...], model.config.num_experts_per_tok
+
+
+def _finite(logits: Float[Array, "L B T E"], mask: Bool[Array, "B T"]) -> Bool[Array, " B"]:
+    """Of which series every observed point has finite logits."""
+    return jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
+
+
+def _check_finite(finite: Bool[np.ndarray, " B"], labels: Sequence[str], normalize: str) -> None:
+    for label, good in zip(labels, finite, strict=False):  # the rows beyond fill the batch
+        if not good:
+            hint = (
+                "with normalize='none' its values may be too large: try 'instance'"
+                if normalize == "none"
+                else "the model's parameters may not be finite"
+            )
+            raise DataError(f"{label}: the router's logits are not finite; {hint}")
+
+
+def _sparse_model(source: Forecaster | TimeMoe) -> TimeMoe:
+    model = source.model if isinstance(source, Forecaster) else source
+    if model.config.use_dense:
+        raise ConfigError("the model is dense (use_dense is True): it has no experts to look at")
+    return model
+
+
+def _check_normalize(normalize: str) -> None:
+    if normalize not in NORMALIZATIONS:
+        raise DataError(f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}")
+
+
+def _context_length(context_length: Any, config: ModelConfig) -> int:
+    limit = config.max_position_embeddings
+    if context_length is None:
+        return limit
+    length = _positive_int("context_length", context_length)
+    if length > limit:
+        raise DataError(f"context_length {length} exceeds max_position_embeddings {limit}")
+    return length
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
+    return int(value)
+
+
+def _context(
+    series: Float64[np.ndarray, " _"], context_length: int, label: str
+) -> Float64[np.ndarray, " _"]:
+    """The last points, from the first to the last that is observed."""
+    recent = series[-context_length:]
+    observed = np.flatnonzero(~np.isnan(recent))
+    if not observed.size:
+        raise DataError(f"{label} has no observed value among its last {len(recent)} points")
+    return recent[observed[0] : observed[-1] + 1]
+
+
+def _batch(
+    contexts: Sequence[Float64[np.ndarray, " _"]], height: int, length: int, normalize: str
+) -> tuple[Float[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+    """Normalised series, padded on the right to one length, and where they are observed."""
+    values = np.full((len(contexts), length), np.nan)
+    for row, context in zip(values, contexts, strict=True):
+        row[: len(context)] = context
+    if normalize == "instance":
+        mean, std = location_and_scale(values)
+        values = (values - mean[:, None]) / np.where(std > 0, std, 1.0)[:, None]
+    mask = np.zeros((height, length), bool)
+    mask[: len(values)] = ~np.isnan(values)
+    x = np.zeros((height, length), np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is found by its logits
+        x[: len(values)] = np.where(mask[: len(values)], values, 0)
+    return x, mask
+
+
+def _batch_size(batch_size: int | str, length: int, config: ModelConfig) -> int:
+    if batch_size != "auto":
+        return _positive_int("batch_size", batch_size)
+    routed = 4 * config.num_hidden_layers * config.num_experts * config.num_experts_per_tok
+    width = max(config.intermediate_size, 2 * config.expert_size) + 8 * config.hidden_size
+    fitting = max(1, BATCH_BYTES // (4 * length * (routed + width)))
+    return min(MAX_BATCH, 1 << (fitting.bit_length() - 1))
+
+
+def _bucket(length: int) -> int:
+    """A padded length, one of few: a power of two from 16 on."""
+    return max(16, _power_of_two(length))
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def plot_expert_usage(
+    path: str | os.PathLike[str], usage: Mapping[str, Float[np.ndarray, "L E"]]
+) -> Path:
+    """Writes a heat map per dataset: how much of each layer's work each expert does.
+
+    All maps share one scale of colours, on which the even share 1/E is marked (compare
+    arXiv 2409.16040, Figure 4).
+
+    Args:
+      path: of the picture; its folder is made if needed.
+      usage: by the name of the dataset, the shares that `expert_usage` returns.
+
+    Raises:
+      DataError: there is none, or one is no table of shares of the others' shape.
+    """
+    if not usage:
+        raise DataError("usage is empty; a picture needs at least one dataset")
+    shape = np.shape(next(iter(usage.values())))
+    for name, shares in usage.items():
+        if np.ndim(shares) != 2 or np.shape(shares) != shape or not np.size(shares):
+            raise DataError(
+                f"usage of {name!r} must be shares [L, E] {'' if len(shape) != 2 else shape}, "
+                f"but has shape {np.shape(shares)}"
+            )
+        if not ((np.asarray(shares) >= 0) & (np.asarray(shares) <= 1)).all():
+            raise DataError(f"usage of {name!r} must hold shares from 0 to 1, but holds others")
+    layers, experts = shape
+    rows = -(-len(usage) // 4)
+    columns = -(-len(usage) // rows)
+    cell = 0.26 if experts <= 16 else 0.13
+    width, height = max(1.5, cell * experts) + 0.35, max(0.8, 0.2 * layers) + 0.45
+    figure = plotting.new_figure(path, width * columns + 1.6, height * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    top = max(2 / experts, *(float(np.max(shares)) for shares in usage.values()))
+    for ax in axes[len(usage) :]:
+        ax.set_axis_off()
+    for i, (ax, (name, shares)) in enumerate(zip(axes, usage.items(), strict=False)):
+        image = ax.imshow(shares, cmap="viridis", vmin=0, vmax=top, aspect="auto")
+        title = textwrap.fill(name, int(13 * width))
+        ax.set_title(title, loc="left", fontsize=9, parse_math=False)
+        ax.tick_params(length=0, labelsize=7, labelbottom=i + columns >= len(usage))
+        ax.spines[:].set_visible(False)
+        for axis, count in ((ax.xaxis, experts), (ax.yaxis, layers)):
+            axis.set_ticks(range(0, count, -(-count // 16)))
+        if i % columns == 0:
+            ax.set_ylabel("layer", fontsize=8)
+        if i + columns >= len(usage):
+            ax.set_xlabel("expert", fontsize=8)
+    _share_scale(figure, image, axes, top, 1 / experts)
+    return plotting.save_figure(figure, path, 130)
+
+
+def _share_scale(figure: "Figure", image: Any, axes: Any, top: float, even: float) -> None:
+    """The scale of colours beside the maps, with a line where the load is even."""
+    bar = figure.colorbar(image, ax=axes, aspect=25, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.axhline(even, color="white", lw=2.5)
+    bar.ax.axhline(even, color="black", lw=1)
+    ticks: list[float] = []
+    for tick in (even, top, 0.0, top / 2, top / 4, 3 * top / 4):
+        if all(abs(tick - other) > 0.12 * top for other in ticks):
+            ticks.append(tick)
+    labels = [f"{100 * tick:.3g}%" + " (even)" * (tick == even) for tick in ticks]
+    bar.set_ticks(ticks, labels=labels, fontsize=7)
+    bar.ax.tick_params(length=2)
+    bar.set_label("share of choices", fontsize=8)
+
+
+def plot_expert_path(
+    path: str | os.PathLike[str],
+    series: Float[np.ndarray, " T"],
+    chosen: Int[np.ndarray, "L T K"],
+    *,
+    num_experts: int | None = None,
+    title: str = "",
+) -> Path:
+    """Writes a series and, below it, the expert that each layer chose first at every point.
+
+    Up to eight experts have colours that a colour-blind reader tells apart; more are shades. Of a
+    series longer than the picture is wide (1600 pixels), the strips show evenly spaced points.
+
+    Args:
+      path: of the picture; its folder is made if needed.
+      series: NaN where missing: a gap.
+      chosen: the experts that `expert_path` returns, best first; -1 where missing.
+      num_experts: E; by default as many as the highest number chosen asks for.
+      title: above the series.
+
+    Raises:
+      DataError: series and choices do not fit each other, or there are more experts than E.
+    """
+    chosen, series = np.asarray(chosen), np.asarray(series)
+    if chosen.ndim != 3 or series.shape != chosen.shape[1:2] or not chosen.size:
+        raise DataError(
+            f"chosen must be [L, T, K] for a series [T], but has shape {chosen.shape} beside a "
+            f"series of shape {series.shape}"
+        )
+    experts = int(chosen.max()) + 1 if num_experts is None else num_experts
+    if chosen.max() >= experts or chosen.min() < -1 or experts < 1:
+        raise DataError(
+            f"chosen must hold experts from 0 to num_experts - 1 = {experts - 1}, and -1, but "
+            f"holds {chosen.min()} to {chosen.max()}"
+        )
+    layers = len(chosen)
+    strips = max(0.9, 0.24 * layers)
+    figure = plotting.new_figure(path, 10, 2.1 + strips + 0.5)
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.1, strips))
+    plotting.draw_line(top, np.arange(float(len(series))), series, plotting.CONTEXT_COLOR, lw=1)
+    top.set_title(title, loc="left", fontsize=10, parse_math=False)
+    top.spines[["top", "right"]].set_visible(False)
+    top.tick_params(labelbottom=False)
+    plotting.plain_numbers(top.yaxis)
+    _draw_strips(figure, below, chosen[..., 0], experts)
+    top.set_xlim(-0.5, len(series) - 0.5)
+    return plotting.save_figure(figure, path, 180)
+
+
+def _draw_strips(figure: "Figure", ax: "Axes", first: Int[np.ndarray, "L T"], experts: int) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
+    few = experts <= len(EXPERT_COLORS)
+    shades = EXPERT_COLORS[:experts] if few else colormaps["viridis"](np.linspace(0, 1, experts))
+    colors = ListedColormap(list(shades))
+    norm = BoundaryNorm(np.arange(experts + 1) - 0.5, experts)
+    image = ax.imshow(
+        np.ma.masked_less(first, 0), cmap=colors, norm=norm, aspect="auto", interpolation="nearest"
+    )
+    layers = len(first)
+    for border in np.arange(layers - 1) + 0.5:
+        ax.axhline(border, color="white", lw=2)
+    ax.set_yticks(range(0, layers, -(-layers // 16)))
+    ax.tick_params(axis="y", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel("layer")
+    ax.set_xlabel("point")
+    if few:
+        patches = [Patch(color=color, label=str(i)) for i, color in enumerate(shades)]
+        figure.legend(
+            handles=patches,
+            title="first choice:\nexpert",
+            loc="outside right center",
+            fontsize=8,
+            title_fontsize=8,
+            frameon=False,
+        )
+    else:
+        bar = figure.colorbar(image, ax=figure.axes, aspect=40, pad=0.01)
+        bar.set_ticks(range(0, experts, -(-experts // 16)))
+        bar.minorticks_off()
+        bar.ax.tick_params(labelsize=8)
+        bar.set_label("first choice: expert", fontsize=8)
