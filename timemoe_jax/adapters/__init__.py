@@ -1,0 +1,1 @@
+"""A forecaster as other libraries expect one: GluonTS, fev, sktime, and Nixtla's long frames."""
