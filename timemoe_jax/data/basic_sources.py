@@ -75,9 +75,10 @@ class ConcatSource(SequenceSource):
         source, inner = self._locate(i)
         return source.read(inner, start, stop)
 
-    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
         source, inner = self._locate(i)
-        return source._read_stored(inner, start, stop)
+        return source.read_stored(inner, start, stop)
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""

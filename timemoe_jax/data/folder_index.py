@@ -95,6 +95,8 @@ class FolderIndex:
             self._columns[name] = np.frombuffer(buffer, dtype, count, column["at"])
             self._checksums[name] = column["checksums"]
         self.lengths: Int[np.ndarray, " num_sequences"] = self._columns["length"]
+        self._offsets = self._columns["offset"]
+        self._means, self._stds = self._columns.get("mean"), self._columns.get("std")
         blocks = -(-count // _BLOCK)
         for block in range(blocks):
             self._compare("length", block)
@@ -107,10 +109,10 @@ class FolderIndex:
           DataError: the index is damaged.
         """
         self._check_block(i // _BLOCK)
-        offset = self._columns["offset"].item(i)
-        if "mean" not in self._columns:
+        offset = self._offsets.item(i)
+        if self._means is None or self._stds is None:
             return Entry(offset, math.nan, math.nan)
-        return Entry(offset, self._columns["mean"].item(i), self._columns["std"].item(i))
+        return Entry(offset, self._means.item(i), self._stds.item(i))
 
     def frequency(self, i: int) -> str | None:
         """Looks up the sampling frequency of sequence `i`: its own, else that of the folder.

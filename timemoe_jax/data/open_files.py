@@ -65,10 +65,9 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
         with open(path, "rb") as stream:
             stream.seek(offset)
             return stream.readinto(values.data)
-    descriptor, done = _of_thread.descriptors.open(path), 0
-    while done < values.size:
+    descriptor = _of_thread.descriptors.open(path)
+    done = count = os.preadv(descriptor, [values.data], offset)
+    while count and done < values.size:  # the system gives out no more than 2 GiB at once
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
-        if not count:
-            break
         done += count
     return done

@@ -178,8 +178,9 @@ class SubsetSource(SequenceSource):
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         return self._source.read(int(self._ids[i]), start, stop)
 
-    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        return self._source._read_stored(int(self._ids[i]), start, stop)
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        return self._source.read_stored(int(self._ids[i]), start, stop)
 
     def frequency_of(self, i: SupportsIndex) -> str | None:
         """The sampling frequency of series `i`, as the source knows it."""

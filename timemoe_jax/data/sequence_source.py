@@ -53,21 +53,22 @@ class SequenceSource(abc.ABC):
         """
         return self._read(*self._checked_part(i, start, stop))
 
-    def read_stored(self, i: SupportsIndex, start: int, stop: int) -> Float[np.ndarray, " _"]:
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         """Reads a part as it is stored: `read` gives a positive multiple of it, moved.
 
         The multiple and the move are one for all of a series, so that a z-score by the statistics
-        of the whole series is the same, and it is less work.
+        of the whole series is the same, and it is less work. So is not to check the arguments,
+        which must be of a part that is there.
 
         Args:
           i: which series.
           start: the first point.
-          stop: the point after the last; the end of the series when it lies beyond.
+          stop: the point after the last.
 
         Raises:
-          IndexError, DataError: as `read` does.
+          DataError: the file has changed.
         """
-        return self._read_stored(*self._checked_part(i, start, stop))
+        return self._read(i, start, stop)
 
     def _checked_part(self, i: SupportsIndex, start: int, stop: int) -> tuple[int, int, int]:
         i = self._checked(i)
@@ -87,10 +88,6 @@ class SequenceSource(abc.ABC):
     @abc.abstractmethod
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         """Reads points `start` to `stop` of series `i`, both already checked."""
-
-    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        """As `_read`, up to a positive multiple and a move of the whole series."""
-        return self._read(i, start, stop)
 
     def frequency_of(self, i: SupportsIndex) -> str | None:
         """The sampling frequency of series `i`, where it is known; else that of all series."""

@@ -63,6 +63,7 @@ class TimeMoeFolderSource(SequenceSource):
         self.frequency = layout.frequency
         self._is_bfloat16 = layout.dtype == "bfloat16"
         self._dtype = np.dtype(DTYPES[layout.dtype])
+        self._is_float32 = self._dtype == np.float32
         self._files = [str(self._folder / name) for name in layout.files]
         # The first point of each file, then the total.
         self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
@@ -83,17 +84,21 @@ class TimeMoeFolderSource(SequenceSource):
             return stored.astype(np.float64) * entry.std + entry.mean
         return stored
 
-    def _read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        entry = self._index.entry(i)
-        if entry.std <= 0:  # no positive multiple; NaN where there is none at all
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        offset, _, std = self._index.entry(i)
+        if std <= 0:  # no positive multiple; NaN where there is none at all
             return self._read(i, start, stop)
-        return self._stored(entry.offset + start, entry.offset + stop)
+        return self._stored(offset + start, offset + stop)
 
     def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
         """Points `begin` to `end` of all files, as wide as keeps them."""
         raw = np.empty(end - begin, self._dtype)
         # A file without points shares its start with the next one: the right one passes it over.
         file, at = bisect.bisect_right(self._starts, begin) - 1, begin
+        if begin < end <= self._starts[file + 1]:  # the usual case
+            self._read_file(file, begin - self._starts[file], raw)
+            at = end
         while at < end:
             upto = min(end, self._starts[file + 1])
             self._read_file(file, at - self._starts[file], raw[at - begin : upto - begin])
@@ -101,7 +106,7 @@ class TimeMoeFolderSource(SequenceSource):
         if self._is_bfloat16:
             # The upper half of a float32.
             return (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(float_of(raw.dtype), copy=False)
+        return raw if self._is_float32 else raw.astype(float_of(raw.dtype), copy=False)
 
     def _read_file(self, file: int, first: int, values: np.ndarray) -> None:
         """Fills an array with what lies in a file from point `first` on."""

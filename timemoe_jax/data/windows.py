@@ -13,7 +13,7 @@ from timemoe_jax.errors import DataError
 
 # Points read at a time for the statistics of a series, and the most statistics that are kept
 # (24 bytes each).
-_CHUNK_POINTS = 1 << 22
+_CHUNK_POINTS = 1 << 15
 _CACHE_SLOTS = 1 << 20
 # Series whose windows are counted at a time.
 _CHUNK_SEQUENCES = 1 << 20
@@ -194,11 +194,10 @@ def check_numbers(numbers: Int64[np.ndarray, " B"], num_windows: int) -> None:
         raise IndexError(f"window {outside[0]} asked of {num_windows}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """The number of finite values, their mean, and their population standard deviation."""
 
-    count: int
+    observed: int
     mean: float
     std: float
 
@@ -210,7 +209,9 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
     are taken and scaled to at most one before they are squared, so that nothing overflows,
     vanishes or cancels.
     """
-    if values.size and (found := _quick_statistics(values)) is not None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _quick_statistics(values) if values.size else None
+    if found is not None:
         return found
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
@@ -228,15 +229,13 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
 
 def _quick_statistics(values: Float[np.ndarray, " T"]) -> Statistics | None:
     """The same of values that are all finite and of usual magnitudes; else None."""
-    differences = values.astype(np.float64)
-    first = float(differences[0])
-    with np.errstate(over="ignore", invalid="ignore"):
-        differences -= first
-        mean = float(np.add.reduce(differences)) / values.size
-        # NaN and infinity show in the sum; so does what is beyond float64.
-        differences -= mean
-        np.multiply(differences, differences, out=differences)
-        variance = float(np.add.reduce(differences)) / values.size
+    first = values.item(0)
+    differences = np.subtract(values, first, dtype=np.float64)
+    # NaN and infinity show in the sum; so does what is beyond float64.
+    mean = float(np.add.reduce(differences)) / values.size
+    np.subtract(differences, mean, out=differences)
+    np.multiply(differences, differences, out=differences)
+    variance = float(np.add.reduce(differences)) / values.size
     if not _SMALLEST**2 < variance < _LARGEST**2:
         return None
     return Statistics(values.size, first + mean, math.sqrt(variance))
@@ -251,10 +250,10 @@ def _subtract(values: np.ndarray, mean: float) -> np.ndarray:
 
 def _merge(a: Statistics, b: Statistics) -> Statistics:
     """The statistics of two parts taken together; no square is formed, so none overflows."""
-    if a.count == 0 or b.count == 0:
-        return a if b.count == 0 else b
-    count = a.count + b.count
-    weight_a, weight_b = a.count / count, b.count / count
+    if a.observed == 0 or b.observed == 0:
+        return a if b.observed == 0 else b
+    count = a.observed + b.observed
+    weight_a, weight_b = a.observed / count, b.observed / count
     within = np.hypot(np.sqrt(weight_a) * a.std, np.sqrt(weight_b) * b.std)
     between = np.sqrt(weight_a * weight_b) * abs(b.mean - a.mean)
     mean = a.mean + weight_b * (b.mean - a.mean)
@@ -314,8 +313,8 @@ class Standardised:
         slot, moments = sequence % self._slots, None
         with self._lock:
             if self._owners.item(slot) == sequence:
-                columns = self._means, self._stds, self._complete
-                moments = Moments._make(column.item(slot) for column in columns)
+                mean, std = self._means.item(slot), self._stds.item(slot)
+                moments = Moments(mean, std, self._complete.item(slot))
         if moments is not None:
             return self.source.read_stored(sequence, start, stop), moments
         length = self.source.lengths.item(sequence)
@@ -325,15 +324,15 @@ class Standardised:
             return whole[start:stop], self._store(sequence, statistics(whole), length)
         total = Statistics(0, 0.0, 0.0)
         for at in range(0, length, _CHUNK_POINTS):
-            part = self.source.read_stored(sequence, at, at + _CHUNK_POINTS)
+            part = self.source.read_stored(sequence, at, min(at + _CHUNK_POINTS, length))
             total = _merge(total, statistics(part))
         moments = self._store(sequence, total, length)
         return self.source.read_stored(sequence, start, stop), moments
 
     def _store(self, sequence: int, found: Statistics, length: int) -> "Moments":
         # A NaN mean marks a series with too little to learn from.
-        mean = found.mean if found.count >= 2 else float("nan")
-        moments = Moments(mean, found.std, found.count == length)
+        mean = found.mean if found.observed >= 2 else float("nan")
+        moments = Moments(mean, found.std, found.observed == length)
         slot = sequence % self._slots
         with self._lock:
             self._owners[slot] = sequence
@@ -410,8 +409,11 @@ class WindowSource:
         sequence[rows], starts = self.index.locate(numbers[rows])
         rests = self.source.lengths[sequence[rows]] - starts
         counts = np.minimum(rests, shape[1]).tolist()
-        for row, start, count in zip(rows.tolist(), starts.tolist(), counts, strict=True):
-            self._series.read(int(sequence[row]), start, values[row, :count], mask[row, :count])
+        flat, flat_mask, read = values.reshape(-1), mask.reshape(-1), self._series.read
+        begins, which = (rows * shape[1]).tolist(), sequence[rows].tolist()
+        for at, number, start, count in zip(begins, which, starts.tolist(), counts, strict=True):
+            end = at + count
+            read(number, start, flat[at:end], flat_mask[at:end])
         return {"values": values, "mask": mask, "sequence": sequence}
 
 
