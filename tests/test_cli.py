@@ -180,3 +180,13 @@ def test_help_does_not_wait_for_jax():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_plot_of_forecasts_and_experts(golden, csv, tmp_path, capsys):
+    out, usage = tmp_path / "held_out.png", tmp_path / "experts.png"
+    arguments = ["plot", csv, "--checkpoint", golden, "--horizon", 4, "--levels", "50"]
+    cli.main([str(a) for a in [*arguments, "--out", out, "--experts", usage]])
+    assert capsys.readouterr().out.splitlines() == [f"wrote {out}", f"wrote {usage}"]
+    for picture in (out, usage):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "give --out, --experts or both" in _fails(capsys, *arguments)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.tiny_model import TINY
@@ -315,3 +316,61 @@ def test_backtest_names_what_it_loses(forecaster):
 def test_unknown_dtype():
     with pytest.raises(ConfigError, match="dtype must be auto"):
         Forecaster(TINY, create_params(TINY, seed=0), dtype="float64")
+
+
+# Data frames and pictures
+
+
+def frame(n=80, **columns):
+    times = pd.date_range("2024-01-29", periods=n, freq="D", tz="Europe/Berlin")
+    return pd.DataFrame({"ds": times, "y": walks(n)[0], **columns})
+
+
+def test_a_data_frame_is_forecast_on_its_calendar(forecaster):
+    df = frame()
+    out = forecaster.predict_df(df, HORIZON, quantile_levels=LEVELS, target="y")
+    assert list(out.columns) == ["ds", "target_name", "predictions", "0.1", "0.5", "0.9"]
+    expected = forecaster.forecast(df["y"].to_numpy(), HORIZON, quantile_levels=LEVELS)
+    np.testing.assert_array_equal(out["predictions"], expected.point[0])
+    np.testing.assert_array_equal(out[["0.1", "0.5", "0.9"]], expected.quantiles[0])
+    # Across the night in which the clocks go forward, at local midnight.
+    assert (out["ds"].dt.hour == 0).all()
+    assert str(out["ds"].dt.tz) == "Europe/Berlin"
+
+
+def test_absent_rows_are_missing_values(forecaster):
+    df = frame()
+    out = forecaster.predict_df(df.drop(index=[30, 31, 50]), HORIZON)
+    assert out.attrs["filled"] == 3
+    masked = df["y"].to_numpy().copy()
+    masked[[30, 31, 50]] = np.nan
+    expected = forecaster.forecast(masked, HORIZON).point[0]
+    np.testing.assert_array_equal(out["predictions"], expected)
+
+
+def test_a_promotion_known_ahead_moves_the_forecast(forecaster):
+    rng = np.random.default_rng(4)
+    promotion = (rng.random(86) < 0.3).astype(float)
+    df = frame(promotion=promotion[:80])
+    df["y"] = 0.1 * df["y"] + 40 * df["promotion"]
+    days = pd.date_range(df["ds"].iloc[-1], periods=HORIZON + 1, freq="D")[1:]
+    future = pd.DataFrame({"ds": days, "promotion": promotion[80:]})
+    with_it = forecaster.predict_df(df, HORIZON, target="y", future_df=future)
+    without = forecaster.predict_df(df[["ds", "y"]], HORIZON)
+    truth = 40 * promotion[80:]
+    errors = [np.abs(out["predictions"] - truth).mean() for out in (with_it, without)]
+    assert errors[0] < 0.5 * errors[1]
+    # A column that is named nowhere has no say.
+    unused = forecaster.predict_df(df, HORIZON, target="y")
+    np.testing.assert_array_equal(unused["predictions"], without["predictions"])
+    assert unused.attrs["ignored_columns"] == ["promotion"]
+
+
+@pytest.mark.parametrize("holdout", [False, True])
+def test_pictures(forecaster, holdout, tmp_path):
+    path = forecaster.plot(
+        tmp_path / "a.png", walks(80, 90), HORIZON, quantile_levels=LEVELS, holdout=holdout
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(DataError, match="to hold out a horizon of 6 it needs more"):
+        forecaster.plot(path, walks(6), HORIZON, holdout=True)

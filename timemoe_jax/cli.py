@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from timemoe_jax.entry import fail, report_errors
-from timemoe_jax.forecast_command import add_forecast
+from timemoe_jax.forecast_command import add_forecast, add_plot
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     add_forecast(commands)
+    add_plot(commands)
     _add_convert(commands)
     data = commands.add_parser("data", help="fetch, inspect and compare data")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)

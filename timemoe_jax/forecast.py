@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from timemoe_jax.forecasting.inputs import Inputs
 from timemoe_jax.forecasting.sample_paths import SAMPLING_LEVELS, sample_paths
 from timemoe_jax.metrics import check_levels
 from timemoe_jax.models.time_moe import TimeMoe
+from timemoe_jax.plotting import MAX_PANELS
 
 INTERVALS = ("auto", "heads", "conformal")
 
@@ -274,6 +276,47 @@ class Forecaster:
         predict = functools.partial(self._predict, settings)
         length = settings.context_length
         return backtest(given.series, horizon, folds, predict, length, season, given.names)
+
+    def plot(
+        self,
+        path: str | os.PathLike[str],
+        inputs: Any,
+        horizon: int,
+        quantile_levels: Sequence[float] | None = None,
+        holdout: bool = False,
+        names: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Path:
+        """Draws forecasts of the first twelve series: context, forecast, bands.
+
+        Args:
+          path: of the picture; its ending decides the kind, such as .png or .svg.
+          inputs: as for `forecast`.
+          horizon: points to forecast.
+          quantile_levels: levels to draw as bands, such as 0.1 and 0.9 for one of 80%.
+          holdout: forecast the last horizon of each series instead of what follows it, and draw
+            what came.
+          names: titles.
+          options: of `forecast`, such as `context_length`.
+
+        Returns:
+          the path.
+
+        Raises:
+          DataError: as `forecast` does, or a series is no longer than a horizon to hold out.
+        """
+        from timemoe_jax.forecasting.pictures import draw_forecasts, hold_out
+
+        given, truths = Inputs.parse(inputs, names), None
+        series = given.series
+        if holdout:
+            series, truths = hold_out(series, positive_int("horizon", horizon), given.names)
+        series, titles = series[:MAX_PANELS], given.names[:MAX_PANELS]
+        options = {**options, "quantile_levels": quantile_levels, "names": titles}
+        out = self.forecast(series, horizon, **options)
+        contexts = [each[-out.context_length :] for each in series]
+        levels = out.quantile_levels
+        return draw_forecasts(path, titles, contexts, out.point, out.quantiles, levels, truths)
 
     def predict_df(
         self,

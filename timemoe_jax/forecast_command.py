@@ -1,4 +1,4 @@
-"""`timemoe forecast`: a file of series to one of forecasts, with a picture and a backtest."""
+"""`timemoe forecast` and `timemoe plot`: files of series to forecasts, and to pictures of them."""
 
 import argparse
 import sys
@@ -10,8 +10,6 @@ from timemoe_jax.data.table_layout import TIME_NAMES
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frame_files import STEP, is_text, read_frame_file, with_steps
 from timemoe_jax.forecasting.frame_forecast import FrameInputs, prepare_frame
-
-PANELS = 12  # series in a picture
 
 
 def add_forecast(commands: argparse._SubParsersAction) -> None:
@@ -45,6 +43,27 @@ def add_forecast(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--season", type=int, help="steps of a season; by default it is found")
     parser.set_defaults(run=run_forecast)
+
+
+def add_plot(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "plot",
+        help="draw the forecast of the last horizon beside what came, or which experts work",
+        description=(
+            "Forecast the last HORIZON points of each series from what is before them, and draw "
+            "both, with intervals; with --experts, also which experts each layer of the model "
+            "uses, a panel for each file."
+        ),
+    )
+    parser.add_argument("data", nargs="+", help="CSV or Parquet files")
+    add_model(parser)
+    add_columns(parser)
+    parser.add_argument("--levels", default="80", help="intervals in percent, such as 80,95")
+    parser.add_argument("--intervals", default="auto", help="heads, conformal, or auto")
+    parser.add_argument("--out", type=Path, help="the picture of the forecasts")
+    parser.add_argument("--experts", type=Path, help="the picture of the experts")
+    parser.set_defaults(run=run_plot)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -177,24 +196,21 @@ def _report_counts(counts: dict[str, Any]) -> None:
 
 
 def _plot(path: Path, given: FrameInputs, point: Any, quantiles: Any, levels: Any) -> None:
+    from timemoe_jax.forecasting.pictures import MAX_PANELS, draw_forecasts
     from timemoe_jax.forecasting.time_frames import future_index
-    from timemoe_jax.plotting import Panel, plot_forecasts
 
     series = given.timed.series
-    panels = [
-        Panel(
-            title=each.name,
-            context=each.values,
-            forecast=point[i],
-            quantiles=None if quantiles is None else quantiles[i],
-            levels=levels,
-            times_context=each.timestamps,
-            times_forecast=future_index(each, given.horizon),
-        )
-        for i, each in enumerate(series[:PANELS])
-    ]
-    more = f" (the first {PANELS} of {len(series)} series)" if len(series) > PANELS else ""
-    print(f"wrote {plot_forecasts(path, panels)}{more}", file=sys.stderr)
+    written = draw_forecasts(
+        path,
+        given.names,
+        [each.values for each in series],
+        point,
+        quantiles,
+        levels,
+        times=[(each.timestamps, future_index(each, given.horizon)) for each in series],
+    )
+    more = f" (the first {MAX_PANELS} of {len(series)})" if len(series) > MAX_PANELS else ""
+    print(f"wrote {written}{more}", file=sys.stderr)
 
 
 def _backtest(args: argparse.Namespace, forecaster: Any, given: FrameInputs) -> None:
@@ -208,3 +224,56 @@ def _backtest(args: argparse.Namespace, forecaster: Any, given: FrameInputs) -> 
         names=given.names,
     )
     print(found.summary(), file=sys.stdout if args.out else sys.stderr)
+
+
+def run_plot(args: argparse.Namespace) -> None:
+    """Draws what was asked for."""
+    levels, horizon = parse_coverages(args.levels), positive_int("--horizon", args.horizon)
+    if args.out is None and args.experts is None:
+        raise DataError("there is nothing to draw; give --out, --experts or both")
+    files = []
+    for path in args.data:
+        frame, columns = load_frame(path, args)
+        files.append(prepare_frame(frame, horizon, where=path, **columns))
+    from timemoe_jax import compilation_cache
+    from timemoe_jax.forecast import Forecaster
+
+    compilation_cache.use()
+    forecaster = Forecaster.from_pretrained(args.checkpoint)
+    if args.out is not None:
+        _plot_holdout(args, forecaster, files, levels)
+    if args.experts is not None:
+        from timemoe_jax.expert_usage import expert_usage, plot_expert_usage
+
+        shares = {
+            Path(path).stem: expert_usage(
+                forecaster, given.series, args.context_length, names=given.names
+            )
+            for path, given in zip(args.data, files, strict=True)
+        }
+        print(f"wrote {plot_expert_usage(args.experts, shares)}")
+
+
+def _plot_holdout(
+    args: argparse.Namespace, forecaster: Any, files: list[FrameInputs], levels: Any
+) -> None:
+    from timemoe_jax.forecasting.pictures import MAX_PANELS, draw_forecasts, hold_out
+
+    every = [series for given in files for series in given.timed.series]
+    series = every[:MAX_PANELS]
+    names = [each.name for each in series]
+    contexts, truths = hold_out([each.values for each in series], args.horizon, names)
+    out = forecaster.forecast(
+        contexts,
+        args.horizon,
+        quantile_levels=levels or None,
+        context_length=args.context_length,
+        intervals=args.intervals,
+        names=names,
+    )
+    times = [(s.timestamps[: -args.horizon], s.timestamps[-args.horizon :]) for s in series]
+    written = draw_forecasts(
+        args.out, names, contexts, out.point, out.quantiles, levels, truths, times
+    )
+    more = f" (the first {MAX_PANELS} of {len(every)})" if len(every) > MAX_PANELS else ""
+    print(f"wrote {written}{more}")
