@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 import timemoe_jax.nn.attention
 from timemoe_jax.config import ATTENTION_IMPLEMENTATIONS
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.nn import attention_kernels
+from timemoe_jax.nn import attention_cache, attention_kernels
 from timemoe_jax.nn.attention import (
     IMPLEMENTATIONS,
     MIN_KERNEL_LENGTH,
     QUERY_CHUNK,
     TILE_CHUNK,
     Attention,
-    KeyValues,
     attend,
     causal_attention,
     choose,
     resolve,
     rotary,
 )
+from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues, write
 
 FASTER = sorted(IMPLEMENTATIONS.keys() - {"plain"})
 
@@ -293,21 +293,49 @@ def test_extend_equals_full_attention(num_kv_heads):
     full, kv = attend_all(x, mask)
     assert kv.keys.shape == (2, num_kv_heads, 10, 4)
     _, start = attend_all(x[:, :6], mask[:, :6])
-    # The room that is left holds something that must never be read.
+    # Other layers, and the room that is left, hold something that must never be read.
     room = ((1, 1), (0, 0), (0, 0), (0, 6), (0, 0))
     cache = KeyValues(*(jnp.pad(a[None], room, constant_values=7.0) for a in start))
     room_mask = jnp.pad(mask, ((0, 0), (0, 2)), constant_values=True)
-    only, _ = module.extend(x[:, 6:9], cache, 1, jnp.int32(6), room_mask, last=True)
-    middle, cache = extend(x[:, 6:9], cache, 1, jnp.int32(6), room_mask)
-    last, cache = extend(x[:, 9:], cache, 1, jnp.int32(9), room_mask)
+    seen = jnp.ones((2, 3), bool)
+
+    def past(cache, filled):
+        return CacheLayer(cache, jnp.int32(1), jnp.int32(filled), room_mask)
+
+    only, _ = module.extend(x[:, 6:9], seen, 6, past(cache, 6), last=True)
+    middle, new = extend(x[:, 6:9], seen, jnp.int32(6), past(cache, 6))
+    added = KeyValues(*(jnp.pad(a[None], ((1, 1), *((0, 0),) * 4)) for a in new))
+    cache = write(cache, added, jnp.int32(6))
+    last, _ = extend(x[:, 9:], seen[:, :1], jnp.int32(9), past(cache, 9))
     np.testing.assert_allclose(middle, full[:, 6:9], rtol=0, atol=1e-5)
     np.testing.assert_allclose(only, full[:, 8:9], rtol=0, atol=1e-5)
     np.testing.assert_allclose(last, full[:, 9:], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(cache.keys[1, :, :, :10], kv.keys, rtol=0, atol=1e-5)
-    # Other layers stay as they are.
-    for other in (0, 2):
-        assert (cache.keys[other] == 7.0).all()
-        assert (cache.values[other] == 7.0).all()
+    np.testing.assert_allclose(new.keys, kv.keys[:, :, 6:9], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(cache.keys[1, :, :, :9], kv.keys[:, :, :9], rtol=0, atol=1e-5)
+    assert (cache.keys[1, :, :, 9:] == 7.0).all()
+    # A context alone, of which only the last position is wanted.
+    alone, _ = module.extend(x, mask, 0, last=True)
+    np.testing.assert_allclose(alone, full[:, -1:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 300, 700, 2**20])
+def test_tiles_of_a_cache_read_are_one_read(monkeypatch, tile_bytes):
+    """Whatever number of heads, and of series, is read at a time."""
+    queries, keys, values = normal(1, 4, 6, 3, 4), normal(2, 4, 3, 3, 4), normal(3, 4, 3, 3, 4)
+    cache = KeyValues(normal(4, 2, 4, 3, 8, 4), normal(5, 2, 4, 3, 8, 4))
+    mask = jax.random.bernoulli(jax.random.key(6), 0.8, (4, 8)).at[:, 0].set(True)
+    new_mask = jnp.ones((4, 3), bool).at[1, 0].set(False)
+    past = CacheLayer(cache, jnp.int32(1), jnp.int32(6), mask)
+    monkeypatch.setattr(attention_cache, "TILE_BYTES", tile_bytes)
+    found = attention_cache.read(queries, KeyValues(keys, values), new_mask, past)
+    there = jnp.broadcast_to((mask & (jnp.arange(8) < 6))[:, None], (4, 3, 8))
+    allowed = jnp.concatenate([there, jnp.tril(jnp.ones((3, 3), bool)) & new_mask[:, None]], axis=2)
+    all_keys, all_values = (
+        jnp.concatenate([old[1], new], axis=2)
+        for old, new in zip(cache, (keys, values), strict=True)
+    )
+    expected = attend(queries, all_keys, all_values, allowed)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_positions_need_not_begin_anew_with_a_segment():

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from timemoe_jax import partitioning
 from timemoe_jax.models.time_moe import Block, TimeMoe
 from timemoe_jax.nn import attention_cache
-from timemoe_jax.nn.attention_cache import KeyValues
+from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues
 
 
 class Cache(NamedTuple):
@@ -116,44 +116,57 @@ def prefill(
     Returns:
       the hidden state of the last position, and the cache.
     """
-    config = model.config
-    shape = (config.num_hidden_layers, len(x), config.num_key_value_heads, size, config.head_dim)
-    empty = partitioning.constrain(
-        jnp.zeros(shape, config.dtype), None, partitioning.BATCH, "tensor"
-    )
-    room = jnp.pad(mask, ((0, 0), (0, size - x.shape[1])), constant_values=True)
-    cache = Cache(KeyValues(empty, empty), room, jnp.zeros((), jnp.int32))
 
     def read(
-        block: Block, h: Float[Array, "B T D"], layers: KeyValues, index: Int[Array, ""]
+        block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
         h, new, *_ = block(h, mask)
-        return h, attention_cache.write(layers, new, index, 0)
+        return h, new
 
-    return _through_layers(model, jnp.where(mask, x, 0), cache, read)
+    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
+        return block.extend(h, mask, 0, last=True)
+
+    hidden, new = _through_layers(model, jnp.where(mask, x, 0), read, read_last)
+    room = size - x.shape[1]
+    layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
+    mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
+    return hidden, Cache(layers, mask, jnp.asarray(x.shape[1], jnp.int32))
 
 
 def extend(
     model: TimeMoe, x: Float[Array, "B T"], cache: Cache
 ) -> tuple[Float[Array, "B D"], Cache]:
     """Reads more points after those in the cache; returns as `prefill` does."""
+    observed = jnp.ones(x.shape, bool)
 
     def read(
-        block: Block, h: Float[Array, "B T D"], layers: KeyValues, index: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        return block.extend(h, layers, index, cache.position, cache.mask)
+        block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
+    ) -> tuple[Array, KeyValues]:
+        past = CacheLayer(cache.layers, index, cache.position, cache.mask)
+        return block.extend(h, observed, cache.position, past, last)
 
-    return _through_layers(model, x, cache, read)
+    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
+        index = jnp.asarray(model.config.num_hidden_layers - 1, jnp.int32)
+        return read(block, h, index, last=True)
+
+    hidden, new = _through_layers(model, x, read, read_last)
+    layers = attention_cache.write(cache.layers, new, cache.position)
+    return hidden, Cache(layers, cache.mask, cache.position + x.shape[1])
 
 
 def _through_layers(
     model: TimeMoe,
     x: Float[Array, "B T"],
-    cache: Cache,
-    read: Callable[..., tuple[Float[Array, "B T D"], KeyValues]],
-) -> tuple[Float[Array, "B D"], Cache]:
-    """Runs new points through all layers, the last one for the last point alone."""
+    read: Callable[..., tuple[Array, KeyValues]],
+    read_last: Callable[..., tuple[Array, KeyValues]],
+) -> tuple[Float[Array, "B D"], KeyValues]:
+    """Runs new points through all layers, the last one for the last point alone.
+
+    Returns:
+      the hidden state of the last point, and the keys and values of all, [L, B, K, T, H].
+    """
     graph, state = nnx.split(model.blocks)
+    last = model.config.num_hidden_layers - 1
 
     def block_of(index: Int[Array, ""] | int) -> Block:
         def one(stacked: Array) -> Array:
@@ -162,17 +175,13 @@ def _through_layers(
         weights = partitioning.gather_fsdp(jax.tree.map(one, state), "blocks.")
         return nnx.merge(graph, weights)
 
-    def step(carry: tuple, index: Int[Array, ""]) -> tuple[tuple, None]:
-        # The whole cache is carried and updated in place: as scanned inputs and outputs it would
-        # be copied at every step.
-        return read(block_of(index), *carry, index), None
+    def step(h: Float[Array, "B T D"], index: Int[Array, ""]) -> tuple[Array, KeyValues]:
+        return read(block_of(index), h, index)
 
-    last = model.config.num_hidden_layers - 1
-    carry = (model.embed(x), cache.layers)
-    (h, layers), _ = jax.lax.scan(step, carry, jnp.arange(last))
-    position = cache.position
-    h, layers = block_of(last).extend(h, layers, last, position, cache.mask, last=True)
-    return model.norm(h[:, -1]), Cache(layers, cache.mask, position + x.shape[1])
+    h, new = jax.lax.scan(step, model.embed(x), jnp.arange(last))
+    h, newest = read_last(block_of(last), h)
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), new, newest)
+    return model.norm(h[:, -1]), joined
 
 
 def decode_uncached(

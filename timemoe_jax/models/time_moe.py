@@ -18,7 +18,7 @@ from timemoe_jax import partitioning
 from timemoe_jax.config import ModelConfig
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn.attention import Attention
-from timemoe_jax.nn.attention_cache import KeyValues
+from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.nn.moe import SparseMoe
 
@@ -105,18 +105,17 @@ class Block(nnx.Module):
     def extend(
         self,
         x: Float[Array, "B T D"],
-        cache: KeyValues,
-        layer: Int[Array, ""] | int,
+        mask: Bool[Array, "B T"],
         position: Int[Array, ""] | int,
-        mask: Bool[Array, "B S"],
+        past: CacheLayer | None = None,
         last: bool = False,
     ) -> tuple[Float[Array, "B R D"], KeyValues]:
-        """Runs new positions against a cache, see `Attention.extend`; returns the longer cache."""
+        """Runs new positions against a cache: see `Attention.extend`."""
         normed = self.attention_norm(x)
-        attended, cache = self.attention.extend(normed, cache, layer, position, mask, last)
+        attended, new = self.attention.extend(normed, mask, position, past, last)
         if last:
             x = x[:, -1:]
-        return self._feed_forward(x + attended)[0], cache
+        return self._feed_forward(x + attended)[0], new
 
 
 class TimeMoe(nnx.Module):

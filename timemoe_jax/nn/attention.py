@@ -19,7 +19,7 @@ from timemoe_jax import partitioning
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn import attention_cache
 from timemoe_jax.nn import attention_kernels as kernels
-from timemoe_jax.nn.attention_cache import KeyValues
+from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention_chunks import (
     TILE_BYTES,
     allowed_reads,
@@ -347,36 +347,42 @@ class Attention(nnx.Module):
     def extend(
         self,
         x: Float[Array, "B T D"],
-        cache: KeyValues,
-        layer: Int[Array, ""] | int,
+        mask: Bool[Array, "B T"],
         position: Int[Array, ""] | int,
-        mask: Bool[Array, "B S"],
+        past: CacheLayer | None = None,
         last: bool = False,
     ) -> tuple[Float[Array, "B R D"], KeyValues]:
         """Attends from new positions to a cache and to themselves.
 
         Args:
           x: the new positions.
-          cache: of all L layers and S positions, the first `position` of them filled.
-          layer: which of the layers this is.
+          mask: False where one of them must not be read.
           position: of the first new point.
-          mask: False where a cached or new position must not be read.
+          past: what is cached of this layer; None where nothing is.
           last: whether only the last position's output is wanted, [B, 1, D].
 
         Returns:
-          the output, and the cache with the new positions written.
+          the output, and the keys and values of the new positions.
         """
         positions = position + jnp.arange(x.shape[1])
-        cache = attention_cache.write(cache, self._key_values(x, positions), layer, position)
+        new = self._key_values(x, positions)
         if last:
             x, positions = x[:, -1:], positions[-1:]
-        heads = P(partitioning.BATCH, "tensor")
-        cached: Any = P(None, partitioning.BATCH, "tensor")
+        heads, series = P(partitioning.BATCH, "tensor"), P(partitioning.BATCH)
+        pair, cached = (KeyValues(spec, spec) for spec in _cache_specs())
         read_here = partitioning.per_device(
             attention_cache.read,
-            in_specs=(heads, KeyValues(cached, cached), P(), P(), P(partitioning.BATCH)),
+            in_specs=(
+                heads,
+                pair,
+                series,
+                None if past is None else CacheLayer(cached, P(), P(), series),  # type: ignore[arg-type]
+            ),
             out_specs=heads,
         )
-        layer = jnp.asarray(layer, jnp.int32)
-        read = read_here(self._queries(x, positions), cache, layer, positions, mask)
-        return self._merge(read), cache
+        return self._merge(read_here(self._queries(x, positions), new, mask, past)), new
+
+
+def _cache_specs() -> tuple[Any, Any]:
+    """How keys and values [B, K, T, H] of a layer and [L, B, K, S, H] of all are split."""
+    return P(partitioning.BATCH, "tensor"), P(None, partitioning.BATCH, "tensor")
