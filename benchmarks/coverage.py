@@ -5,12 +5,13 @@ python benchmarks/coverage.py --data-dir data --checkpoint out/base
 Series are the channels of ETTh1, ETTh2, ETTm1, ETTm2 and Weather, scaled by their train split.
 Evenly spread windows of the test split are forecast, each from the points before it alone: the
 point from the last --context of them (fewer where a model has no room for as many), the intervals
-by --method. `conformal` calibrates on rolling origins among the last --history points. Beside each
-model is seasonal naive, with the same intervals, and the reference of the pinball loss: the
-quantiles of its own changes over a season, `baselines.seasonal_naive_quantiles`. The loss is the
-mean over the levels 0.025, 0.1, 0.2, ... 0.9, 0.975. Widths and losses are in deviations of the
-train split; the reference of a coverage is the nominal one. Windows overlap in what they forecast,
-so chance is larger than their number says: beside each coverage is the range over the channels.
+by each of --methods: `conformal` calibrates on rolling origins among the last --history points,
+`heads` are the quantiles of a model that was trained with heads for them. Beside each model is
+seasonal naive, with conformal intervals, and the reference of the pinball loss: the quantiles of
+its own changes over a season, `baselines.seasonal_naive_quantiles`. The loss is the mean over the
+levels 0.025, 0.1, 0.2, ... 0.9, 0.975. Widths and losses are in deviations of the train split; the
+reference of a coverage is the nominal one. Windows overlap in what they forecast, so chance is
+larger than their number says: beside each coverage is the range over the channels.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from timemoe_jax.models.time_moe import TimeMoe
 
 DATASETS = "ETTh1,ETTh2,ETTm1,ETTm2,weather"
 SAMPLE = "greensboro_hourly"  # what --quick measures without data
+METHODS = "conformal,heads"
 LEVELS = (0.025, *(tenth / 10 for tenth in range(1, 10)), 0.975)
 CONFIDENCES = {80: (0.1, 0.9), 95: (0.025, 0.975)}
 BATCH = 64  # windows whose contexts are in memory at once
@@ -58,6 +60,7 @@ TINY = ModelConfig(
     num_key_value_heads=1,
     num_experts=4,
     horizon_lengths=(1, 8, 32),
+    quantile_levels=(0.025, 0.5, 0.975),
 )
 
 # contexts [B, history] and a horizon, to quantiles [B, horizon, Q] of `LEVELS`.
@@ -70,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="where the CSVs are, in any sub-folder")
     parser.add_argument("--datasets", default=DATASETS, help="separated by commas")
     parser.add_argument("--checkpoint", action="append", default=[], help="may be given again")
-    parser.add_argument("--method", default="conformal", choices=("conformal",))
+    parser.add_argument("--methods", default=METHODS, help="separated by commas")
     parser.add_argument("--horizon", type=int, default=96)
     parser.add_argument("--context", type=int, default=512, help="points that a forecast reads")
     parser.add_argument("--history", type=int, default=4096, help="points that a window may use")
@@ -78,6 +81,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less than a minute; says little")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     args = parser.parse_args()
+    unknown = set(names(args.methods)) - set(names(METHODS))
+    if unknown:
+        parser.error(f"--methods {args.methods!r}: there are {METHODS}")
     if args.quick:
         args.context, args.history, args.windows = 128, 768, min(args.windows, 14)
     return args
@@ -89,6 +95,19 @@ def conformal(predict: Predict, length: int) -> Method:
     def method(contexts: np.ndarray, horizon: int) -> np.ndarray:
         calibrated = conformal_offsets(list(contexts), horizon, LEVELS, predict, length)
         return calibrated.quantiles(predict(list(contexts[:, -length:]), horizon))
+
+    return method
+
+
+def heads(forecaster: Forecaster, length: int) -> Method:
+    """The model's own quantiles."""
+
+    def method(contexts: np.ndarray, horizon: int) -> np.ndarray:
+        out = forecaster.forecast(
+            contexts, horizon, context_length=length, quantile_levels=LEVELS, intervals="heads"
+        )
+        assert out.quantiles is not None
+        return out.quantiles
 
     return method
 
@@ -124,7 +143,15 @@ def methods_of(
     found = {}
     for name, forecaster in forecasters.items():
         length = min(args.context, forecaster.usable_context(None, args.horizon))
-        found[f"{name} {args.method}"] = conformal(forecaster_predict(forecaster, length), length)
+        if "conformal" in names(args.methods):
+            predict = forecaster_predict(forecaster, length)
+            found[f"{name} conformal"] = conformal(predict, length)
+        own = forecaster.config.quantile_levels
+        if "heads" in names(args.methods) and own:
+            if own[0] > LEVELS[0] or own[-1] < LEVELS[-1]:
+                print(f"{name} heads: skipped, they reach from {own[0]:g} to {own[-1]:g} only")
+                continue
+            found[f"{name} heads"] = heads(forecaster, length)
     baseline = conformal(seasonal_predict(season), args.context)
     return {**found, "seasonal naive conformal": baseline}
 

@@ -60,3 +60,18 @@ def test_conversion(tmp_path):
     memory = rows["read one series"]
     assert (memory["unit"], memory["reference"]) == ("MB", "pyarrow read_table")
     assert all(row["value"] > 0 for row in rows.values())
+
+
+def test_coverage(tmp_path):
+    """Without data a sample stands in; both kinds of intervals, beside seasonal naive."""
+    rows = data_rows("coverage", tmp_path / "rows.json", "--windows", "6")
+    for method in ("random conformal", "random heads", "seasonal naive conformal"):
+        found = {name: row for name, row in rows.items() if f" {method} " in f"{name} "}
+        kinds = {name.split(method)[1].strip() for name in found}
+        assert kinds == {"coverage 80", "coverage 95", "width 80", "width 95", "pinball"}
+        for name, row in found.items():
+            if "coverage" in name:
+                assert 0 <= row["value"] <= 1
+                assert row["ratio"] == pytest.approx(row["value"] / int(name.split()[-1]) * 100)
+            else:
+                assert row["value"] > 0

@@ -20,7 +20,7 @@ def test_the_readme_program_runs(golden, tmp_path):
     positions = smoke.get_config().model.max_position_embeddings
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    program = blocks[0].replace('"out/demo/train"', repr(str(model)))
+    program = (blocks[0] + blocks[1]).replace('"out/demo/train"', repr(str(model)))
     assert str(model) in program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
