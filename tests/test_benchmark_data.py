@@ -75,3 +75,14 @@ def test_coverage(tmp_path):
                 assert row["ratio"] == pytest.approx(row["value"] / int(name.split()[-1]) * 100)
             else:
                 assert row["value"] > 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--long",)])
+def test_frame_memory(tmp_path, flags):
+    rows = data_rows("frame_memory", tmp_path / "rows.json", *flags)
+    name = f"50 x 20000 {'long' if flags else 'wide'}"
+    frame, peak = rows[f"{name} frame"], rows[f"{name} peak over it"]
+    assert frame["value"] >= 50 * 20_000 * 8 / 1e6
+    assert peak["ratio"] == pytest.approx(peak["value"] / frame["value"])
+    # What is read of the series is a few points of each.
+    assert peak["value"] < 500
