@@ -6,12 +6,13 @@ Series are the channels of ETTh1, ETTh2, ETTm1, ETTm2 and Weather, scaled by the
 Evenly spread windows of the test split are forecast, each from the points before it alone: the
 point from the last --context of them (fewer where a model has no room for as many), the intervals
 by each of --methods: `conformal` calibrates on rolling origins among the last --history points,
-`heads` are the quantiles of a model that was trained with heads for them. Beside each model is
-seasonal naive, with conformal intervals, and the reference of the pinball loss: the quantiles of
-its own changes over a season, `baselines.seasonal_naive_quantiles`. The loss is the mean over the
-levels 0.025, 0.1, 0.2, ... 0.9, 0.975. Widths and losses are in deviations of the train split; the
-reference of a coverage is the nominal one. Windows overlap in what they forecast, so chance is
-larger than their number says: beside each coverage is the range over the channels.
+`heads` are the quantiles of a model that was trained with heads for them, and `calibrated` the
+same, calibrated on those origins. Beside each model is seasonal naive, with conformal intervals,
+and the reference of the pinball loss: the quantiles of its own changes over a season,
+`baselines.seasonal_naive_quantiles`. The loss is the mean over the levels 0.025, 0.1, 0.2, ... 0.9,
+0.975. Widths and losses are in deviations of the train split; the reference of a coverage is the
+nominal one. Windows overlap in what they forecast, so chance is larger than their number says:
+beside each coverage is the range over the channels.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from timemoe_jax.models.time_moe import TimeMoe
 
 DATASETS = "ETTh1,ETTh2,ETTm1,ETTm2,weather"
 SAMPLE = "greensboro_hourly"  # what --quick measures without data
-METHODS = "conformal,heads"
+METHODS = "conformal,heads,calibrated"
 LEVELS = (0.025, *(tenth / 10 for tenth in range(1, 10)), 0.975)
 CONFIDENCES = {80: (0.1, 0.9), 95: (0.025, 0.975)}
 BATCH = 64  # windows whose contexts are in memory at once
@@ -99,12 +100,12 @@ def conformal(predict: Predict, length: int) -> Method:
     return method
 
 
-def heads(forecaster: Forecaster, length: int) -> Method:
-    """The model's own quantiles."""
+def heads(forecaster: Forecaster, length: int, intervals: str) -> Method:
+    """The model's own quantiles, as they are or calibrated."""
 
     def method(contexts: np.ndarray, horizon: int) -> np.ndarray:
         out = forecaster.forecast(
-            contexts, horizon, context_length=length, quantile_levels=LEVELS, intervals="heads"
+            contexts, horizon, context_length=length, quantile_levels=LEVELS, intervals=intervals
         )
         assert out.quantiles is not None
         return out.quantiles
@@ -147,11 +148,12 @@ def methods_of(
             predict = forecaster_predict(forecaster, length)
             found[f"{name} conformal"] = conformal(predict, length)
         own = forecaster.config.quantile_levels
-        if "heads" in names(args.methods) and own:
-            if own[0] > LEVELS[0] or own[-1] < LEVELS[-1]:
-                print(f"{name} heads: skipped, they reach from {own[0]:g} to {own[-1]:g} only")
-                continue
-            found[f"{name} heads"] = heads(forecaster, length)
+        if own and (own[0] > LEVELS[0] or own[-1] < LEVELS[-1]):
+            print(f"{name} heads: skipped, they reach from {own[0]:g} to {own[-1]:g} only")
+            continue
+        for kind in ("heads", "calibrated") if own else ():
+            if kind in names(args.methods):
+                found[f"{name} {kind}"] = heads(forecaster, length, kind)
     baseline = conformal(seasonal_predict(season), args.context)
     return {**found, "seasonal naive conformal": baseline}
 

@@ -65,7 +65,12 @@ def test_conversion(tmp_path):
 def test_coverage(tmp_path):
     """Without data a sample stands in; both kinds of intervals, beside seasonal naive."""
     rows = data_rows("coverage", tmp_path / "rows.json", "--windows", "6")
-    for method in ("random conformal", "random heads", "seasonal naive conformal"):
+    for method in (
+        "random conformal",
+        "random heads",
+        "random calibrated",
+        "seasonal naive conformal",
+    ):
         found = {name: row for name, row in rows.items() if f" {method} " in f"{name} "}
         kinds = {name.split(method)[1].strip() for name in found}
         assert kinds == {"coverage 80", "coverage 95", "width 80", "width 95", "pinball"}

@@ -81,6 +81,28 @@ def test_quantiles_of_heads(with_heads):
     assert conformal.intervals == "conformal"
 
 
+def test_calibrated_heads(with_heads):
+    """Random heads are wrong about walks; their earlier misses say by how much."""
+    series = walks(200, 180)
+    levels = (0.1, 0.25, 0.5)
+    own, mended = (
+        with_heads.forecast(series, HORIZON, quantile_levels=levels, intervals=kind)
+        for kind in ("heads", "calibrated")
+    )
+    assert mended.intervals == "calibrated"
+    np.testing.assert_array_equal(own.point, mended.point)
+    # The median stays, and the others are moved, though not their mirror images asked for.
+    np.testing.assert_array_equal(own.quantiles[..., 2], mended.quantiles[..., 2])
+    assert (np.abs(mended.quantiles - own.quantiles)[..., :2] > 0).all()
+    assert (np.diff(mended.quantiles, axis=-1) >= 0).all()
+    alone = with_heads.forecast(series[1], HORIZON, quantile_levels=levels, intervals="calibrated")
+    np.testing.assert_allclose(alone.quantiles[0], mended.quantiles[1], atol=1e-4)
+    paths = with_heads.sample(series, HORIZON, num_samples=5, intervals="calibrated")
+    assert np.isfinite(paths).all()
+    with pytest.raises(DataError, match="series 0"):
+        with_heads.forecast(walks(9), HORIZON, quantile_levels=levels, intervals="calibrated")
+
+
 def test_heads_do_not_change_the_points(with_heads):
     """The same seed gives the same shared parameters."""
     series = walks(50)
@@ -108,6 +130,7 @@ def test_a_calibration_set_serves_short_series(forecaster):
         ({"quantile_levels": (0.0, 0.5)}, "level"),
         ({"quantile_levels": LEVELS, "intervals": "magic"}, "intervals must be auto, heads"),
         ({"quantile_levels": LEVELS, "intervals": "heads"}, "trained without quantile_levels"),
+        ({"quantile_levels": LEVELS, "intervals": "calibrated"}, "trained without quantile_le"),
         ({"calibration": [np.ones(50)]}, "nothing is calibrated"),
     ],
 )

@@ -26,7 +26,7 @@ from timemoe_jax.metrics import check_levels
 from timemoe_jax.models.time_moe import TimeMoe
 from timemoe_jax.plotting import MAX_PANELS
 
-INTERVALS = ("auto", "heads", "conformal")
+INTERVALS = ("auto", "heads", "calibrated", "conformal")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Forecast:
       missing: missing values among them.
       quantiles: in the same units; None unless asked for.
       quantile_levels: of the quantiles [Q].
-      intervals: where the quantiles are from: "heads" of the model, or "conformal".
+      intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
     """
 
@@ -160,7 +160,8 @@ class Forecaster:
           progress: whether to show a progress bar.
           names: what to call each series in an error.
           intervals: where quantiles come from. "heads": the model's own, of levels within those
-            that it was trained with. "conformal": the errors of earlier forecasts within each
+            that it was trained with. "calibrated": the same, widened or narrowed by how they did at
+            earlier points of each series. "conformal": the errors of earlier forecasts within each
             series (`forecasting.intervals`), which needs longer series and takes longer. "auto":
             heads if the model has them.
           calibration: series, as `inputs`, whose errors are taken instead of each series' own; for
@@ -170,8 +171,7 @@ class Forecaster:
           point forecasts and quantiles, float64, in the shape of the input.
 
         Raises:
-          DataError: a series, the horizon or an option cannot be used; the message says which and
-            why.
+          DataError: a series, the horizon or an option cannot be used.
         """
         given = Inputs.parse(inputs, names)
         horizon = positive_int("horizon", horizon)
@@ -181,13 +181,11 @@ class Forecaster:
         quantiles, levels = None, ()
         if quantile_levels is not None:
             levels = tuple(check_levels(quantile_levels).tolist())
-            if source == "heads":
-                assert made.quantiles is not None
-                own = self.config.quantile_levels
-                quantiles = model_quantiles.at_levels(made.quantiles, own, levels)
-            else:
+            if source == "conformal":
                 found = self._calibrated(given, horizon, levels, settings, calibration)
                 quantiles = found.quantiles(made.point)
+            else:
+                quantiles = self._of_heads(given, made, levels, settings, source == "calibrated")
         return Forecast(
             point=given.shaped(made.point),
             context_length=settings.context_length,
@@ -236,11 +234,11 @@ class Forecaster:
         source = self._intervals(intervals, SAMPLING_LEVELS, None)
         made = self._run(given, horizon, settings)
         found = self._calibrated(given, horizon, SAMPLING_LEVELS, settings, None)
-        if source == "heads":
-            assert made.quantiles is not None
-            quantiles, levels = made.quantiles, self.config.quantile_levels
-        else:
+        if source == "conformal":
             quantiles, levels = found.quantiles(made.point), SAMPLING_LEVELS
+        else:
+            levels = self.config.quantile_levels
+            quantiles = self._of_heads(given, made, levels, settings, source == "calibrated")
         errors = found.residuals
         return given.shaped(
             sample_paths(quantiles, levels, errors, num_samples, seed, given.series, given.names)
@@ -290,12 +288,11 @@ class Forecaster:
         """Draws forecasts of the first twelve series: context, forecast, bands.
 
         Args:
-          path: of the picture; its ending decides the kind, such as .png or .svg.
+          path: of the picture, such as a .png or .svg.
           inputs: as for `forecast`.
           horizon: points to forecast.
           quantile_levels: levels to draw as bands, such as 0.1 and 0.9 for one of 80%.
-          holdout: forecast the last horizon of each series instead of what follows it, and draw
-            what came.
+          holdout: forecast the last horizon of each series, and draw what came.
           names: titles.
           options: of `forecast`, such as `context_length`.
 
@@ -439,15 +436,15 @@ class Forecaster:
         if asked not in INTERVALS:
             raise DataError(f"intervals must be {', '.join(INTERVALS)}, but is {asked!r}")
         has_heads = bool(self.config.quantile_levels)
-        if asked == "heads" and not has_heads:
+        if asked in ("heads", "calibrated") and not has_heads:
             raise DataError(
-                "intervals is 'heads', but the model was trained without quantile_levels; "
+                f"intervals is {asked!r}, but the model was trained without quantile_levels; "
                 "'conformal' needs none"
             )
-        source = "heads" if has_heads and asked != "conformal" else "conformal"
+        source = asked if asked != "auto" else "heads" if has_heads else "conformal"
         if calibration is not None and asked == "auto":
             source = "conformal"
-        if calibration is not None and (source == "heads" or levels is None):
+        if calibration is not None and (source != "conformal" or levels is None):
             raise DataError(
                 "calibration is given, but nothing is calibrated: it is for quantile_levels with "
                 "intervals 'conformal'"
@@ -465,6 +462,27 @@ class Forecaster:
     ) -> Float64[np.ndarray, "N H"]:
         """Point forecasts from rolling contexts, as `forecasting.rolling_origins` asks for them."""
         return self._run(Inputs.parse(contexts), horizon, settings).point
+
+    def _of_heads(
+        self,
+        given: Inputs,
+        made: Forecasts,
+        levels: tuple[float, ...],
+        settings: _Settings,
+        calibrate: bool,
+    ) -> Float64[np.ndarray, "N H Q"]:
+        assert made.quantiles is not None
+        own = self.config.quantile_levels
+        if not calibrate:
+            return model_quantiles.at_levels(made.quantiles, own, levels)
+
+        def predict(contexts: list[np.ndarray], horizon: int) -> Any:
+            return self._run(Inputs.parse(contexts), horizon, settings).quantiles
+
+        length = settings.context_length
+        return model_quantiles.calibrated(
+            made.quantiles, own, levels, given.series, predict, length, given.names
+        )
 
     def _calibrated(
         self,

@@ -30,7 +30,7 @@ def add_forecast(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--intervals",
         default="auto",
-        help="where they come from: heads of the model, conformal, or auto",
+        help="where they come from: heads of the model, calibrated heads, conformal, or auto",
     )
     parser.add_argument("--future", help="a file of covariates at the times to forecast")
     parser.add_argument(
@@ -60,7 +60,7 @@ def add_plot(commands: argparse._SubParsersAction) -> None:
     add_model(parser)
     add_columns(parser)
     parser.add_argument("--levels", default="80", help="intervals in percent, such as 80,95")
-    parser.add_argument("--intervals", default="auto", help="heads, conformal, or auto")
+    parser.add_argument("--intervals", default="auto", help="heads, calibrated, conformal or auto")
     parser.add_argument("--out", type=Path, help="the picture of the forecasts")
     parser.add_argument("--experts", type=Path, help="the picture of the experts")
     parser.set_defaults(run=run_plot)
