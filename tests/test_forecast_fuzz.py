@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -108,6 +108,9 @@ def usable(draw):
 
 
 @settings(max_examples=EXAMPLES)
+@example(np.zeros((0, 0, 0)), "instance")
+@example(np.zeros((2, 0, 3)), "instance")
+@example(np.zeros((2, 3, 0)), "instance")
 @given(arrays(), st.sampled_from(["instance", "none"]))
 def test_arrays(forecaster, outcomes, values, normalize):
     before = values.copy()

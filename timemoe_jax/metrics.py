@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
@@ -68,16 +69,19 @@ def _what_is_not_finite(forecast: np.ndarray, target: np.ndarray) -> str:
     return "forecast and target are so far apart that the square of their difference overflows"
 
 
-def check_levels(levels: Sequence[float] | Shaped[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
-    """Quantile levels as an array, once they are known to rise between 0 and 1.
+def check_levels(levels: Any) -> Float64[np.ndarray, " Q"]:
+    """Quantile levels as an array, once they are known to be numbers that rise between 0 and 1.
 
     Raises:
       DataError: there is none, one is not between 0 and 1, or they do not rise.
     """
-    values = np.array(levels, np.float64)
-    if not values.size or not ((values > 0) & (values < 1)).all():
+    try:
+        values = np.array(levels, np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.ndim != 1 or not values.size or not ((values > 0) & (values < 1)).all():
         raise DataError(
-            f"quantile levels must be numbers between 0 and 1, both excluded, but are {levels}"
+            f"quantile levels must be numbers between 0 and 1, both excluded, but are {levels!r}"
         )
     if (np.diff(values) <= 0).any():
         raise DataError(f"quantile levels must rise, but are {levels}")

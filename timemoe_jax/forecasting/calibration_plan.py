@@ -111,8 +111,17 @@ def make_plan(
 
 
 def confidence_of(level: float) -> Fraction:
-    """|2 tau - 1|, exact for the decimal that was written: 0.95, not 0.95 + 2e-17."""
+    """|2 tau - 1|, exact for the decimal that was written: 0.95, not 0.95 + 2e-17.
+
+    Raises:
+      DataError: the level is within a millionth of 0 or 1, for which there are never errors enough.
+    """
     confidence: Fraction = abs(2 * Fraction(level).limit_denominator(10**6) - 1)
+    if confidence >= 1:
+        raise DataError(
+            f"quantile level {level:g} is too close to {round(level)} to be calibrated; levels "
+            "from 1e-06 to 0.999999 can be, by as many errors"
+        )
     return confidence
 
 

@@ -221,7 +221,8 @@ class Engine:
         values = (values - mean[:, None]) / safe[:, None]
         mask = ~np.isnan(values)
         room = ((0, bucket - len(contexts)), (0, 0))
-        x = np.pad(np.where(mask, values, 0).astype(np.float32), room)
+        with np.errstate(over="ignore"):  # raw values beyond float32: the forecast is refused
+            x = np.pad(np.where(mask, values, 0).astype(np.float32), room)
         # A row that pads the batch still needs a last point to read.
         mask = np.pad(mask, room, constant_values=True)
         out = self._call(x, mask, group.steps)

@@ -29,7 +29,7 @@ def read_frame_file(path: str | os.PathLike[str]) -> Any:
         if kind == ".csv":
             frame = pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
         else:
-            frame = pd.read_parquet(path)
+            frame = _read_parquet(path)
     except ImportError:
         raise DataError(
             f"{path} needs pyarrow, which is not installed: pip install 'timemoe_jax[arrow]'"
@@ -38,11 +38,21 @@ def read_frame_file(path: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # what pandas and pyarrow raise for damaged files
+    except Exception as error:  # damaged files raise almost anything in pandas and pyarrow
         raise DataError(f"{path} cannot be read as {kind}: {error}") from None
     if frame.empty:
         raise DataError(f"{path} has a header line but no rows")
     return frame
+
+
+def _read_parquet(path: Path) -> Any:
+    import pyarrow.parquet
+
+    # Not as pandas wrote it, index and all: what the file says about that may be damaged, too.
+    with open(path, "rb") as stream:
+        table = pyarrow.parquet.read_table(stream)
+    table.validate(full=True)  # text that is not UTF-8 would only show later
+    return table.to_pandas(ignore_metadata=True)
 
 
 def with_steps(frame: Any) -> Any:

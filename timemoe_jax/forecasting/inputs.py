@@ -40,7 +40,9 @@ class Inputs:
         """
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
         channels = int(shape[1]) if len(shape) == 3 else None
-        rows = inputs if channels is None else np.asarray(inputs).reshape(-1, shape[2])
+        rows = inputs
+        if channels is not None:  # sizes in full, since there may be none
+            rows = np.asarray(inputs).reshape(shape[0] * shape[1], shape[2])
         if names is not None:
             names = _of_channels(names, channels)
         elif channels is not None:

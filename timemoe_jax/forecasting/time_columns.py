@@ -170,7 +170,7 @@ def _parsed(column: Any, place: str) -> Any:
             warnings.simplefilter("error")
             try:
                 return pd.to_datetime(column, format=layout)
-            except (UserWarning, ValueError, TypeError, OverflowError):
+            except (Warning, ValueError, TypeError, OverflowError):
                 continue
     cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
     parse_dates(cells, lambda row: f"{place}: row {row}")
