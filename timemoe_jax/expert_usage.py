@@ -18,9 +18,10 @@ from jaxtyping import Array, Bool, Float, Float64, Int
 
 from timemoe_jax import plotting
 from timemoe_jax.config import NORMALIZATIONS, ModelConfig
-from timemoe_jax.data.series import location_and_scale, validate_series
+from timemoe_jax.data.series import location_and_scale, positive_int, validate_series
 from timemoe_jax.errors import ConfigError, DataError
 from timemoe_jax.forecast import Forecaster
+from timemoe_jax.forecasting.engine import power_of_two
 from timemoe_jax.logs import progress_bar
 from timemoe_jax.models.time_moe import TimeMoe
 from timemoe_jax.nn.routing import Routing, route, router_statistics
@@ -87,7 +88,7 @@ def expert_usage(
             size = _batch_size(batch_size, bucket, model.config)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
-                height = min(size, _power_of_two(len(part)))
+                height = min(size, power_of_two(len(part)))
                 x, mask = _batch([contexts[i] for i in part], height, bucket, normalize)
                 sums, finite = _sums_of_batch(graph, params, x, mask, weighted)
                 _check_finite(np.asarray(finite), [labels[i] for i in part], normalize)
@@ -233,16 +234,10 @@ def _context_length(context_length: Any, config: ModelConfig) -> int:
     limit = config.max_position_embeddings
     if context_length is None:
         return limit
-    length = _positive_int("context_length", context_length)
+    length = positive_int("context_length", context_length)
     if length > limit:
         raise DataError(f"context_length {length} exceeds max_position_embeddings {limit}")
     return length
-
-
-def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
-    return int(value)
 
 
 def _context(
@@ -276,7 +271,7 @@ def _batch(
 
 def _batch_size(batch_size: int | str, length: int, config: ModelConfig) -> int:
     if batch_size != "auto":
-        return _positive_int("batch_size", batch_size)
+        return positive_int("batch_size", batch_size)
     routed = 4 * config.num_hidden_layers * config.num_experts * config.num_experts_per_tok
     width = max(config.intermediate_size, 2 * config.expert_size) + 8 * config.hidden_size
     fitting = max(1, BATCH_BYTES // (4 * length * (routed + width)))
@@ -285,12 +280,7 @@ def _batch_size(batch_size: int | str, length: int, config: ModelConfig) -> int:
 
 def _bucket(length: int) -> int:
     """A padded length, one of few: a power of two from 16 on."""
-    return max(16, _power_of_two(length))
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
+    return max(16, power_of_two(length))
 
 
 def plot_expert_usage(

@@ -12,7 +12,7 @@ from timemoe_jax.data.sources import SequenceSource
 from timemoe_jax.errors import DataError
 
 # Points read at a time for the statistics of a series, and the most statistics that are kept
-# (24 bytes each).
+# (25 bytes each).
 _CHUNK_POINTS = 1 << 15
 _CACHE_SLOTS = 1 << 20
 # Series whose windows are counted at a time.

@@ -179,7 +179,7 @@ class Engine:
         limit = self.config.max_position_embeddings
         # A few sizes of gap, so that each does not need a program of its own.
         room = max(limit - len(context.values) - horizon, context.gap)
-        gap = min(_power_of_two(context.gap), room) if context.gap else 0
+        gap = min(power_of_two(context.gap), room) if context.gap else 0
         return _Group(_length_bucket(len(context.values)), gap + horizon)
 
     def _try(
@@ -250,7 +250,7 @@ class Engine:
 
     def _bucket(self, count: int, size: int) -> int:
         """Rows of a batch of `count` series: few sizes, and as many for each part of the mesh."""
-        rows = min(size, _power_of_two(count))
+        rows = min(size, power_of_two(count))
         return -(-rows // self._parts) * self._parts
 
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
@@ -296,11 +296,11 @@ def _cast(params: nnx.State, dtype: jnp.dtype) -> nnx.State:
 
 def _length_bucket(length: int) -> int:
     """A padded length at most a quarter longer (15 points where that is more), one of few."""
-    step = max(16, _power_of_two(length) // 8)
+    step = max(16, power_of_two(length) // 8)
     return -(-length // step) * step
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()
 
