@@ -21,12 +21,12 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
+from timemoe_jax.data import open_files
 from timemoe_jax.data.cleaning import REASONS, clean
 from timemoe_jax.data.folder_index import open_index
 from timemoe_jax.data.folder_meta import DTYPES
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import open_file
-from timemoe_jax.errors import DataError
 
 RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
 PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
@@ -110,11 +110,10 @@ class StoredFolder:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
         self._index = open_index(folder / "meta.json")
         layout = self._index.layout
-        self._files = list(layout.files)
-        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64)
+        self._files = [str(folder / name) for name in layout.files]
+        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
         self._stored = layout.dtype
         self._raw = np.dtype(DTYPES[layout.dtype])
         self.lengths: Int[np.ndarray, " num_sequences"] = self._index.lengths
@@ -140,7 +139,7 @@ class StoredFolder:
             if offset < at or end > at + len(block):
                 # Where they lie in another order, more than is asked for would be read in vain.
                 ahead = _READ_AHEAD if expected in (None, offset) else 0
-                block = self._read(offset, max(end, min(offset + ahead, int(self._starts[-1]))))
+                block = self._read(offset, max(end, min(offset + ahead, self._starts[-1])))
                 at = offset
             expected = end
             yield self._series(i, block[offset - at : end - at], mean, std)
@@ -157,21 +156,9 @@ class StoredFolder:
         return StoredSeries(raw.astype(self.dtype, copy=False), zero, entry)
 
     def _read(self, begin: int, end: int) -> np.ndarray:
-        parts = [np.zeros(0, self._raw)]
-        while begin < end:
-            file = int(np.searchsorted(self._starts, begin, side="right")) - 1
-            upto = min(end, int(self._starts[file + 1]))
-            path, at = self._folder / self._files[file], begin - int(self._starts[file])
-            try:
-                parts.append(
-                    np.fromfile(path, self._raw, upto - begin, offset=at * self._raw.itemsize)
-                )
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}") from None
-            if len(parts[-1]) < upto - begin:
-                raise DataError(f"{path} has become shorter since it was opened")
-            begin = upto
-        return parts[-1] if len(parts) == 2 else np.concatenate(parts)
+        raw = np.empty(end - begin, self._raw)
+        open_files.read_points(self._files, self._starts, begin, raw)
+        return raw
 
     def _nearest(self, value: float) -> float:
         """The stored value that comes nearest; NaN if the value is beyond all of them."""

@@ -5,12 +5,16 @@ that none is closed while another reads; and each read says where it reads, so t
 process, whose files are the same, is not in the way.
 """
 
+import bisect
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
+
+from timemoe_jax.errors import DataError
 
 # A corpus has thousands of files; a process may often open no more than 1024.
 MOST_OPEN = 32
@@ -71,3 +75,31 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
         done += count
     return done
+
+
+def read_points(
+    paths: Sequence[str], starts: Sequence[int], begin: int, values: Shaped[np.ndarray, " n"]
+) -> None:
+    """Fills an array with points that lie in files one after the other.
+
+    Args:
+      paths: of the files.
+      starts: the first point of each file, then the number of all points.
+      begin: the first point to read.
+      values: takes as many as it has room for, which must be there, of the dtype of the files.
+
+    Raises:
+      DataError: a file cannot be read, or has become shorter.
+    """
+    # A file without points shares its start with the next one: the right one passes it over.
+    file, at, end = bisect.bisect_right(starts, begin) - 1, begin, begin + len(values)
+    while at < end:
+        upto = min(end, starts[file + 1])
+        part = values[at - begin : upto - begin]
+        try:
+            count = read(paths[file], part.view(np.uint8), (at - starts[file]) * part.itemsize)
+        except OSError as error:
+            raise DataError(f"{paths[file]} cannot be read: {error.strerror}") from None
+        if count < part.nbytes:
+            raise DataError(f"{paths[file]} has become shorter since it was opened; open it again")
+        at, file = upto, file + 1

@@ -1,6 +1,5 @@
 """The Time-300B layout: a folder of series in binary files, with a meta.json that places them."""
 
-import bisect
 import json
 import math
 import os
@@ -94,29 +93,11 @@ class TimeMoeFolderSource(SequenceSource):
     def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
         """Points `begin` to `end` of all files, as wide as keeps them."""
         raw = np.empty(end - begin, self._dtype)
-        # A file without points shares its start with the next one: the right one passes it over.
-        file, at = bisect.bisect_right(self._starts, begin) - 1, begin
-        if begin < end <= self._starts[file + 1]:  # the usual case
-            self._read_file(file, begin - self._starts[file], raw)
-            at = end
-        while at < end:
-            upto = min(end, self._starts[file + 1])
-            self._read_file(file, at - self._starts[file], raw[at - begin : upto - begin])
-            at, file = upto, file + 1
+        open_files.read_points(self._files, self._starts, begin, raw)
         if self._is_bfloat16:
             # The upper half of a float32.
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw if self._is_float32 else raw.astype(float_of(raw.dtype), copy=False)
-
-    def _read_file(self, file: int, first: int, values: np.ndarray) -> None:
-        """Fills an array with what lies in a file from point `first` on."""
-        path, offset = self._files[file], first * values.itemsize
-        try:
-            count = open_files.read(path, values.view(np.uint8), offset)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        if count < values.nbytes:
-            raise DataError(f"{path} has become shorter since it was opened; open it again")
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""
