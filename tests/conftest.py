@@ -20,7 +20,7 @@ import jaxtyping
 
 # The modules that compute: the others' public functions are tested with wrong types, too, and
 # answer those with errors of their own.
-COMPUTING = ("nn", "models", "losses", "train_step", "metrics")
+COMPUTING = ("nn", "models", "losses", "context_scaling", "train_step", "metrics")
 jaxtyping.install_import_hook([f"timemoe_jax.{name}" for name in COMPUTING], "beartype.beartype")
 
 import hypothesis  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "timemoe_jax"
-MAINS = ("train_main", "eval_main")
+MAINS = ("train_main", "eval_main", "study_main")
 # A module imports from rows above its own, and from its own row without a cycle.
 LAYERS = (
     ("errors",),
@@ -27,14 +27,16 @@ LAYERS = (
     ),
     ("data",),
     ("nn",),
-    ("losses",),
+    ("losses", "context_scaling"),
     ("models",),
-    ("hf_conversion", "checkpoint", "checkpoint_items"),
+    ("hf_conversion", "checkpoint", "checkpoint_items", "averaging", "bundled"),
     ("forecasting",),
     ("forecast",),
     ("evaluate", "expert_usage", "adapters"),
     ("train_step", "train_loop", "train"),
     ("entry",),
+    ("scaling_law", "held_out"),
+    ("studies", "study_reports", "study_pictures"),
     ("forecast_command", "cli", *MAINS),
 )
 MAX_FILE_LINES = 500

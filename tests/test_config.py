@@ -5,6 +5,7 @@ import dataclasses
 import ml_collections
 import pytest
 
+from configs import time_moe_base
 from timemoe_jax.config import (
     DataConfig,
     EvalConfig,
@@ -72,7 +73,7 @@ POSITIVE = {
         *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
     ),
     LossConfig: ("huber_delta",),
-    data_config: ("length", "synthetic_length"),
+    data_config: ("length", "synthetic_length", "future", "context_min"),
     OptimizerConfig: ("learning_rate", "eps"),
     TrainConfig: (
         *("num_steps", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"),
@@ -82,10 +83,14 @@ POSITIVE = {
 }
 NOT_NEGATIVE = {
     ModelConfig: ("router_aux_loss_factor",),
+    LossConfig: ("router_z_loss_factor", "max_steps_per_position"),
     data_config: (
         *("stride", "synthetic_sequences", "num_threads", "mixing_power", "max_epochs_per_source"),
+        "clip",
     ),
-    OptimizerConfig: ("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"),
+    OptimizerConfig: (
+        *("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm", "decay_steps"),
+    ),
     TrainConfig: ("eval_every",),
     run_config: ("seed",),
 }
@@ -109,7 +114,8 @@ def test_must_not_be_negative(make, name):
     [
         *((ModelConfig, "dtype"), (ModelConfig, "expert_implementation")),
         *((ModelConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
-        *((data_config, "policy"), (data_config, "mixing")),
+        *((data_config, "policy"), (data_config, "mixing"), (data_config, "standardisation")),
+        *((OptimizerConfig, "schedule"), (ModelConfig, "forecast_plan")),
         *((EvalConfig, "protocol"), (EvalConfig, "normalize"), (EvalConfig, "dtype")),
     ],
 )
@@ -151,6 +157,37 @@ def test_must_be_one_of_the_choices(make, name):
                 *(("a:nan", "'a:nan'"), ("a:1,a:2", "'a' twice"), ("a:0", "above 0")),
             )
         ),
+        (data_config, {"policy": "packing", "future": 2}, ("future is 2", "'packing'")),
+        (
+            data_config,
+            {"policy": "packing", "standardisation": "context"},
+            ("standardisation is 'context'", "'packing'", "it is for 'windows'"),
+        ),
+        *(
+            (
+                data_config,
+                {"standardisation": "context", "length": 32, "context_min": shortest},
+                ("context_min must be from 2 to length (32)", f"is {shortest}"),
+            )
+            for shortest in (1, 33)
+        ),
+        (OptimizerConfig, {"decay_steps": 5}, ("decay_steps is 5", "'cosine'", "'stable'")),
+        (
+            run_config,
+            {"optimizer": OptimizerConfig(warmup_steps=600, schedule="stable", decay_steps=401)},
+            (
+                *("optimizer.warmup_steps (600)", "optimizer.decay_steps (401)"),
+                "together be at most train.num_steps (1000)",
+            ),
+        ),
+        (
+            run_config,
+            {
+                "loss": LossConfig(max_steps_per_position=8),
+                "model": ModelConfig(quantile_levels=(0.5,)),
+            },
+            ("loss.max_steps_per_position is 8", "model.quantile_levels"),
+        ),
         (OptimizerConfig, {"b1": 1.0}, ("b1", "[0, 1)", "1.0")),
         (OptimizerConfig, {"b2": -0.5}, ("b2", "[0, 1)", "-0.5")),
         (OptimizerConfig, {"end_learning_rate": 0.1}, ("end_learning_rate (0.1)", "(0.001)")),
@@ -188,6 +225,12 @@ def test_what_cannot_be_is_named_with_its_values(make, fields, named):
         (OptimizerConfig, {"b1": 0.0, "end_learning_rate": 1e-3, "clip_norm": 0.0}),
         (run_config, {"data": data_config(length=4096)}),
         (run_config, {"optimizer": OptimizerConfig(warmup_steps=999)}),
+        (
+            run_config,
+            {"optimizer": OptimizerConfig(warmup_steps=600, schedule="stable", decay_steps=400)},
+        ),
+        (data_config, {"standardisation": "context", "length": 64, "context_min": 64}),
+        (data_config, {"length": 8}),  # shorter than a context, of which there is none
         (EvalConfig, {"context_length": 1, "max_windows": None}),
     ],
 )
@@ -313,6 +356,26 @@ def test_tuples_of_something_else(value, message):
 def test_optional_values():
     config = from_mapping(EvalConfig, {"context_length": None, "max_windows": 5})
     assert (config.context_length, config.max_windows) == (None, 5)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(RunConfig), ids=lambda field: field.name)
+def test_the_base_config_lists_every_field(field):
+    """A locked config takes no other flags, so that what it lacks could not be set."""
+    given = time_moe_base.get_config()[field.name]
+    if dataclasses.is_dataclass(field.type):
+        assert set(given) == {f.name for f in dataclasses.fields(field.type)}
+
+
+def test_fields_that_were_not_published_are_off_in_the_base_config():
+    config = time_moe_base.get_config()
+    config.data.path = "series"
+    run = from_mapping(RunConfig, config)
+    data, default = run.data, data_config()
+    for name in ("future", "standardisation", "context_min", "clip"):
+        assert getattr(data, name) == getattr(default, name)
+    assert (data.future, data.standardisation, data.clip) == (1, "series", 0.0)
+    assert (run.optimizer.schedule, run.optimizer.decay_steps) == ("cosine", 0)
+    assert (run.loss.max_steps_per_position, run.model.forecast_plan) == (0, "fitting")
 
 
 def test_the_given_mapping_is_not_changed():

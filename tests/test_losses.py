@@ -146,6 +146,73 @@ def test_micro_batches_add_up_to_the_batch(seed):
         np.testing.assert_allclose(parts[0][p] + parts[1][p], whole[p], rtol=1e-5, atol=1e-7)
 
 
+def test_following_from_some_positions():
+    values = jnp.arange(12.0).reshape(2, 6)
+    at = jnp.array([4, 0, 5])
+    np.testing.assert_array_equal(following(values, 3, at), following(values, 3)[:, at])
+    np.testing.assert_array_equal(following(values, 3, at)[0], [[4, 5, 0], [0, 1, 2], [5, 0, 0]])
+
+
+def random_heads(seed: int, targets: int, horizons: tuple[int, ...] = (1, 3)) -> tuple:
+    """Predictions at six positions, and that many targets with gaps; [2, ...]."""
+    rng = np.random.default_rng(seed)
+    predictions = {p: jnp.asarray(rng.normal(size=(2, 6, p)), jnp.float32) for p in horizons}
+    mask = jnp.asarray(rng.random((2, targets)) < 0.8, jnp.float32)
+    positions = jnp.asarray(rng.random((2, 6)) < 0.8, jnp.float32)
+    return predictions, jnp.asarray(rng.normal(size=(2, targets)), jnp.float32), mask, positions
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["", "packed"])
+def test_heads_read_at_every_position(packed):
+    """Named one by one it is what None stands for, weights too."""
+    predictions, targets, mask, positions = random_heads(0, 6)
+    segments = jnp.array([[1, 1, 1, 2, 2, 2, 2], [1, 2, 2, 2, 2, 3, 3]]) if packed else None
+    options = {"positions": positions, "segments": segments}
+    at = dict.fromkeys(predictions, jnp.arange(6))
+    every = forecast_losses(predictions, targets, mask, delta=2.0, **options)
+    assert every == forecast_losses(predictions, targets, mask, delta=2.0, at=at, **options)
+    named = horizon_weights(mask, (1, 3), positions, segments, at)
+    assert named == horizon_weights(mask, (1, 3), positions, segments)
+
+
+@given(seed=st.integers(0, 2**16), stride=st.sampled_from([2, 3]))
+def test_phases_add_up_to_every_position(seed, stride):
+    """Sums and counts of a head read at every n-th position, from each first one on."""
+    predictions, targets, mask, positions = random_heads(seed, 8)
+    ones = dict.fromkeys(predictions, jnp.ones(()))
+    sums, counts = dict.fromkeys(predictions, 0.0), dict.fromkeys(predictions, 0.0)
+    for first in range(stride):
+        own = jnp.arange(first, 6, stride)
+        at = dict.fromkeys(predictions, own)
+        read = {p: each[:, own] for p, each in predictions.items()}
+        options = {"delta": 2.0, "positions": positions, "at": at}
+        found = forecast_losses(read, targets, mask, weights=ones, **options)
+        weights = horizon_weights(mask, (1, 3), positions, None, at)
+        for p in predictions:
+            sums[p] += float(found[p])
+            counts[p] += float(weights[p])
+    every = dict.fromkeys(predictions, jnp.arange(6))
+    whole = forecast_losses(predictions, targets, mask, delta=2.0, positions=positions, at=every)
+    for p in predictions:
+        np.testing.assert_allclose(sums[p] / max(counts[p], 1), whole[p], rtol=1e-5)
+
+
+def test_a_head_read_now_and_then_has_the_loss_of_all_on_average():
+    """Where every phase has as many targets."""
+    predictions, targets, mask, _ = random_heads(1, 8)
+    every = dict.fromkeys(predictions, jnp.arange(6))
+    whole = forecast_losses(predictions, targets, 0 * mask + 1, delta=2.0, at=every)
+    phases = []
+    for first in range(3):
+        own = jnp.arange(first, 6, 3)
+        read = {p: each[:, own] for p, each in predictions.items()}
+        at = dict.fromkeys(predictions, own)
+        phases.append(forecast_losses(read, targets, 0 * mask + 1, delta=2.0, at=at))
+    for p in predictions:
+        np.testing.assert_allclose(np.mean([f[p] for f in phases]), whole[p], rtol=1e-5)
+    assert len({float(f[3]) for f in phases}) == 3
+
+
 def logits_for(pairs: list[list[tuple[int, int]]], num_experts: int = 8) -> jax.Array:
     """[L, 1, T, E]: layers whose tokens put half of their probability on each of two experts."""
     logits = np.zeros((len(pairs), 1, len(pairs[0]), num_experts), np.float32)

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from timemoe_jax import partitioning
+from timemoe_jax import partitioning, train_step
 from timemoe_jax.config import (
     DataConfig,
     LossConfig,
@@ -21,6 +21,8 @@ from timemoe_jax.config import (
     RunConfig,
     TrainConfig,
 )
+from timemoe_jax.losses import forecast_losses
+from timemoe_jax.models.time_moe import abstract_model
 from timemoe_jax.nn import moe
 from timemoe_jax.train_step import (
     batch_arrays,
@@ -101,6 +103,37 @@ def test_the_schedule():
     assert float(learning_rate_schedule(OptimizerConfig(learning_rate=1.0), 10)(0)) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("warmup", "decay", "expected"),
+    [
+        (10, 20, {0: 0, 5: 0.5, 10: 1, 50: 1, 80: 1, 90: 0.6, 99: 0.24, 100: 0.2, 200: 0.2}),
+        (0, 20, {0: 1, 80: 1, 85: 0.8, 100: 0.2}),
+        (10, 0, {0: 0, 10: 1, 99: 1}),
+        (0, 0, {0: 1, 99: 1}),
+        (60, 40, {30: 0.5, 59: 59 / 60, 60: 1, 80: 0.6, 100: 0.2}),
+    ],
+)
+def test_the_stable_schedule(warmup, decay, expected):
+    """Up, level, and down in the last updates, by hand."""
+    config = OptimizerConfig(
+        learning_rate=1.0,
+        end_learning_rate=0.2,
+        warmup_steps=warmup,
+        schedule="stable",
+        decay_steps=decay,
+    )
+    schedule = learning_rate_schedule(config, 100)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=str(step))
+
+
+def test_a_longer_run_has_the_same_rates_until_the_shorter_decays():
+    config = OptimizerConfig(warmup_steps=5, schedule="stable", decay_steps=10)
+    short, long = (learning_rate_schedule(config, n) for n in (50, 80))
+    np.testing.assert_array_equal(short(np.arange(41)), long(np.arange(41)))
+    assert float(short(45)) < float(long(45))
+
+
 @pytest.mark.parametrize("exclude", ["vectors", "none"])
 def test_the_decay_mask(exclude):
     config = _with("optimizer", weight_decay=0.5, weight_decay_exclude=exclude, learning_rate=1e-9)
@@ -134,6 +167,88 @@ def test_padded_targets_never_count():
     short = {name: a[:, :15] for name, a in batch.items()}
     for p, expected in loss(state.params, short)[1].horizons.items():
         np.testing.assert_allclose(loss(state.params, batch)[1].horizons[p], expected, rtol=1e-6)
+
+
+def test_by_default_an_update_is_that_of_the_whole_windows():
+    """As published: values as they come, every head at every observed point, nothing drawn."""
+    state, batch = create_state(CONFIG), _batch()
+    batch["mask"][1, 5:] = batch["mask"][3, 8:11] = False
+    model = nnx.merge(abstract_model(MODEL)[0], state.params)
+
+    @jax.jit
+    def plain(values, mask):
+        counted = mask.astype(jnp.float32)
+        predictions = model(values[:, :-1], mask[:, :-1]).predictions
+        options = {"delta": 2.0, "positions": counted[:, :-1]}
+        return forecast_losses(predictions, values[:, 1:], counted[:, 1:], **options)
+
+    expected = plain(batch["values"], batch["mask"])
+    for seed in (0, 7):
+        config = dataclasses.replace(CONFIG, seed=seed)
+        _, metrics = _step(config)(create_state(CONFIG), batch)
+        for p, loss in expected.items():
+            np.testing.assert_allclose(metrics[f"loss_{p}"], loss, rtol=1e-6)
+
+
+def _strided(**horizons):
+    model = dataclasses.replace(MODEL, use_dense=True, **horizons)
+    config = dataclasses.replace(_with("data", future=3), model=model)
+    return dataclasses.replace(config, loss=LossConfig(max_steps_per_position=2))
+
+
+def test_where_heads_are_read():
+    """Of 2 steps for each position: heads of 1 at all, of 4 at every second, of 7 at every 4th."""
+    config = _strided(horizon_lengths=(1, 4, 7, 100))
+    firsts = {p: [] for p in config.model.horizon_lengths}
+    for seed in range(60):
+        at = train_step._read_at(config, jax.random.key(seed))
+        for p, stride, count in ((1, 1, 24), (4, 2, 12), (7, 4, 6), (100, 24, 1)):
+            firsts[p].append(int(at[p][0]))
+            np.testing.assert_array_equal(at[p], firsts[p][-1] + stride * np.arange(count))
+            assert at[p][-1] < 24
+    assert {p: set(found) for p, found in firsts.items() if p < 100} == {
+        1: {0},
+        4: {0, 1},
+        7: {0, 1, 2, 3},
+    }
+    assert len(set(firsts[100])) > 15
+    # Heads of the same update are read at places of their own.
+    assert any(a != b for a, b in zip(firsts[4], firsts[7], strict=True))
+    for p, own in train_step._read_at(config, None).items():
+        np.testing.assert_array_equal(own, np.arange(24), err_msg=str(p))
+    assert train_step._read_at(CONFIG, jax.random.key(0)) is None
+
+
+def test_a_head_read_now_and_then_learns_the_same():
+    """The gradient is, on average over the phases, that of the head read at every position."""
+    config = _strided()
+    params = create_state(config).params
+    batch = _batch(length=26)
+    gradient = jax.jit(jax.grad(lambda *arguments: make_loss(config)(*arguments)[0]))
+    whole = gradient(params, batch, {p: jnp.arange(24) for p in (1, 4)})
+    phases = [gradient(params, batch, {1: jnp.arange(24), 4: jnp.arange(k, 24, 2)}) for k in (0, 1)]
+    # Targets past the end of the future do not count: weigh the phases by those that do.
+    counts = np.array([sum(min(4, 26 - t) for t in range(k, 24, 2)) for k in (0, 1)])
+    assert counts[0] != counts[1]
+    shares = counts / counts.sum()
+    heads = [g["heads"]["4"]["kernel"][...] for g in (whole, *phases)]
+    mean = shares[0] * heads[1] + shares[1] * heads[2]
+    np.testing.assert_allclose(mean, heads[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(heads[1] - heads[2]).max() > 1e-4
+
+
+def test_each_update_reads_other_positions():
+    """By its number: the same update twice is the same, the next one of the same batch is not."""
+    config = dataclasses.replace(_strided(), optimizer=OptimizerConfig(learning_rate=1e-30))
+    step, losses = make_train_step(config), []
+    for _ in range(2):
+        state, own = create_state(config), []
+        for _ in range(8):
+            state, metrics = step(state, _batch(length=26))
+            own.append(float(metrics["loss_4"]))
+        losses.append(own)
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 2  # one for each phase
 
 
 def test_missing_points_are_neither_read_nor_aimed_at():

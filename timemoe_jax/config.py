@@ -36,6 +36,7 @@ __all__ = [
     "DTYPES",
     "EXPERT_EXCHANGES",
     "EXPERT_IMPLEMENTATIONS",
+    "FORECAST_PLANS",
     "NORMALIZATIONS",
     "PROTOCOLS",
     "REMAT_POLICIES",
@@ -61,6 +62,7 @@ ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "spla
 REMAT_POLICIES = ("none", "full", "products")
 PROTOCOLS = ("complete", "published")
 NORMALIZATIONS = ("none", "instance")
+FORECAST_PLANS = ("fitting", "covering")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +91,14 @@ class ModelConfig:
     # A bias per expert that only selects, moved towards an even load (arXiv 2408.15664); not
     # published, so such a model cannot be exported.
     router_bias: bool = False
+    # Without the shared expert a point is left to the routed ones; not published either.
+    shared_expert: bool = True
     # Beside each head one that says these quantiles of each value, in (0, 1) and increasing; not
     # published either.
     quantile_levels: tuple[float, ...] = ()
+    # Which heads a forecast reads. "fitting": the longest that fits into what remains, again and
+    # again, as published; "covering": the shortest that covers what remains, else the longest.
+    forecast_plan: str = "fitting"
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
     dtype: str = "float32"
@@ -138,6 +145,10 @@ class ModelConfig:
             not (self.use_dense and self.router_bias),
             "router_bias is True, but use_dense has no router",
         )
+        require(
+            self.shared_expert or not self.use_dense,
+            "shared_expert is False, but use_dense has no experts; leave it at True",
+        )
         horizons = self.horizon_lengths
         increasing = all(a < b for a, b in zip((0, *horizons), horizons, strict=False))
         require(
@@ -149,6 +160,7 @@ class ModelConfig:
             all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
             f"quantile_levels must increase and be in (0, 1), but are {levels}",
         )
+        require_choice(self, "forecast_plan", FORECAST_PLANS)
         require_choice(self, "dtype", DTYPES)
         require_choice(self, "remat", REMAT_POLICIES)
         require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
@@ -184,7 +196,10 @@ COMPUTE_FIELDS = (
     *("dtype", "remat", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
     "attention_implementation",
 )
-_UNPUBLISHED = (*COMPUTE_FIELDS, "router_bias", "quantile_levels")
+_UNPUBLISHED = (
+    *COMPUTE_FIELDS,
+    *("router_bias", "shared_expert", "quantile_levels", "forecast_plan"),
+)
 
 
 def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
@@ -222,8 +237,16 @@ def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
     """
     require(not config.router_bias, "router_bias is True; the published format has no such bias")
     require(
+        config.shared_expert,
+        "shared_expert is False; the published format has no model without a shared expert",
+    )
+    require(
         not config.quantile_levels,
         f"quantile_levels is {config.quantile_levels}; the published format has no heads for them",
+    )
+    require(
+        config.forecast_plan == "fitting",
+        f"forecast_plan is {config.forecast_plan!r}; the published implementation has 'fitting'",
     )
     values = dataclasses.asdict(config)
     for name in _UNPUBLISHED:
@@ -261,7 +284,18 @@ class RunConfig:
             f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be less than "
             f"train.num_steps ({self.train.num_steps})",
         )
+        require(
+            self.optimizer.warmup_steps + self.optimizer.decay_steps <= self.train.num_steps,
+            f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) and optimizer.decay_steps "
+            f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
+            f"({self.train.num_steps})",
+        )
         require_not_negative(self, "seed")
+        require(
+            not (self.loss.max_steps_per_position and self.model.quantile_levels),
+            f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "
+            "model.quantile_levels asks for quantile heads, which are read at every position",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,33 +30,43 @@ def pinball(
     return jnp.mean(jnp.maximum(level * error, (level - 1) * error), axis=-1)
 
 
-def following(values: Num[Array, "B T"], horizon: int) -> Num[Array, "B T P"]:
-    """For each position its value and the horizon - 1 after it, zeros past the end."""
-    length = values.shape[1]
+def following(
+    values: Num[Array, "B S"], horizon: int, at: Int[Array, " R"] | None = None
+) -> Num[Array, "B R P"]:
+    """For each position its value and the horizon - 1 after it, zeros past the end.
+
+    Args:
+      values: of S positions.
+      horizon: P, how many values to take.
+      at: the positions to begin at; None is all of them.
+    """
+    at = jnp.arange(values.shape[1]) if at is None else at
     padded = jnp.pad(values, ((0, 0), (0, horizon - 1)))
-    index = jnp.arange(length)[:, None] + jnp.arange(horizon)
-    return padded[:, index]
+    return padded[:, at[:, None] + jnp.arange(horizon)]
 
 
 def _counted(
-    mask: Float[Array, "B T"],
+    mask: Float[Array, "B S"],
     positions: Float[Array, "B T"] | None,
-    segments: Int[Array, "B T+1"] | None,
+    segments: Int[Array, "B S+1"] | None,
     horizon: int,
-) -> Float[Array, "B T P"]:
+    at: Int[Array, " R"] | None = None,
+) -> Float[Array, "B R P"]:
     """1 where the target of a position's step counts."""
-    counted = following(mask, horizon)
+    counted = following(mask, horizon, at)
+    own = slice(None) if at is None else at
     if segments is not None:
-        aimed_at = following(segments[:, 1:], horizon)
-        counted = counted * (aimed_at == segments[:, :-1, None])
-    return counted if positions is None else counted * positions[..., None]
+        aimed_at = following(segments[:, 1:], horizon, at)
+        counted = counted * (aimed_at == segments[:, :-1][:, own, None])
+    return counted if positions is None else counted * positions[:, own, None]
 
 
 def horizon_weights(
-    mask: Float[Array, "B T"],
+    mask: Float[Array, "B S"],
     horizon_lengths: tuple[int, ...],
     positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B T+1"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
+    at: Mapping[int, Int[Array, " R"]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """How many (position, step) targets of each head count.
 
@@ -64,26 +74,32 @@ def horizon_weights(
       mask: 1 where a target counts, 0 where it is missing or padding.
       horizon_lengths: of the heads.
       positions: 1 where a prediction counts; None counts all.
-      segments: see `forecast_losses`.
+      segments, at: see `forecast_losses`.
     """
-    return {p: jnp.sum(_counted(mask, positions, segments, p)) for p in horizon_lengths}
+
+    def weight(p: int) -> Float[Array, ""]:
+        return jnp.sum(_counted(mask, positions, segments, p, at[p] if at else None))
+
+    return {p: weight(p) for p in horizon_lengths}
 
 
 def forecast_losses(
-    predictions: Mapping[int, Float[Array, "B T P"]],
-    targets: Float[Array, "B T"],
-    mask: Float[Array, "B T"],
+    predictions: Mapping[int, Float[Array, "B R P"]],
+    targets: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
     *,
     delta: float,
     positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B T+1"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
+    at: Mapping[int, Int[Array, " R"]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
 
     Args:
       predictions: by horizon P, the P values after each position.
-      targets: the value after each position; head P at position t aims at targets[t : t + P].
+      targets: the value after each position, of at least all that were read, since a head may
+        aim beyond them; head P at position t aims at targets[t : t + P].
       mask: 1 where a target counts, 0 where it is missing or padding; past the end nothing counts.
       delta: where Huber turns linear.
       positions: 1 where a prediction counts, 0 where it was made from a missing point; None
@@ -93,16 +109,18 @@ def forecast_losses(
       weights: what to divide each sum by; by default the targets that this mask counts. A batch
         cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
         to its loss.
+      at: by horizon, the positions at which that head was read; None is all S of them.
 
     Returns:
       the loss of each head; 0 for one that has no target at all.
     """
     if weights is None:
-        weights = horizon_weights(mask, tuple(predictions), positions, segments)
+        weights = horizon_weights(mask, tuple(predictions), positions, segments, at)
     losses = {}
     for p, predicted in predictions.items():
-        counted = _counted(mask, positions, segments, p)
-        error = jnp.where(counted > 0, predicted - following(targets, p), 0)
+        own = at[p] if at else None
+        counted = _counted(mask, positions, segments, p, own)
+        error = jnp.where(counted > 0, predicted - following(targets, p, own), 0)
         losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses
 
@@ -110,13 +128,13 @@ def forecast_losses(
 def quantile_losses(
     quantile_head: Callable[[Array, int], Array],
     hidden: Float[Array, "B T D"],
-    targets: Float[Array, "B T"],
-    mask: Float[Array, "B T"],
+    targets: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
     *,
     horizon_lengths: tuple[int, ...],
     levels: tuple[float, ...],
     positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B T+1"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean pinball loss of each head of quantiles over the targets that count.
@@ -134,10 +152,13 @@ def quantile_losses(
     Returns:
       the loss of each head; 0 for one that has no target at all.
     """
-    if weights is None:
-        weights = horizon_weights(mask, horizon_lengths, positions, segments)
-    aims = _Aims(targets, mask, positions, segments)
     batch, length, features = hidden.shape
+    if positions is None:
+        positions = jnp.ones((batch, length))
+    if weights is None:
+        at = dict.fromkeys(horizon_lengths, jnp.arange(length))
+        weights = horizon_weights(mask, horizon_lengths, positions, segments, at)
+    aims = _Aims(targets, mask, positions, segments)
     size = -(-length // len(levels))
     starts = jnp.arange(0, length, size)
     padded = jnp.pad(hidden, ((0, 0), (0, len(starts) * size - length), (0, 0)))
@@ -166,7 +187,7 @@ class _Aims(NamedTuple):
 
     targets: Array
     mask: Array
-    positions: Array | None
+    positions: Array
     segments: Array | None
 
     def part(self, start: Array, size: int) -> "_Aims":
@@ -179,7 +200,7 @@ class _Aims(NamedTuple):
         return _Aims(
             cut(self.targets),
             cut(self.mask),
-            None if self.positions is None else cut(self.positions),
+            cut(self.positions),
             None if self.segments is None else cut(self.segments, 1),
         )
 

@@ -9,6 +9,8 @@ from timemoe_jax.errors import ConfigError
 
 POLICIES = ("windows", "packing")
 MIXINGS = ("points", "power", "fixed")
+STANDARDISATIONS = ("series", "context")
+SCHEDULES = ("cosine", "stable")
 
 
 def require(condition: bool, message: str) -> None:
@@ -48,10 +50,13 @@ class LossConfig:
     router_z_loss_factor: float = 0.0
     # Of the pinball loss of the quantile heads, where model.quantile_levels asks for them.
     quantile_factor: float = 1.0
+    # A head of P steps is read at every ceil(P / this)-th position, from a random one on, since
+    # neighbours aim at almost the same values; 0: at every position, as published.
+    max_steps_per_position: int = 0
 
     def __post_init__(self) -> None:
         require_positive(self, "huber_delta", "quantile_factor")
-        require_not_negative(self, "router_z_loss_factor")
+        require_not_negative(self, "router_z_loss_factor", "max_steps_per_position")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,16 @@ class DataConfig:
 
     path: str = ""  # comma-separated files and folders
     length: int = 512  # points a window feeds to the model
+    # Points of a window after those: they are only aimed at, so that a long head has its targets
+    # at every position without the cost of reading them. 1 is as published.
+    future: int = 1
+    # What a window is z-scored by. "series": its whole series, as published; "context": its first
+    # points, at least `context_min` and at most all inputs, a random number of them each time,
+    # and only forecasts from the last of those on count: what a forecast is normalised by when
+    # the model is used, with nothing of the future in it.
+    standardisation: str = "series"
+    context_min: int = 64
+    clip: float = 0.0  # what lies farther from 0 after that is moved there; 0: nothing
     # "windows": each of one series, padded where that is shorter; "packing": series after series,
     # cut at the length, each still on its own to attention and loss.
     policy: str = "windows"
@@ -73,6 +88,7 @@ class DataConfig:
     mixing_weights: str = ""
     max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
     validation_path: str = ""
+    validation_sources: str = ""  # of path, "domain/source" with commas between: held out whole
     validation_fraction: float = 0.0  # of the sequences, held out whole
     synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
     synthetic_length: int = 2048
@@ -93,19 +109,34 @@ class DataConfig:
             0 <= self.validation_fraction < 1,
             f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
         )
-        require(
-            not (self.validation_path and self.validation_fraction),
-            f"validation_path ({self.validation_path!r}) and validation_fraction "
-            f"({self.validation_fraction}) exclude each other",
-        )
+        held_out = ("validation_path", "validation_sources", "validation_fraction")
+        given = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
+        require(len(given) <= 1, f"{' and '.join(given)} exclude each other")
         require(
             not (self.path and self.synthetic_sequences),
             f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
             f"each other",
         )
+        self._check_standardisation()
         self._check_generated()
         self._check_packing()
         self._check_mixing()
+
+    def _check_standardisation(self) -> None:
+        require_choice(self, "standardisation", STANDARDISATIONS)
+        require_positive(self, "future", "context_min")
+        require_not_negative(self, "clip")
+        by_context = self.standardisation == "context"
+        require(
+            not by_context or 2 <= self.context_min <= self.length,
+            f"context_min must be from 2 to length ({self.length}), but is {self.context_min}",
+        )
+        for name, unset in (("standardisation", "series"), ("future", 1)):
+            value = getattr(self, name)
+            require(
+                self.policy == "windows" or value == unset,
+                f"{name} is {value!r}, but policy is {self.policy!r}; it is for 'windows'",
+            )
 
     def _check_generated(self) -> None:
         other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
@@ -186,11 +217,15 @@ def parse_mixing_weights(text: str) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, a linear warm-up and a cosine decay to a floor."""
+    """AdamW, a linear warm-up and a decay to a floor."""
 
     learning_rate: float = 1e-3
     end_learning_rate: float = 0.0
     warmup_steps: int = 0
+    # "cosine": down from the end of the warm-up, as published; "stable": constant, and linear down
+    # in the last `decay_steps`, so that a run can be made longer (arXiv 2405.18392).
+    schedule: str = "cosine"
+    decay_steps: int = 0
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -203,6 +238,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "eps", "router_bias_rate")
         require_not_negative(self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm")
+        require_choice(self, "schedule", SCHEDULES)
+        require_not_negative(self, "decay_steps")
+        require(
+            self.schedule == "stable" or not self.decay_steps,
+            f"decay_steps is {self.decay_steps}, but schedule is {self.schedule!r}, which decays "
+            "throughout; it is for 'stable'",
+        )
         for name in ("b1", "b2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")

@@ -192,10 +192,11 @@ def _with_parts(
 
 # Parts that a trained model may be given: it computes the same point forecasts with them.
 _ADDABLE = ("router_bias", "quantile_levels")
-# Model fields under which the same parameters still compute the same function, or start from
-# another initialisation or objective.
+# Model fields under which the same parameters still compute the same function, start from another
+# initialisation or objective, or forecast by other heads of the same.
 _FREE_FIELDS = frozenset(
     (*COMPUTE_FIELDS, "apply_aux_loss", "router_aux_loss_factor", "initializer_range")
+    + ("forecast_plan",)
 )
 
 

@@ -42,13 +42,17 @@ def make_batches(
     train: bool,
     mixture: Mixture | None = None,
 ) -> Any:
-    """The batches of this process: its share of each batch of the run."""
+    """The batches of this process: its share of each batch of the run.
+
+    Those to validate on are shuffled as well, always alike, so that the first of them are of all
+    series.
+    """
     index, count = partitioning.feeding(mesh)
     return pipeline.make_dataset(
         windows,
         batch_size=config.train.batch_size // count,
         seed=config.seed,
-        shuffle=train and config.data.shuffle,
+        shuffle=config.data.shuffle,
         repeat=train,
         num_threads=config.data.num_threads,
         process_index=index,

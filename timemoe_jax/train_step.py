@@ -14,11 +14,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import losses, partitioning
 from timemoe_jax.config import OptimizerConfig, RunConfig
+from timemoe_jax.context_scaling import context_lengths, last_observed, scale_by_context
 from timemoe_jax.models.time_moe import TimeMoe, TimeMoeOutput, abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
 
-# "values" [B, T + 1] float32, "mask" [B, T + 1] bool and, of packed windows, "segments" [B, T + 1]
-# int32.
+# "values" [B, S] float32, "mask" [B, S] bool and, of packed windows, "segments" [B, S] int32; S is
+# T inputs and data.future points more. What `_prepare` adds: "positions" [B, T] float32.
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
 
@@ -77,7 +78,7 @@ def batch_arrays(config: RunConfig) -> dict[str, Any]:
 
 def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The update of `make_train_step`, compiled for a mesh before there is any data."""
-    shape = (config.train.batch_size, config.data.length + 1)
+    shape = (config.train.batch_size, config.data.length + config.data.future)
     place = partitioning.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
@@ -88,7 +89,19 @@ def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then a cosine that reaches the floor at `num_steps`."""
+    """Linear from 0 over the warm-up, then down to the floor, which it reaches at `num_steps`.
+
+    Down by a cosine, or, as `schedule` "stable" says, not before the last `decay_steps` and then
+    linearly (arXiv 2405.18392).
+    """
+    if config.schedule == "stable":
+        peak, decay = config.learning_rate, config.decay_steps
+        parts = [
+            optax.linear_schedule(0.0, peak, config.warmup_steps),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, config.end_learning_rate, decay),
+        ]
+        return optax.join_schedules(parts, [config.warmup_steps, num_steps - decay])
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.warmup_steps else config.learning_rate,
         peak_value=config.learning_rate,
@@ -137,41 +150,93 @@ class _Parts(NamedTuple):
     statistics: RouterStatistics | None
 
 
-def _split(batch: Batch) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Array, Array]:
+def _prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
+    """A batch scaled as the config says, with the positions whose forecasts count.
+
+    Args:
+      config: of the run.
+      batch: of windows whose series are z-scored as a whole.
+      key: of the random lengths of contexts; None takes all inputs as the context.
+    """
+    data, mask = config.data, batch["mask"]
+    read = mask[:, : -data.future]
+    if data.standardisation == "series":
+        values = batch["values"]
+        if data.clip > 0:
+            values = jnp.clip(values, -data.clip, data.clip)
+        return {**batch, "values": values, "positions": read.astype(jnp.float32)}
+    if key is None:
+        contexts = last_observed(read) + 1
+    else:
+        contexts = context_lengths(key, read, data.context_min)
+    scaled = scale_by_context(batch["values"], mask, contexts, read.shape[1], data.clip)
+    return {**batch, "values": scaled.values, "positions": scaled.positions}
+
+
+def _read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
+    """By horizon, the positions at which that head is read; None is all inputs.
+
+    Args:
+      config: of the run.
+      key: of where the last of them lies; None reads all inputs.
+    """
+    length, most = config.data.length, config.loss.max_steps_per_position
+    if config.data.future == 1 and not most:
+        return None
+    at = {}
+    for p in config.model.horizon_lengths:
+        stride = min(-(-p // most), length) if most and key is not None else 1
+        # Counted from the end, where contexts are longest, so that what is left over is early.
+        first: Array | int = length % stride
+        if key is not None and stride > 1:
+            first += jax.random.randint(jax.random.fold_in(key, p), (), 0, stride)
+        at[p] = first + stride * jnp.arange(length // stride)
+    return at
+
+
+def _split(
+    config: RunConfig, batch: Batch
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Array, Array]:
     """Inputs and their mask, targets and their mask: the same window, one point apart."""
-    values, mask = batch["values"], batch["mask"]
-    return values[:, :-1], mask[:, :-1], values[:, 1:], mask[:, 1:].astype(jnp.float32)
+    future, values, mask = config.data.future, batch["values"], batch["mask"]
+    return values[:, :-future], mask[:, :-future], values[:, 1:], mask[:, 1:].astype(jnp.float32)
 
 
-def _weights(config: RunConfig, batch: Batch) -> dict[int, Float[Array, ""]]:
-    """How many targets of each head count in a batch."""
-    _, read, _, counted = _split(batch)
-    positions = read.astype(jnp.float32)
-    segments = batch.get("segments")
-    return losses.horizon_weights(counted, config.model.horizon_lengths, positions, segments)
+def _weights(
+    config: RunConfig, batch: Batch, at: Mapping[int, Array] | None
+) -> dict[int, Float[Array, ""]]:
+    """How many targets of each head count in a prepared batch."""
+    _, _, _, counted = _split(config, batch)
+    return losses.horizon_weights(
+        counted, config.model.horizon_lengths, batch["positions"], batch.get("segments"), at
+    )
 
 
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], _Parts]]:
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
     For a model with quantile heads their pinball loss is added, times `loss.quantile_factor`.
-    The function takes `params`, a `batch`, the `weights` (`losses.horizon_weights`) to divide by
-    if the batch is part of a larger one, and the `share` it has in the routers' losses of that.
-    A target that is missing or padding never counts, nor does a prediction made from one.
+    The function takes `params`, a `batch` (without "positions", forecasts from every observed point
+    count), the positions to read heads `at` (by default all inputs), the `weights`
+    (`losses.horizon_weights`) to divide by if the batch is part of a larger one, and the `share` it
+    has in the routers' losses of that. A target that is missing or padding never counts, nor does a
+    prediction made from one.
     """
     graph, _ = abstract_model(config.model)
 
     def compute(
         params: nnx.State,
         batch: Batch,
+        at: dict[int, Array] | None = None,
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], _Parts]:
-        x, read, _, _ = _split(batch)
+        x, read, _, _ = _split(config, batch)
+        at = _read_at(config, None) if at is None else at
         segments = batch.get("segments")
         model = nnx.merge(graph, params)
         output = model(x, read, None if segments is None else segments[:, :-1])
-        horizons, quantiles = _forecast_losses(config, model, output, batch, weights)
+        horizons, quantiles = _forecast_losses(config, model, output, batch, at, weights)
         total = _mean(horizons)
         if quantiles:
             total = total + config.loss.quantile_factor * _mean(quantiles)
@@ -191,17 +256,21 @@ def _forecast_losses(
     model: TimeMoe,
     output: TimeMoeOutput,
     batch: Batch,
+    at: dict[int, Array] | None,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The losses of the point heads, and of the quantile heads if there are any."""
-    _, read, targets, counted = _split(batch)
+    _, read, targets, counted = _split(config, batch)
     options: dict[str, Any] = {
-        "positions": read.astype(jnp.float32),
+        "positions": batch.get("positions", read.astype(jnp.float32)),
         "segments": batch.get("segments"),
         "weights": weights,
     }
+    predictions = output.predictions
+    if at is not None:  # else the compiler would compute them all
+        predictions = {p: model.head(output.hidden[:, own], p) for p, own in at.items()}
     horizons = losses.forecast_losses(
-        output.predictions, targets, counted, delta=config.loss.huber_delta, **options
+        predictions, targets, counted, delta=config.loss.huber_delta, at=at, **options
     )
     if not config.model.quantile_levels:
         return horizons, {}
@@ -265,7 +334,8 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
     gradient = jax.value_and_grad(make_loss(config), has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, parts, grads = _accumulate(config, gradient, state.params, batch)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        loss, parts, grads = _accumulate(config, gradient, state.params, batch, key)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -280,7 +350,7 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
             "finite": finite,
             "gradient_norm": norm,
             "learning_rate": schedule(state.step - state.skipped),
-            "points": jnp.sum(batch["mask"][:, :-1]),
+            "points": jnp.sum(batch["mask"][:, : -config.data.future]),
             **_describe(parts),
         }
         new = TrainState(
@@ -317,14 +387,20 @@ def _move_selection_bias(
 
 
 def _accumulate(
-    config: RunConfig, gradient: Callable[..., Any], params: nnx.State, batch: Batch
+    config: RunConfig,
+    gradient: Callable[..., Any],
+    params: nnx.State,
+    batch: Batch,
+    key: Array,
 ) -> tuple[Float[Array, ""], _Parts, nnx.State]:
     """Loss, its parts and its gradient, added up over the micro-batches of a batch."""
     count = config.train.gradient_accumulation
-    weights = _weights(config, batch)
+    of_contexts, of_positions = jax.random.split(key)
+    batch, at = _prepare(config, batch, of_contexts), _read_at(config, of_positions)
+    weights = _weights(config, batch, at)
 
     def one(micro: Batch) -> tuple[Float[Array, ""], _Parts, nnx.State]:
-        (loss, parts), grads = gradient(params, micro, weights, 1 / count)
+        (loss, parts), grads = gradient(params, micro, at, weights, 1 / count)
         return loss, parts, grads
 
     if count == 1:
@@ -371,9 +447,10 @@ def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
     horizons = config.model.horizon_lengths
 
     def sums(params: nnx.State, batch: Batch) -> Metrics:
-        counts = _weights(config, batch)
+        batch, at = _prepare(config, batch, None), _read_at(config, None)
+        counts = _weights(config, batch, at)
         ones = {p: jnp.ones(()) for p in horizons}
-        _, parts = loss(params, batch, ones)
+        _, parts = loss(params, batch, at, ones)
         totals = {f"sum_{p}": total for p, total in parts.horizons.items()}
         totals |= {f"quantile_sum_{p}": total for p, total in parts.quantiles.items()}
         return {**totals, **{f"count_{p}": count for p, count in counts.items()}}

@@ -22,14 +22,15 @@ class EndlessIndex:
       padded_points: 0.
 
     Args:
-      length: the number of inputs of a window; the series have one point more.
+      length: the number of inputs of a window.
       num_sequences: how many series there are.
+      future: the number of points after the inputs; the series have as many as both together.
     """
 
     skipped_sequences = uncovered_points = padded_points = 0
 
-    def __init__(self, length: int, num_sequences: int = NUM_SERIES):
-        self.length = length
+    def __init__(self, length: int, num_sequences: int = NUM_SERIES, future: int = 1):
+        self.length, self.size = length, length + future
         self.num_sequences = num_sequences
 
     def __len__(self) -> int:
@@ -37,7 +38,7 @@ class EndlessIndex:
 
     def extent(self, first: int, stop: int) -> Extent:
         """What series `first` to `stop` come to."""
-        return Extent(first, stop, (stop - first) * (self.length + 1))
+        return Extent(first, stop, (stop - first) * self.size)
 
     def locate(
         self, numbers: Int64[np.ndarray, " B"]
@@ -47,7 +48,7 @@ class EndlessIndex:
 
     def pieces(self, i: int) -> list[tuple[int, int, int]]:
         """The one piece of window `i`: series, first point, the point after the last."""
-        return [(i, 0, self.length + 1)]
+        return [(i, 0, self.size)]
 
 
 class JoinedIndex:
@@ -55,6 +56,7 @@ class JoinedIndex:
 
     Attributes:
       length: the number of inputs of a window.
+      size: the number of its points.
       num_sequences, skipped_sequences, uncovered_points, padded_points: of all of them.
 
     Args:
@@ -65,10 +67,13 @@ class JoinedIndex:
     """
 
     def __init__(self, indices: Sequence[Index]):
-        lengths = sorted({index.length for index in indices})
-        if len(lengths) != 1:
-            raise DataError(f"windows of lengths {lengths} cannot be joined; they must be equal")
-        self.length = lengths[0]
+        shapes = sorted({(index.length, index.size) for index in indices})
+        if len(shapes) != 1:
+            raise DataError(
+                f"windows whose inputs and points number {shapes} cannot be joined; they must be "
+                "equal"
+            )
+        self.length, self.size = shapes[0]
         self._indices = tuple(indices)
         self.num_sequences = sum(index.num_sequences for index in indices)
         self.skipped_sequences = sum(index.skipped_sequences for index in indices)

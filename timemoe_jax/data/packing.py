@@ -67,7 +67,7 @@ class PackedIndex:
             raise DataError(
                 f"groups {groups} must be numbers of series that add up to the {len(lengths)} there"
             )
-        self.length = length
+        self.length, self.size = length, length + 1
         self.num_sequences = len(lengths)
         self.skipped_sequences = int(np.count_nonzero(lengths < 2))
         self.uncovered_points = int(np.sum(lengths[lengths < 2]))
@@ -175,7 +175,7 @@ class PackedSource:
 
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
         """Some of the windows, one beside the other; an empty one for -1."""
-        shape = (len(numbers), self.index.length + 1)
+        shape = (len(numbers), self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sequences, segments = np.full(shape, -1, np.int64), np.zeros(shape, np.int32)
         for row in np.flatnonzero(numbers >= 0).tolist():

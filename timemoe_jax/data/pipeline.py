@@ -60,8 +60,8 @@ def make_dataset(
       mixture: the plan of several sources; for `repeat` alone.
 
     Returns:
-      a dataset of the items of the source, B of each along axis 0: {"values": float32
-      [B, length + 1], "mask": bool [B, length + 1], "sequence": int64 [B]} of a `WindowSource`.
+      a dataset of the items of the source, B of each along axis 0: {"values": float32 [B, size],
+      "mask": bool [B, size], "sequence": int64 [B]} of a `WindowSource`.
       Its iterators have get_state, set_state and close.
 
     Raises:
@@ -249,6 +249,36 @@ def subset_parts(
     ]
 
 
+def split_sources(
+    parts: Sequence[SourcePart], names: str
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
+    """Holds whole sources out from training.
+
+    Args:
+      parts: the sources.
+      names: those to hold out, "domain/source" with commas between.
+
+    Returns:
+      the series to train on and those to hold out, ascending.
+
+    Raises:
+      DataError: a name is of no source, or nothing is left to train on.
+    """
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    known = {part.label for part in parts}
+    if unknown := sorted(wanted - known):
+        raise DataError(
+            f"validation_sources names {', '.join(unknown)}, which is none of the sources: "
+            f"{', '.join(sorted(known))}"
+        )
+    held_out = np.zeros(parts[-1].stop if parts else 0, bool)
+    for part in parts:
+        held_out[part.first : part.stop] = part.label in wanted
+    if held_out.all():
+        raise DataError(f"validation_sources {names!r} leaves nothing to train on")
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
 def split_sequences(
     num_sequences: int, fraction: float, seed: int
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
@@ -324,7 +354,7 @@ def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSu
       index: the windows, made of `source.lengths`.
       batch_size: the rows of a batch over all processes.
     """
-    cells = len(index) * (index.length + 1)
+    cells = len(index) * index.size
     return DatasetSummary(
         sequences=len(source),
         points=int(np.sum(source.lengths)),

@@ -50,8 +50,11 @@ def open_training_data(
     held_out: SequenceSource | None = None
     if config.validation_path:
         held_out = open_source(config.validation_path)
-    elif config.validation_fraction and source is not None:
-        ids = pipeline.split_sequences(len(source), config.validation_fraction, seed)
+    elif source is not None and (config.validation_fraction or config.validation_sources):
+        if config.validation_sources:
+            ids = pipeline.split_sources(parts, config.validation_sources)
+        else:
+            ids = pipeline.split_sequences(len(source), config.validation_fraction, seed)
         source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
         parts = pipeline.subset_parts(parts, ids[0])
     validation = None if held_out is None else _windows(held_out, config)
@@ -85,7 +88,7 @@ def _open(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[So
 
 def _windows(source: SequenceSource, config: DataConfig) -> Windows:
     stride = config.stride or config.length
-    return WindowSource(source, WindowIndex(source.lengths, config.length, stride))
+    return WindowSource(source, WindowIndex(source.lengths, config.length, stride, config.future))
 
 
 def _packed(
@@ -103,13 +106,13 @@ def _generated(real: SequenceSource | None, config: DataConfig, seed: int) -> Wi
         augmentation = augmentations.every_kind(config.synthetic_augmentation)
     source = GeneratedSource.parse(
         config.synthetic_families,
-        config.length + 1,
+        config.length + config.future,
         seed,
         NUM_SERIES,
         real=real,
         augmentation=augmentation,
     )
-    index = EndlessIndex(config.length)
+    index = EndlessIndex(config.length, future=config.future)
     if config.policy == "packing":
         return PackedSource(source, index, config.packing_bleeds)
     return WindowSource(source, index)

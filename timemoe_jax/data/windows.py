@@ -42,10 +42,11 @@ class Extent:
 
 
 class Index(Protocol):
-    """Where windows of `length + 1` points lie.
+    """Where windows of `size` points lie.
 
     Attributes:
       length: the number of inputs of a window.
+      size: the number of its points, those among them that are only aimed at.
       num_sequences: how many series it was made for.
       skipped_sequences: how many series have fewer than two points.
       uncovered_points: how many points are in no window, those of skipped series among them.
@@ -53,6 +54,7 @@ class Index(Protocol):
     """
 
     length: int
+    size: int
     num_sequences: int
     skipped_sequences: int
     uncovered_points: int
@@ -92,7 +94,7 @@ class Windows(Protocol):
 
 
 class WindowIndex:
-    """Where the windows of `length + 1` points lie: inputs are w[:-1], targets w[1:].
+    """Where the windows of `length + future` points lie: inputs are the first `length` of them.
 
     The first window of a series is always there, and is padded on the right where the series is
     shorter; a later one begins at each multiple of `stride` from which a whole window fits. A
@@ -108,19 +110,26 @@ class WindowIndex:
       lengths: the number of points of each series [num_sequences].
       length: the number of inputs of a window.
       stride: points from one window to the next; by default `length`.
+      future: the number of points after the inputs.
 
     Raises:
-      DataError: `length` or `stride` is less than one.
+      DataError: `length`, `stride` or `future` is less than one.
     """
 
     def __init__(
-        self, lengths: Int64[np.ndarray, " num_sequences"], length: int, stride: int | None = None
+        self,
+        lengths: Int64[np.ndarray, " num_sequences"],
+        length: int,
+        stride: int | None = None,
+        future: int = 1,
     ):
         self.length = length
+        self.size = length + future
         self.stride = length if stride is None else stride
-        if self.length < 1 or self.stride < 1:
+        if self.length < 1 or self.stride < 1 or future < 1:
             raise DataError(
-                f"window length {self.length} and stride {self.stride} must both be at least 1"
+                f"window length {self.length}, stride {self.stride} and future {future} must all "
+                "be at least 1"
             )
         self.num_sequences = len(lengths)
         self._lengths = lengths
@@ -142,7 +151,7 @@ class WindowIndex:
         self, lengths: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """The windows of some series, and the points of each that are in any."""
-        size = self.length + 1
+        size = self.size
         later = np.maximum(lengths - size, 0) // self.stride
         counts = np.where(lengths >= 2, 1 + later, 0)
         # Windows overlap unless the stride is longer than they are.
@@ -153,7 +162,7 @@ class WindowIndex:
         total = 0
         for begin in range(first, stop, _CHUNK_SEQUENCES):
             lengths = self._lengths[begin : min(begin + _CHUNK_SEQUENCES, stop)]
-            missing = np.maximum(self.length + 1 - lengths, 0)
+            missing = np.maximum(self.size - lengths, 0)
             total += int(np.sum(missing[lengths >= 2], dtype=np.int64))
         return total
 
@@ -166,7 +175,7 @@ class WindowIndex:
     def extent(self, first: int, stop: int) -> Extent:
         """What series `first` to `stop` come to."""
         begin, end = self._windows_before(first), self._windows_before(stop)
-        points = (end - begin) * (self.length + 1) - self._padding(first, stop)
+        points = (end - begin) * self.size - self._padding(first, stop)
         return Extent(begin, end, points)
 
     def locate(
@@ -370,7 +379,7 @@ def check_made_for(index: Index, source: SequenceSource) -> None:
 class WindowSource:
     """Random access to windows, each z-scored by the statistics of its whole series.
 
-    Item i is {"values": float32 [length + 1], "mask": bool [length + 1], "sequence": int64}: the
+    Item i is {"values": float32 [size], "mask": bool [size], "sequence": int64}: the
     mask is True where a value was observed, and values are 0 elsewhere, that is where one is
     missing, not finite, or beyond the end. A series whose standard deviation is 0 is only
     centred. A series with fewer than two finite values has a mask of False throughout, so that it
@@ -400,9 +409,9 @@ class WindowSource:
         """Some of the windows, one beside the other; an empty one for -1.
 
         Returns:
-          "values" and "mask" [B, length + 1], "sequence" [B].
+          "values" and "mask" [B, size], "sequence" [B].
         """
-        shape = (len(numbers), self.index.length + 1)
+        shape = (len(numbers), self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sequence = np.full(len(numbers), -1, np.int64)
         rows = np.flatnonzero(numbers >= 0)

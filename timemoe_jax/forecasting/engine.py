@@ -265,7 +265,8 @@ class Engine:
     def _bytes_of_series(self, group: _Group) -> int:
         """About what one series of a batch takes: its cache, and its rows in one layer."""
         config = self.config
-        positions = group.length + sum(horizon_plan(group.steps, config.horizon_lengths)[:-1])
+        plan = horizon_plan(group.steps, config.horizon_lengths, config.forecast_plan)
+        positions = group.length + sum(plan[:-1])
         kv_size = config.num_key_value_heads * config.head_dim
         cache = 2 * config.num_hidden_layers * positions * kv_size
         routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size

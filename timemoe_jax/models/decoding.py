@@ -35,20 +35,28 @@ class Decoded(NamedTuple):
     quantiles: Float[Array, "B H Q"] | None  # None of a model without heads for them
 
 
-def horizon_plan(horizon: int, horizon_lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """The heads to read, one after the other.
+def horizon_plan(
+    horizon: int, horizon_lengths: tuple[int, ...], forecast_plan: str = "fitting"
+) -> tuple[int, ...]:
+    """The heads to read, one after the other; the last may be cut.
 
-    Where no head is short enough for what remains, the shortest is read and cut.
+    "fitting", as published: the longest that is no longer than what remains, else the shortest.
+    "covering": the shortest that is no shorter than what remains, else the longest.
 
     Args:
       horizon: points to forecast, at least 1.
       horizon_lengths: those of the heads, increasing.
+      forecast_plan: which of the two.
     """
     plan: list[int] = []
     remaining = horizon
     while remaining > 0:
-        fitting = [p for p in horizon_lengths if p <= remaining]
-        plan.append(fitting[-1] if fitting else horizon_lengths[0])
+        if forecast_plan == "fitting":
+            fitting = [p for p in horizon_lengths if p <= remaining]
+            plan.append(fitting[-1] if fitting else horizon_lengths[0])
+        else:
+            covering = [p for p in horizon_lengths if p >= remaining]
+            plan.append(covering[0] if covering else horizon_lengths[-1])
         remaining -= plan[-1]
     return tuple(plan)
 
@@ -66,7 +74,8 @@ def decode(
       mask: False where a point is missing or padding; the last of each series must be True.
       horizon: points to forecast; static.
     """
-    plan = horizon_plan(horizon, model.config.horizon_lengths)
+    config = model.config
+    plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
     hidden, cache = prefill(model, x, mask, x.shape[1] + sum(plan[:-1]))
     blocks = [_heads(model, hidden, plan[0])]
     point = blocks[0].point
@@ -189,7 +198,8 @@ def decode_uncached(
 ) -> Float[Array, "B H"]:
     """As `decode`, reading the whole series anew at every step: the reference for it."""
     context = x.shape[1]
-    for predict in horizon_plan(horizon, model.config.horizon_lengths):
+    config = model.config
+    for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
         values = model(x, mask).predictions[predict][:, -1]
         x = jnp.concatenate([x, values.astype(x.dtype)], axis=1)
         mask = jnp.pad(mask, ((0, 0), (0, predict)), constant_values=True)

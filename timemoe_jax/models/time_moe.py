@@ -68,7 +68,7 @@ class Block(nnx.Module):
             self.ffn = SparseMoe(
                 size,
                 config.expert_size,
-                config.intermediate_size,
+                config.intermediate_size if config.shared_expert else None,
                 num_experts=config.num_experts,
                 num_experts_per_tok=config.num_experts_per_tok,
                 init=init,

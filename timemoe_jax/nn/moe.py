@@ -16,7 +16,7 @@ class SparseMoe(nnx.Module):
     Args:
       d_model: D.
       d_hidden: width of a routed expert, F.
-      d_shared: width of the shared expert.
+      d_shared: width of the shared expert; None leaves it out.
       num_experts: E.
       num_experts_per_tok: K.
       init: of every kernel.
@@ -33,7 +33,7 @@ class SparseMoe(nnx.Module):
         self,
         d_model: int,
         d_hidden: int,
-        d_shared: int,
+        d_shared: int | None,
         *,
         num_experts: int,
         num_experts_per_tok: int,
@@ -58,8 +58,12 @@ class SparseMoe(nnx.Module):
             capacity_factor=capacity_factor,
             rngs=rngs,
         )
-        self.shared = SwiGLU(d_model, d_shared, init=init, dtype=dtype, rngs=rngs)
-        self.shared_gate = Linear(d_model, 1, init=init, dtype=dtype, rngs=rngs)
+        self.shared = (
+            SwiGLU(d_model, d_shared, init=init, dtype=dtype, rngs=rngs) if d_shared else None
+        )
+        self.shared_gate = (
+            Linear(d_model, 1, init=init, dtype=dtype, rngs=rngs) if d_shared else None
+        )
         # A model without it has no such parameter, so that its tree is the published one.
         self.selection_bias = nnx.Param(jnp.zeros((num_experts,))) if selection_bias else None
         self.num_experts_per_tok = num_experts_per_tok
@@ -72,5 +76,7 @@ class SparseMoe(nnx.Module):
         bias = None if self.selection_bias is None else self.selection_bias[...]
         routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok, bias)
         routed, dropped = self.experts(x, routing)
+        if self.shared is None or self.shared_gate is None:
+            return routed, logits, dropped
         shared = jax.nn.sigmoid(self.shared_gate(x)) * self.shared(x)
         return routed + shared, logits, dropped
