@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from timemoe_jax import baselines
 from timemoe_jax.data import benchmarks
@@ -104,6 +106,163 @@ def test_seasonal_naive_quantiles_that_are_not_known():
         baselines.seasonal_naive_quantiles(context, 2, 4, [0.1, 0.9])
     with pytest.raises(DataError, match="must rise"):
         baselines.seasonal_naive_quantiles(context, 2, 1, [0.9, 0.1])
+
+
+def test_parroting_by_hand():
+    # The last two are 1 2. Of 1 3, 3 5, 5 2, 2 2, 2 4 and 4 1 the nearest are 1 3 and 2 2, both one
+    # off; the later is 2 2, at a lag of 4, and what followed it to the end is 4 1 1 2.
+    context = np.array([[1.0, 3, 5, 2, 2, 4, 1, 1, 2]])
+    copied = baselines.context_parroting(context, 6, 2)
+    np.testing.assert_array_equal(copied, [[4, 1, 1, 2, 4, 1]])
+    # The last three are 1 1 2. 1 3 5, 3 5 2, 5 2 2 and 2 2 4 are 13, 20, 17 and 6 off, in squares.
+    copied = baselines.context_parroting(context, 4, 3)
+    np.testing.assert_array_equal(copied, [[1, 1, 2, 1]])
+
+
+@pytest.mark.parametrize(("period", "stretch"), [(7, 7), (7, 3), (7, 10), (5, 12), (1, 4)])
+def test_parroting_continues_a_periodic_series(period, stretch):
+    rng = np.random.default_rng(period)
+    series = np.tile(rng.normal(size=(3, period)), 150 // period + 1)
+    copied = baselines.context_parroting(series[:, :60], 90, stretch)
+    np.testing.assert_array_equal(copied, series[:, 60:150])
+
+
+def test_parroting_takes_the_latest_of_equal_matches():
+    # 1 2 came twice: before 9, and, later, before 8.
+    context = np.array([[1.0, 2, 9, 0, 1, 2, 8, 0, 1, 2]])
+    assert baselines.context_parroting(context, 1, 2) == 8
+
+
+def test_parroting_never_matches_a_stretch_that_overlaps_the_last():
+    # On a line the nearest is the one a point earlier; of those apart, the one three earlier.
+    context = np.arange(12.0)[None]
+    np.testing.assert_array_equal(
+        baselines.context_parroting(context, 7, 3), [[9, 10, 11, 9, 10, 11, 9]]
+    )
+
+
+def test_parroting_compares_what_both_have():
+    # By the second point alone, 4 7 is nearest to ? 8.
+    # By the mean, 1 2 is 2.5 from 0 0, and 2 ? is 4 from it; the sum of 1 2 alone would be larger.
+    context = np.array([[3.0, 4, 7, 1, 0, 5, NAN, 8], [1.0, 2, 6, 2, NAN, 9, 0, 0]])
+    np.testing.assert_array_equal(
+        baselines.context_parroting(context, 3, 2), [[1, 0, 5], [6, 2, 2]]
+    )
+
+
+def test_parroting_fills_what_it_copies_with_the_last_value_before():
+    context = np.array([[1.0, 2, NAN, NAN, 5, 1, 2]])
+    np.testing.assert_array_equal(
+        baselines.context_parroting(context, 7, 2), [[2, 2, 5, 1, 2, 2, 2]]
+    )
+
+
+def test_parroting_without_a_match_is_naive():
+    context = np.array(
+        [
+            [1.0, 2, 3, 4, NAN, NAN],  # the last stretch has no point
+            [NAN, NAN, NAN, 2, 5, NAN],  # none has one in common with it
+            [NAN, NAN, NAN, NAN, 5, 6],  # there is nothing before it
+            [NAN, NAN, NAN, NAN, NAN, NAN],
+        ]
+    )
+    found = baselines.context_parroting(context, 3, 2)
+    np.testing.assert_array_equal(found, baselines.naive(context, 3))
+    np.testing.assert_array_equal(found[:, 0], [4, 5, 6, NAN])
+
+
+def _parrot(series, horizon, stretch):
+    """The definition, a stretch at a time."""
+    length, best, start = len(series), np.inf, None
+    for s in range(length - 2 * stretch + 1):
+        squares = (series[s : s + stretch] - series[length - stretch :]) ** 2
+        known = squares[~np.isnan(squares)]
+        if len(known) and known.sum() / len(known) <= best:
+            best, start = known.sum() / len(known), s
+    filled = list(series)
+    for i in range(1, length):
+        filled[i] = filled[i - 1] if np.isnan(filled[i]) else filled[i]
+    if start is None:
+        return [filled[-1]] * horizon
+    lag = length - stretch - start
+    while len(filled) < length + horizon:
+        filled.append(filled[-lag])
+    return filled[length:]
+
+
+@st.composite
+def _parroting_cases(draw):
+    """Small whole numbers, so that sums are exact and many matches equally near."""
+    stretch = draw(st.integers(1, 6))
+    length = draw(st.integers(2 * stretch, 30))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    values = rng.integers(-3, 4, size=(4, length)).astype(float)
+    values[rng.random(values.shape) < draw(st.sampled_from([0, 0.1, 0.5, 0.9]))] = NAN
+    return values, draw(st.integers(1, 40)), stretch
+
+
+@given(_parroting_cases())
+def test_parroting_is_the_loop_over_stretches(case):
+    values, horizon, stretch = case
+    expected = [_parrot(series, horizon, stretch) for series in values]
+    np.testing.assert_array_equal(baselines.context_parroting(values, horizon, stretch), expected)
+
+
+@pytest.mark.parametrize("missing", [0, 0.2])
+def test_parroting_of_real_numbers_is_the_loop_over_stretches(missing):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(6, 150)).cumsum(axis=1)
+    values[rng.random(values.shape) < missing] = NAN
+    expected = [_parrot(series, 60, 24) for series in values]
+    np.testing.assert_array_equal(baselines.context_parroting(values, 60, 24), expected)
+
+
+@given(_parroting_cases(), st.integers(-1000, 1000), st.sampled_from([-5, -1, 3, 2.0**-20, 7e4]))
+def test_parroting_keeps_shift_and_scale(case, shift, scale):
+    """Exactly: the sums are whole numbers times a scale, so that ties stay ties."""
+    values, horizon, stretch = case
+    found = baselines.context_parroting(shift + scale * values, horizon, stretch)
+    expected = shift + scale * baselines.context_parroting(values, horizon, stretch)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_parroting_of_numbers_whose_squares_are_none(scale):
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(3, 40))
+    found = baselines.context_parroting(scale * values, 20, 5)
+    expected = scale * baselines.context_parroting(values, 20, 5)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("missing", [0, 0.3])
+def test_parroting_keeps_dtype_and_context(missing):
+    rng = np.random.default_rng(3)
+    context = (1000 + rng.normal(size=(2, 50))).astype(np.float32)
+    context[rng.random(context.shape) < missing] = NAN
+    before = context.copy()
+    found = baselines.context_parroting(context, 20, 8)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(
+        found, baselines.context_parroting(context.astype(np.float64), 20, 8)
+    )
+    found[:] = 0
+    np.testing.assert_array_equal(context, before)
+
+
+def test_parroting_that_is_refused():
+    context = np.zeros((2, 5))
+    with pytest.raises(DataError, match="stretch must be at least 1, but is 0"):
+        baselines.context_parroting(context, 1, 0)
+    with pytest.raises(
+        DataError, match="stretch is 3, but the context has only 5 points; it must have 6"
+    ):
+        baselines.context_parroting(context, 1, 3)
+    with pytest.raises(DataError, match="horizon must be at least 1, but is 0"):
+        baselines.context_parroting(context, 0, 1)
+    with pytest.raises(DataError, match="context must be"):
+        baselines.context_parroting(np.zeros(5), 1, 1)
+    assert baselines.context_parroting(context[:, :2], 3, 1).shape == (2, 3)
 
 
 def test_what_is_refused():

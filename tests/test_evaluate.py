@@ -12,7 +12,7 @@ import pytest
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.config import EvalConfig, from_mapping
-from timemoe_jax.evaluate import results_table, run
+from timemoe_jax.evaluate import parroting_stretch, results_table, run
 
 ROOT = Path(__file__).parents[1]
 ROWS, CONTEXT, HORIZON = 400, 48, 8
@@ -78,6 +78,44 @@ def test_scores_by_hand(golden, data_dir, manifest):
     np.testing.assert_allclose(
         cell["seasonal_naive_mae"], np.abs(week - targets).mean(), rtol=1e-12
     )
+    # A week is too short to compare, so eight days are.
+    copied = np.array([_nearest(context, 8) for context in contexts])
+    np.testing.assert_allclose(cell["parroting_mse"], np.square(copied - targets).mean(), rtol=1e-9)
+    np.testing.assert_allclose(cell["parroting_mae"], np.abs(copied - targets).mean(), rtol=1e-9)
+
+
+def _nearest(context, stretch):
+    """What followed the nearest earlier stretch; the horizon here is no longer than one."""
+    starts = range(CONTEXT - 2 * stretch + 1)
+    far = [np.square(context[s : s + stretch] - context[-stretch:]).sum() for s in starts]
+    begin = int(np.argmin(far)) + stretch
+    return context[begin : begin + HORIZON]
+
+
+@pytest.mark.parametrize(
+    ("season", "context", "stretch"),
+    [
+        (24, 512, 24),
+        (144, 512, 144),
+        (144, 200, 100),
+        (1, 48, 8),
+        (7, 48, 8),
+        (1, 10, 5),
+        (1, 1, None),
+    ],
+)
+def test_what_parroting_compares(season, context, stretch):
+    assert parroting_stretch(season, context) == stretch
+
+
+def test_a_context_without_an_earlier_stretch_has_no_parroting(data_dir, tmp_path):
+    manifest = run(_config("", data_dir, tmp_path, context_length=1))
+    (cell,) = manifest["cells"]
+    assert cell["parroting_stretch"] is None
+    assert "parroting_mse" not in cell
+    pair = "{0:.4f} / {1:.4f}".format
+    scores = [pair(cell[f"{m}_mse"], cell[f"{m}_mae"]) for m in ("naive", "seasonal_naive")]
+    assert f"| small | 8 |  | {scores[0]} | {scores[1]} |  |" in results_table(manifest)
 
 
 def test_the_manifest_says_how(golden, data_dir, manifest):
@@ -89,6 +127,7 @@ def test_the_manifest_says_how(golden, data_dir, manifest):
     assert cell["first_target_time"].startswith("2020-11-16")
     assert cell["last_target_time"].startswith("2021-02-03")
     assert (cell["context_length"], cell["season"]) == (CONTEXT, 7)
+    assert cell["parroting_stretch"] == 8
     assert (cell["protocol"], cell["dtype"]) == ("complete", "float32")
     assert cell["scaler"]["b"]["mean"] > 900
     assert {"jax", "flax", "timemoe_jax"} <= set(cell["versions"])
@@ -123,10 +162,13 @@ def test_without_a_checkpoint_the_baselines_alone(data_dir, tmp_path, manifest):
 def test_the_table_shows_the_published_results():
     cell = {"dataset": "ETTh1", "horizon": 96, "mse": 0.5, "mae": 0.6}
     cell |= {f"{m}_{e}": 1.0 for m in ("naive", "seasonal_naive") for e in ("mse", "mae")}
+    cell |= {"parroting_mse": 2.0, "parroting_mae": 3.0}
     table = results_table(
         {"cells": [cell], "max_windows": None, "protocol": "complete", "checkpoint": "x"}
     )
-    assert "| ETTh1 | 96 | 0.5000 / 0.6000 | 1.0000 / 1.0000 |" in table
+    assert "| ours | naive | seasonal naive | context parroting | published base |" in table
+    baselines = "1.0000 / 1.0000 | 1.0000 / 1.0000 | 2.0000 / 3.0000 | 0.3570"
+    assert f"| ETTh1 | 96 | 0.5000 / 0.6000 | {baselines}" in table
     assert "0.3570 / 0.3810 | 0.3500 / 0.3820 | 0.3490 / 0.3790 |" in table
 
 

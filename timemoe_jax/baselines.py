@@ -1,4 +1,4 @@
-"""Forecasts that any model has to beat: the last value, and the last season."""
+"""Forecasts that any model has to beat: the last value, the last season, the nearest match."""
 
 from collections.abc import Sequence
 
@@ -105,6 +105,83 @@ def seasonal_naive_quantiles(
         spread[known] = np.nanquantile(changes[known], tau, axis=1).T
     seasons_ahead = np.sqrt(np.arange(horizon) // season + 1.0)
     return point[..., None] + spread[:, None, :] * seasons_ahead[None, :, None]
+
+
+def context_parroting(
+    context: Float[np.ndarray, "B T"], horizon: int, stretch: int
+) -> Float[np.ndarray, "B horizon"]:
+    """Copies what followed the earlier stretch of the context that is nearest to the last one.
+
+    The match begins at least `stretch` points before the last stretch, so that they do not
+    overlap. Where what followed it reaches the end of the context, the copy goes on with itself:
+    the points between match and last stretch repeat. Of equally near matches the latest counts,
+    since the least has changed since then; of a periodic series that is the last period. A series
+    without a match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value. Distances are mean squares over the
+        points that both stretches have; a stretch without such a point is no match. Of what is
+        copied, the last value observed before a missing one stands for it.
+      horizon: the number of steps to forecast.
+      stretch: the number of points to compare, at most half of T.
+
+    Returns:
+      forecasts [B, horizon] in the units and the dtype of the context; NaN for a series without
+      a single observation.
+
+    Raises:
+      DataError: horizon or stretch is not positive, the context holds fewer than 2 * stretch
+        points, or it is not [B, T] with at least one point.
+    """
+    _check(context, horizon)
+    length = context.shape[1]
+    if stretch < 1:
+        raise DataError(f"stretch must be at least 1, but is {stretch}")
+    if length < 2 * stretch:
+        raise DataError(
+            f"stretch is {stretch}, but the context has only {length} points; it must have "
+            f"{2 * stretch}, so that an earlier stretch lies beside the last one"
+        )
+    # By lag, from the smallest: of equals, argmin takes the first.
+    distances = _distances_to_last(context, stretch)[:, ::-1]
+    lags = stretch + distances.argmin(axis=1)
+    lags[np.isinf(distances).all(axis=1)] = 1  # the last value again and again: naive
+    sources = length - lags[:, None] + np.arange(horizon) % lags[:, None]
+    return np.take_along_axis(_fill_forward(context), sources, axis=1)
+
+
+def _distances_to_last(
+    context: Float[np.ndarray, "B T"], stretch: int
+) -> Float64[np.ndarray, "B N"]:
+    """Mean squared distances of earlier stretches, by where they begin, to the last one.
+
+    They are relative to a power of two near the largest value, so that no square overflows;
+    infinite where two stretches have no point in common.
+    """
+    batch, length = context.shape
+    count = length - 2 * stretch + 1
+    values = context.astype(np.float64)
+    missing = np.isnan(values)
+    any_missing = bool(missing.any())
+    _, exponents = np.frexp(np.abs(np.where(missing, 0, values)).max(axis=1))
+    values = np.ldexp(values, -exponents[:, None])
+    squares = np.empty((batch, count))
+    sums = np.zeros((batch, count))
+    common = np.zeros((batch, count), np.int64)
+    # Point by point of the stretches: all of them at once would be `stretch` times the context.
+    for i in range(stretch):
+        last = length - stretch + i
+        np.subtract(values[:, i : i + count], values[:, last : last + 1], out=squares)
+        np.square(squares, out=squares)
+        if any_missing:
+            known = ~(missing[:, i : i + count] | missing[:, last : last + 1])
+            common += known
+            np.add(sums, squares, out=sums, where=known)
+        else:
+            sums += squares
+    if not any_missing:
+        return sums / stretch
+    return np.where(common > 0, sums / np.maximum(common, 1), np.inf)
 
 
 def _fill_forward(values: Float[np.ndarray, "*batch T"]) -> Float[np.ndarray, "*batch T"]:

@@ -1,14 +1,19 @@
-"""Scoring a checkpoint on long-horizon benchmarks, beside baselines on the same windows."""
+"""Scoring a checkpoint on long-horizon benchmarks, beside baselines on the same windows.
 
+A cell is a dataset at a horizon. Cells whose forecasts are beginnings of one another form a group:
+each context is forecast once, as far as the longest of them. Any other cell is a group of one.
+"""
+
+import dataclasses
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from timemoe_jax import baselines
 from timemoe_jax.config import EvalConfig
@@ -24,18 +29,45 @@ from timemoe_jax.data.benchmarks import (
 from timemoe_jax.forecast import Forecaster
 from timemoe_jax.logs import progress_bar
 from timemoe_jax.metrics import ErrorSums
+from timemoe_jax.models.decoding import horizon_plan
 
 PUBLISHED_MODELS = ("base", "large", "ultra")
 VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
 
+# Context parroting compares a season, but no fewer points than these: one or a few of them say at
+# what level a series is, not where in its course.
+MIN_STRETCH = 8
+
+BASELINES = ("naive", "seasonal_naive", "parroting")
+
 Cell = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Cells of one dataset and context length that are scored from one forecast of each context.
+
+    Attributes:
+      benchmark: the dataset.
+      windows: of each cell.
+      places: of each cell in the manifest.
+    """
+
+    benchmark: Benchmark
+    windows: tuple[BenchmarkWindows, ...]
+    places: tuple[int, ...]
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Of the cells."""
+        return tuple(windows.horizon for windows in self.windows)
 
 
 def run(config: EvalConfig) -> dict[str, Any]:
     """Scores every dataset at every horizon; prints a table and writes it with a manifest.
 
-    `results.md` and `manifest.json` in the output folder are written anew after every cell, so
-    that a long evaluation that is cut short keeps what it has.
+    `results.md` and `manifest.json` in the output folder are written anew after every group of
+    cells, so that a long evaluation that is cut short keeps what it has.
 
     Returns:
       the manifest.
@@ -59,9 +91,11 @@ def run(config: EvalConfig) -> dict[str, Any]:
         "max_windows": config.max_windows,
         "cells": [],
     }
-    for benchmark, windows in plan:
-        cell = evaluate_cell(forecaster, benchmark, windows, config)
-        manifest["cells"].append(cell)
+    cells: dict[int, Cell] = {}
+    for group in group_cells(plan, forecaster, config.max_windows):
+        scored = evaluate_group(forecaster, group, config)
+        cells |= zip(group.places, scored, strict=True)
+        manifest["cells"] = [cells[place] for place in sorted(cells)]
         (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         (output / "results.md").write_text(results_table(manifest))
     print(results_table(manifest))
@@ -80,56 +114,161 @@ def _load(config: EvalConfig) -> Forecaster | None:
     return Forecaster.from_pretrained(config.checkpoint, config.dtype)
 
 
-def evaluate_cell(
+def group_cells(
+    plan: Sequence[tuple[Benchmark, BenchmarkWindows]],
     forecaster: Forecaster | None,
-    benchmark: Benchmark,
-    windows: BenchmarkWindows,
-    config: EvalConfig,
-    progress: bool = True,
-) -> Cell:
-    """Scores one dataset at one horizon, on the scale of the train split, in float64.
+    max_windows: int | None,
+) -> list[Group]:
+    """Finds the cells that can be scored from one forecast of each context.
+
+    They are of one dataset and context length, and the model reads the same heads for all of them,
+    so that the forecast of a horizon is the beginning of that of a longer one. The baselines'
+    always is. Subsets of windows are others for each horizon, so that nothing is shared there.
+
+    Args:
+      plan: the dataset and the windows of each cell, in the order of the manifest.
+      forecaster: None if the baselines alone are scored.
+      max_windows: the most windows of a cell; None takes all.
+
+    Returns:
+      groups in the order of their first cells.
+    """
+
+    def shared(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
+        heads = None
+        if forecaster:
+            model = forecaster.config
+            heads = horizon_plan(windows.horizon, model.horizon_lengths, model.forecast_plan)
+        subset = None if max_windows is None else windows.horizon
+        return id(benchmark), windows.context_length, heads, subset
+
+    found: dict[Hashable, list[int]] = {}
+    for place, cell in enumerate(plan):
+        found.setdefault(shared(*cell), []).append(place)
+    return [
+        Group(plan[places[0]][0], tuple(plan[place][1] for place in places), tuple(places))
+        for places in found.values()
+    ]
+
+
+def evaluate_group(
+    forecaster: Forecaster | None, group: Group, config: EvalConfig, progress: bool = True
+) -> list[Cell]:
+    """Scores one dataset at some horizons, on the scale of the train split, in float64.
+
+    Every cell is scored on its own windows alone, of which shorter horizons have more.
 
     Args:
       forecaster: None scores the baselines alone.
-      benchmark: the dataset.
-      windows: of its test split.
+      group: the cells; a single one, or as `group_cells` found them.
       config: batch size, normalisation and protocol.
       progress: whether to show a progress bar.
+
+    Returns:
+      the cells, in the order of the group.
     """
-    methods = ("naive", "seasonal_naive", *(("model",) if forecaster else ()))
-    sums = {method: ErrorSums() for method in methods}
+    sums: list[dict[str, ErrorSums]] = [{} for _ in group.windows]
     start = time.perf_counter()
-    title = f"{benchmark.name} {windows.horizon}"
-    with progress_bar(total=len(windows), desc=title, unit="window", disable=not progress) as bar:
-        for context, target, *_ in windows.batches(config.batch_size):
-            forecasts = _baselines(context, windows.horizon, benchmark.season)
-            if forecaster:
-                forecasts["model"] = forecaster.forecast(
-                    context,
-                    windows.horizon,
-                    context_length=context.shape[1],
-                    normalize=config.normalize,
-                    batch_size=config.batch_size,
-                ).point
-            for method, forecast in forecasts.items():
-                sums[method].update(forecast, target)
+    # The windows of the shortest horizon hold the contexts of all.
+    all_contexts = min(group.windows, key=lambda windows: windows.horizon)
+    title = f"{group.benchmark.name} {','.join(map(str, group.horizons))}"
+    bar = progress_bar(total=len(all_contexts), desc=title, unit="window", disable=not progress)
+    with bar:
+        for context, _, channel, first_row in all_contexts.batches(config.batch_size):
+            forecasts = _forecasts(forecaster, group, context, config)
+            target_row = first_row + context.shape[1]
+            for windows, cell_sums in zip(group.windows, sums, strict=True):
+                scored, target = _targets(group.benchmark, windows, channel, target_row)
+                for method, forecast in forecasts.items():
+                    errors = cell_sums.setdefault(method, ErrorSums())
+                    errors.update(forecast[scored, : windows.horizon], target)
             bar.update(len(context))
-    cell = _describe(forecaster, benchmark, windows, config)
+    seconds = round(time.perf_counter() - start, 3)
+    return [
+        {
+            **_describe(forecaster, group.benchmark, windows, config),
+            **_score_fields(cell_sums),
+            "wall_seconds": seconds,
+            "wall_seconds_of_horizons": list(group.horizons),
+        }
+        for windows, cell_sums in zip(group.windows, sums, strict=True)
+    ]
+
+
+def _forecasts(
+    forecaster: Forecaster | None,
+    group: Group,
+    context: Float64[np.ndarray, "B T"],
+    config: EvalConfig,
+) -> dict[str, Float64[np.ndarray, "B H"]]:
+    """By method, as far as the longest horizon of the group."""
+    horizon = max(group.horizons)
+    forecasts = _baselines(context, horizon, group.benchmark.season)
     if forecaster:
-        cell |= {"mse": sums["model"].mse, "mae": sums["model"].mae}
-    for method in ("naive", "seasonal_naive"):
-        cell |= {f"{method}_mse": sums[method].mse, f"{method}_mae": sums[method].mae}
-    return {**cell, "wall_seconds": round(time.perf_counter() - start, 3)}
+        forecasts["model"] = forecaster.forecast(
+            context,
+            horizon,
+            context_length=context.shape[1],
+            normalize=config.normalize,
+            batch_size=config.batch_size,
+        ).point
+    return forecasts
+
+
+def _targets(
+    benchmark: Benchmark,
+    windows: BenchmarkWindows,
+    channel: Int64[np.ndarray, " B"],
+    target_row: Int64[np.ndarray, " B"],
+) -> tuple[Int64[np.ndarray, " S"], Float64[np.ndarray, "S H"]]:
+    """Which contexts of a batch are followed by a window's target, and these targets.
+
+    Args:
+      benchmark: the dataset.
+      windows: of one horizon.
+      channel: of each context.
+      target_row: the row that follows each context.
+    """
+    # Window k of a channel has its first target in row k of the test split.
+    scored = np.flatnonzero(target_row - benchmark.borders[1] < windows.num_per_channel)
+    rows = target_row[scored, None] + np.arange(windows.horizon)
+    return scored, benchmark.scaled[rows, channel[scored, None]]
+
+
+def _score_fields(sums: Mapping[str, ErrorSums]) -> dict[str, float]:
+    """MSE and MAE of the model, whose names are bare, and of the baselines."""
+    fields: dict[str, float] = {}
+    for method, prefix in (("model", ""), *((name, f"{name}_") for name in BASELINES)):
+        if method in sums:
+            fields |= {f"{prefix}mse": sums[method].mse, f"{prefix}mae": sums[method].mae}
+    return fields
 
 
 def _baselines(
     context: Float64[np.ndarray, "B T"], horizon: int, season: int
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
-    season = min(season, context.shape[1])
-    return {
+    length = context.shape[1]
+    made = {
         "naive": baselines.naive(context, horizon),
-        "seasonal_naive": baselines.seasonal_naive(context, horizon, season),
+        "seasonal_naive": baselines.seasonal_naive(context, horizon, min(season, length)),
     }
+    stretch = parroting_stretch(season, length)
+    if stretch:
+        made["parroting"] = baselines.context_parroting(context, horizon, stretch)
+    return made
+
+
+def parroting_stretch(season: int, context_length: int) -> int | None:
+    """The points that context parroting compares: a season, at least `MIN_STRETCH`.
+
+    At most half of the context, so that there is an earlier stretch; None for one of a single
+    point, which has none.
+
+    Args:
+      season: the steps of one.
+      context_length: the points of a context.
+    """
+    return min(max(season, MIN_STRETCH), context_length // 2) or None
 
 
 def _describe(
@@ -154,6 +293,7 @@ def _describe(
         "first_target_time": windows.first_target_time,
         "last_target_time": windows.last_target_time,
         "season": min(benchmark.season, windows.context_length),
+        "parroting_stretch": parroting_stretch(benchmark.season, windows.context_length),
         "dataset_sha256": benchmark.sha256,
         "scaler": scaler,
         "checkpoint_hash": forecaster.digest if forecaster else None,
@@ -176,7 +316,7 @@ def results_table(manifest: Mapping[str, Any]) -> str:
     """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
     cells = manifest["cells"]
     published = [name for name in PUBLISHED_MODELS if any(_published(c, name)[0] for c in cells)]
-    header = ["dataset", "horizon", "ours", "naive", "seasonal naive"]
+    header = ["dataset", "horizon", "ours", "naive", "seasonal naive", "context parroting"]
     header += [f"published {name}" for name in published]
     header += ["windows"] if manifest["max_windows"] else []
     subset = bool(manifest["max_windows"])
@@ -208,7 +348,7 @@ def _scores(cell: Cell, method: str) -> _Scores:
 
 def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
     """Ours, the baselines', and those of the published models named."""
-    ours = [_scores(cell, method) for method in ("", "naive_", "seasonal_naive_")]
+    ours = [_scores(cell, method) for method in ("", *(f"{name}_" for name in BASELINES))]
     return ours + [_published(cell, name) for name in published]
 
 
