@@ -100,7 +100,7 @@ def model_of(size: str) -> ModelConfig:
 
 def forecast_flops(model: ModelConfig, batch: int, context: int, horizon: int) -> float:
     """Operations that a forecast stands for: see the module's docstring."""
-    plan = horizon_plan(horizon, model.horizon_lengths)
+    plan = horizon_plan(horizon, model.horizon_lengths, model.forecast_plan)
     _, active = count_parameters(model)
     active -= model.hidden_size * sum(model.horizon_lengths)
     read = context + sum(plan[:-1])

@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from flax import nnx
 
-from timemoe_jax import distributed
+from timemoe_jax import bundled, distributed
+from timemoe_jax.bundled.bundle import is_bundle, read_bundle
 from timemoe_jax.checkpoint_items import (
     FORMAT,
     DamagedError,
@@ -59,8 +61,8 @@ from timemoe_jax.models.time_moe import abstract_model
 CHECKPOINTS = "checkpoints"  # the folder in a run's folder
 SHARED_SECONDS = 60  # after which a file that another process has written must have appeared
 ACCEPTED = (
-    "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, or "
-    "the folder of one step"
+    "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, "
+    "the folder of one step, or the name of a bundled model"
 )
 
 
@@ -82,7 +84,7 @@ class LoadedModel:
     source: str  # the folder that was read
     digest: str  # SHA-256 of the names, dtypes, shapes and bytes of all parameters
     published_config: dict[str, Any] | None  # the published config.json, if it began as one
-    step: int | None  # None for published weights
+    step: int | None  # None for published and bundled weights
 
 
 class Checkpoints:
@@ -302,19 +304,20 @@ class Checkpoints:
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Loads the weights of a model from any folder that holds some.
+    """Loads the weights of a model from any folder that holds some, or by its name.
 
     Args:
       path: a published folder, a run's folder, its checkpoints folder, or one step of it; of
-        several steps the newest is taken.
+        several steps the newest is taken. Or one of `bundled.NAMES`; where something of that name
+        is in the working directory, that is taken, and the log says so.
 
     Raises:
       CheckpointError: there is nothing of the kind, it is damaged, or its weights do not fit its
         configuration.
     """
-    place = as_path(path)
+    place = _named(path)
     if not place.exists():
-        raise CheckpointError(f"{place} does not exist; give {ACCEPTED}")
+        raise CheckpointError(f"{place} does not exist; give {ACCEPTED}; {bundled.available()}")
     if not place.is_dir():
         raise CheckpointError(f"{place} is a file; give {ACCEPTED}")
     if is_published(place):
@@ -323,6 +326,9 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
             names = ", ".join(unknown)
             warnings.warn(f"{place}/config.json: not understood, ignored: {names}", stacklevel=2)
         return LoadedModel(config, params, str(place), weights_digest(params), published, None)
+    if is_bundle(place):
+        config, params = read_bundle(place)
+        return LoadedModel(config, params, str(place), weights_digest(params), None, None)
     folder, step = _locate(place)
     source = folder / str(step)
     try:
@@ -353,7 +359,7 @@ def save_model(
       CheckpointError: the folder already holds a model, or cannot be written.
     """
     place = as_path(folder)
-    if list_steps(place) or is_published(place):
+    if list_steps(place) or is_published(place) or is_bundle(place):
         raise CheckpointError(f"{place} already holds a model; give another folder")
     full = {"model": dataclasses.asdict(config)}
     with Checkpoints(place, None, full, published_config) as checkpoints:
@@ -432,6 +438,18 @@ def _check_shared(folder: Any) -> None:
     finally:
         if distributed.is_primary():
             (folder / name).unlink()
+
+
+def _named(path: str | os.PathLike[str]) -> Any:
+    """The path; or the folder of the bundled model of that name, where no such path exists."""
+    place = as_path(path)
+    name = os.fspath(path)
+    if name not in bundled.NAMES:
+        return place
+    if not place.exists():
+        return bundled.find(name)
+    logging.warning("reading %s, not the bundled model %s, since that is there", place, name)
+    return place
 
 
 def _locate(place: Any) -> tuple[Any, int]:

@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add_forecast(commands)
     add_plot(commands)
     _add_convert(commands)
+    _add_bundle(commands)
     data = commands.add_parser("data", help="fetch, inspect and compare data")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_download(data_commands)
@@ -59,6 +60,25 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "--to-safetensors", action="store_true", help="write the published layout instead"
     )
     parser.set_defaults(run=_convert)
+
+
+def _add_bundle(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bundle",
+        help="a small trained model as a folder of few files with checksums",
+        description=(
+            "Write the newest checkpoint of a run, or the mean of its last ones, as a folder of "
+            "safetensors of at most 5 MB each with their checksums. Every command reads it as a "
+            "checkpoint; in timemoe_jax/bundled it is loaded by its name."
+        ),
+    )
+    parser.add_argument("source", metavar="RUN", help="a run's workdir, or another checkpoint")
+    parser.add_argument(
+        "dest", metavar="FOLDER", help="the folder to write; it must be empty or new"
+    )
+    parser.add_argument("--average", type=int, default=1, help="mean of so many last checkpoints")
+    parser.add_argument("--dtype", default="bfloat16", help="to store in: bfloat16 or float32")
+    parser.set_defaults(run=_bundle)
 
 
 def _add_download(commands: argparse._SubParsersAction) -> None:
@@ -165,6 +185,12 @@ def _convert(args: argparse.Namespace) -> None:
     from timemoe_jax import checkpoint
 
     print(checkpoint.convert(args.source, args.dest, to_safetensors=args.to_safetensors))
+
+
+def _bundle(args: argparse.Namespace) -> None:
+    from timemoe_jax.bundled.make import make_bundle
+
+    print(make_bundle(args.source, args.dest, average=args.average, dtype=args.dtype))
 
 
 def _download(args: argparse.Namespace) -> None:

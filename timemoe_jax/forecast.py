@@ -102,16 +102,16 @@ class Forecaster:
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
     ) -> "Forecaster":
-        """Loads a training run, an Orbax checkpoint or a published safetensors folder.
+        """Loads a bundled model, a training run, an Orbax checkpoint or a published folder.
 
         Args:
-          path: the workdir of a run (its newest checkpoint), a folder of checkpoints, one
+          path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
           dtype: see the class.
           mesh: see the class.
 
         Raises:
-          CheckpointError: the folder is none of these, or is damaged.
+          CheckpointError: it is none of these, or is damaged.
         """
         loaded = checkpoint.load_model(path)
         forecaster = cls(loaded.config, loaded.params, dtype, mesh)

@@ -71,7 +71,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="a run's workdir, an Orbax checkpoint or a published safetensors folder",
+        help="a bundled model's name, a run's workdir, a checkpoint or a published folder",
     )
     parser.add_argument("--horizon", type=int, required=True, help="points to forecast")
     parser.add_argument(

@@ -36,15 +36,16 @@ def forecaster_of(model: Any) -> Any:
     """The forecaster that a caller means.
 
     Args:
-      model: a Forecaster, or a path that `Forecaster.from_pretrained` takes. The newest path is
-        kept: until another one is asked for, it is not read again.
+      model: a Forecaster, or a path or a name that `Forecaster.from_pretrained` takes. The newest
+        is kept: until another one is asked for, it is not read again.
 
     Raises:
       ConfigError: it is neither.
       CheckpointError: there is no checkpoint at the path.
     """
     if isinstance(model, str | os.PathLike):
-        return _load(os.path.abspath(model))
+        # A name stays as it is; a path must mean the same wherever the process goes.
+        return _load(os.path.abspath(model) if os.path.exists(model) else os.fspath(model))
     if callable(getattr(model, "forecast", None)):
         return model
     raise ConfigError(
