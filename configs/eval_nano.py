@@ -1,0 +1,22 @@
+"""Zero-shot evaluation of the bundled model on ETT and Weather, as its model card reports it.
+
+python eval_main.py --config=configs/eval_nano.py --config.data_dir=DIR
+
+Hardware and time: two CPU cores, hours for every window of every cell; `--config.max_windows=2000`
+scores an evenly spaced subset in a quarter of an hour.
+"""
+
+import ml_collections
+
+from configs import eval_ltsf
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = eval_ltsf.get_config()
+    config.checkpoint = "nano"
+    # As it was trained: so many points, z-scored by their own statistics, at every horizon.
+    config.context_length = 512
+    config.normalize = "instance"
+    config.batch_size = 256
+    config.output_dir = "out/eval_nano"
+    return config

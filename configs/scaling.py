@@ -1,0 +1,47 @@
+"""A scaling study: four sizes x three numbers of points, sparse and dense, and the law they follow.
+
+python study_main.py --config=configs/scaling.py --workdir=out/scaling \
+    --config.base.data.path=PATH_TO_CORPUS
+
+Another config to scale stands behind a colon: --config=configs/scaling.py:configs/smoke.py. The
+same command goes on where a study was stopped. Expected result: `results.md`, `results.json` and
+`scaling.png` in the workdir (docs/studies.md).
+"""
+
+import importlib.util
+from pathlib import Path
+
+import ml_collections
+
+BASE = "configs/time_moe_nano.py"
+
+
+def base_config(path: str) -> ml_collections.ConfigDict:
+    """The `get_config()` of a file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(2, "no such config to study", path)
+    spec = importlib.util.spec_from_file_location("studied", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def get_config(base: str = BASE) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.study = "scaling"
+    config.base = base_config(base)
+    config.scaling = {
+        "hidden_sizes": (32, 64, 96, 128),
+        "num_layers": (2, 3, 4, 4),
+        "num_heads": (2, 2, 4, 4),
+        "learning_rates": (),  # one for each size; empty: the base's
+        "points": (2_000_000, 6_000_000, 18_000_000),
+        "measure": "validation_loss",
+        "num_resamples": 200,
+        "confidence": 0.9,
+    }
+    config.score = {"horizons": (24, 96), "max_windows": 200}
+    config.lock()
+    return config

@@ -1,0 +1,258 @@
+"""Fitting how a loss falls with parameters and points: L(N, D) = E + A / N^a + B / D^b.
+
+The form and how it is fitted are those of arXiv 2203.15556 (Section 3.3 and Appendix D.2): L-BFGS
+on the Huber loss of the residuals of log L, from several starts. How far the fit can be trusted
+comes from fitting again to runs drawn with replacement.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from timemoe_jax.data.series import positive_int
+from timemoe_jax.errors import DataError
+
+PARAMETERS = ("floor", "n_factor", "n_exponent", "d_factor", "d_exponent")
+# Of log L: residuals beyond a hundredth, which two seeds differ by, count by their size alone. The
+# paper's 1e-3 is for hundreds of runs; of a dozen it would leave little but the absolute error.
+HUBER_DELTA = 1e-2
+MAX_EXPONENT = 3.0
+# Values of N and of D without which their term and the floor cannot be told apart.
+_DISTINCT = 3
+# A few hundred steps settle the law; along the valley of an exponent that the runs do not determine
+# there would be thousands.
+_OPTIONS = {"maxiter": 300, "maxfun": 400}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingLaw:
+    """L(N, D) = floor + n_factor / N^n_exponent + d_factor / D^d_exponent.
+
+    Attributes:
+      floor: E, what neither parameters nor points take away.
+      n_factor, n_exponent: A and a, of the parameters N.
+      d_factor, d_exponent: B and b, of the points D.
+    """
+
+    floor: float
+    n_factor: float
+    n_exponent: float
+    d_factor: float
+    d_exponent: float
+
+    def predict(
+        self, parameters: Float[np.ndarray, "*S"] | float, points: Float[np.ndarray, "*S"] | float
+    ) -> Float64[np.ndarray, "*S"]:
+        """The loss of so many parameters after so many points."""
+        n = np.asarray(parameters, np.float64) ** -self.n_exponent
+        d = np.asarray(points, np.float64) ** -self.d_exponent
+        return self.floor + self.n_factor * n + self.d_factor * d
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingFit:
+    """What `fit_scaling_law` found.
+
+    Attributes:
+      law: fitted to all runs.
+      resampled: fitted to runs drawn with replacement.
+      confidence: of the intervals, between 0 and 1.
+      num_runs: how many runs there were.
+      residual: the root mean square of the residuals of log L.
+    """
+
+    law: ScalingLaw
+    resampled: tuple[ScalingLaw, ...]
+    confidence: float
+    num_runs: int
+    residual: float
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """The interval of one of `PARAMETERS`."""
+        low, high = self._quantiles(np.array([getattr(law, name) for law in self.resampled]))
+        return float(low), float(high)
+
+    def predict_interval(
+        self, parameters: Float[np.ndarray, "*S"] | float, points: Float[np.ndarray, "*S"] | float
+    ) -> Float64[np.ndarray, "two *S"]:
+        """The interval of the predicted loss: its lower and its upper end."""
+        return self._quantiles(
+            np.array([law.predict(parameters, points) for law in self.resampled])
+        )
+
+    def _quantiles(self, values: Float64[np.ndarray, "R *S"]) -> Float64[np.ndarray, "two *S"]:
+        tail = (1 - self.confidence) / 2
+        return np.quantile(values, [tail, 1 - tail], axis=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The law and its intervals, as JSON takes it."""
+        return {
+            "law": dataclasses.asdict(self.law),
+            "intervals": {name: list(self.interval(name)) for name in PARAMETERS},
+            "confidence": self.confidence,
+            "num_runs": self.num_runs,
+            "num_resamples": len(self.resampled),
+            "residual": self.residual,
+        }
+
+
+def fit_scaling_law(
+    parameters: Sequence[float] | Float[np.ndarray, " R"],
+    points: Sequence[float] | Float[np.ndarray, " R"],
+    losses: Sequence[float] | Float[np.ndarray, " R"],
+    *,
+    num_resamples: int = 200,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> ScalingFit:
+    """Fits the law to runs.
+
+    Args:
+      parameters: N of each run, such as those activated by a point.
+      points: D that it was trained on.
+      losses: at its end, above 0.
+      num_resamples: fits to runs drawn with replacement; a draw without enough different N and D
+        is drawn again.
+      confidence: of the intervals.
+      seed: of the draws.
+
+    Raises:
+      DataError: there are fewer runs than the law has parameters, N or D do not differ enough to
+        tell its terms apart, or a value is not a finite number above 0.
+    """
+    n, d, loss = (_checked(*item) for item in _named(parameters, points, losses))
+    _check_runs(n, d, loss)
+    num_resamples = positive_int("num_resamples", num_resamples)
+    if not 0 < confidence < 1:
+        raise DataError(f"confidence must be between 0 and 1, but is {confidence}")
+    best = _fit(n, d, loss, None)
+    rng = np.random.default_rng(seed)
+    laws: list[ScalingLaw] = []
+    while len(laws) < num_resamples:
+        drawn = rng.integers(len(n), size=len(n))
+        if _why_not(n[drawn], d[drawn]) is None:
+            laws.append(_fit(n[drawn], d[drawn], loss[drawn], best))
+    residuals = np.log(loss) - np.log(best.predict(n, d))
+    return ScalingFit(
+        best, tuple(laws), confidence, len(n), float(np.sqrt(np.mean(np.square(residuals))))
+    )
+
+
+def _named(*values: Any) -> list[tuple[str, Any]]:
+    return list(zip(("parameters", "points", "losses"), values, strict=True))
+
+
+def _checked(name: str, values: Any) -> Float64[np.ndarray, " R"]:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} must be numbers, one for each run, but is {values!r}") from None
+    if array.ndim != 1:
+        raise DataError(f"{name} must be one number for each run, but has shape {array.shape}")
+    wrong = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
+    if wrong.size:
+        raise DataError(
+            f"{name}[{wrong[0]}] is {array[wrong[0]]}; it must be a finite number above 0"
+        )
+    return array
+
+
+def _check_runs(
+    n: Float64[np.ndarray, " _"], d: Float64[np.ndarray, " _"], loss: Float64[np.ndarray, " _"]
+) -> None:
+    if not len(n) == len(d) == len(loss):
+        raise DataError(
+            f"there are {len(n)} parameters, {len(d)} points and {len(loss)} losses; give one of "
+            "each for every run"
+        )
+    if why := _why_not(n, d):
+        raise DataError(why)
+
+
+def _why_not(n: Float64[np.ndarray, " R"], d: Float64[np.ndarray, " R"]) -> str | None:
+    """Why runs of these parameters and points do not determine the law, if they do not."""
+    runs = len(np.unique(np.stack([n, d]), axis=1).T)
+    if runs < len(PARAMETERS):
+        return (
+            f"there are {runs} different runs, fewer than the {len(PARAMETERS)} parameters of the "
+            "law; add sizes or numbers of points"
+        )
+    for name, values in (("parameters", n), ("points", d)):
+        found = len(np.unique(values))
+        if found < _DISTINCT:
+            return (
+                f"{name} has {found} different values; below {_DISTINCT} its term cannot be told "
+                "from the floor: add runs with others"
+            )
+    return None
+
+
+def _fit(
+    n: Float64[np.ndarray, " R"],
+    d: Float64[np.ndarray, " R"],
+    loss: Float64[np.ndarray, " R"],
+    near: ScalingLaw | None,
+) -> ScalingLaw:
+    """The best of the local minima from several starts, or that from one which is near.
+
+    Both terms are taken at the geometric means of N and D, where they hardly depend on their
+    exponents.
+    """
+    from scipy.optimize import minimize
+
+    middle = np.array([np.mean(np.log(n)), np.mean(np.log(d))])
+    x = np.stack([np.log(n), np.log(d)]) - middle[:, None]
+    y = np.log(loss)
+    lowest = float(np.min(loss))
+    bounds = [(None, None)] * 3 + [(0.0, MAX_EXPONENT)] * 2
+    if near is None:
+        starts = _starts(lowest, float(np.mean(loss)))
+    else:
+        exponents = np.array([near.n_exponent, near.d_exponent])
+        factors = np.log([near.n_factor, near.d_factor]) - exponents * middle
+        starts = [np.array([_log(near.floor), *factors, *exponents])]
+    found = [
+        minimize(_objective, start, (x, y), "L-BFGS-B", True, bounds=bounds, options=_OPTIONS)
+        for start in starts
+    ]
+    floor, *factors, a, b = min(found, key=lambda result: result.fun).x
+    at_one = np.exp(np.array(factors) + np.array([a, b]) * middle)
+    return ScalingLaw(math.exp(floor), float(at_one[0]), float(a), float(at_one[1]), float(b))
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, 1e-300))
+
+
+def _starts(lowest: float, mean: float) -> list[Float64[np.ndarray, "5"]]:
+    """Logs of the floor and of both terms in the middle of the runs, and exponents."""
+    starts = []
+    for share in (0.2, 0.7, 0.95):
+        term = math.log(max(mean - share * lowest, 1e-12) / 2)
+        for a in (0.15, 0.6):
+            for b in (0.15, 0.6):
+                starts.append(np.array([math.log(share * lowest), term, term, a, b]))
+    return starts
+
+
+def _objective(
+    theta: Float64[np.ndarray, "5"],
+    x: Float64[np.ndarray, "2 R"],
+    y: Float64[np.ndarray, " R"],
+) -> tuple[float, Float64[np.ndarray, "5"]]:
+    """The Huber loss of the residuals of log L in units of its delta, and its gradient."""
+    exponents = theta[3:]
+    terms = np.stack([np.full(len(y), theta[0]), *(theta[1:3, None] - exponents[:, None] * x)])
+    top = terms.max(axis=0)
+    predicted = top + np.log(np.exp(terms - top).sum(axis=0))
+    error = (predicted - y) / HUBER_DELTA
+    size = np.abs(error)
+    inner = np.minimum(size, 1.0)
+    slope = np.clip(error, -1.0, 1.0) / HUBER_DELTA
+    shares = np.exp(terms - predicted) * slope
+    gradient = np.concatenate([shares.sum(axis=1), -(shares[1:] * x).sum(axis=1)])
+    return float(np.sum(inner * (size - 0.5 * inner))), gradient
