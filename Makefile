@@ -7,7 +7,7 @@ DEMO := out/demo
 .PHONY: help venv demo test check format clean
 
 help:
-	@echo "make demo    train a small model, restore it, evaluate it, draw its forecasts"
+	@echo "make demo    forecast with the bundled model; train another, restore it, evaluate both"
 	@echo "make test    the whole test suite"
 	@echo "make check   formatting, lint and types"
 	@echo "make format  put formatting and imports right"
@@ -24,24 +24,26 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 demo: venv
 	rm -rf $(DEMO)
+	$(BIN)/python examples/forecast_samples.py nano $(DEMO)/forecasts.png
+	$(BIN)/python eval_main.py --config=configs/eval_samples.py \
+	  --config.checkpoint=nano --config.output_dir=$(DEMO)/eval
 	$(BIN)/python train_main.py --config=configs/smoke.py --workdir=$(DEMO)/train
 	$(BIN)/python eval_main.py --config=configs/eval_samples.py \
-	  --config.checkpoint=$(DEMO)/train --config.output_dir=$(DEMO)/eval
-	$(BIN)/python examples/forecast_samples.py $(DEMO)/train $(DEMO)/forecasts.png
+	  --config.checkpoint=$(DEMO)/train --config.output_dir=$(DEMO)/eval_train
 	@echo
-	@echo "$(DEMO)/train          the trained model: checkpoints, metrics.jsonl, TensorBoard events"
-	@echo "$(DEMO)/eval           the table above and how each number was obtained"
-	@echo "$(DEMO)/forecasts.png  context, truth and forecast of real series"
+	@echo "$(DEMO)/forecasts.png  the bundled model: context, truth and forecast of real series"
+	@echo "$(DEMO)/eval           its table and how each number was obtained"
+	@echo "$(DEMO)/train          a model trained here: checkpoints, metrics.jsonl, TensorBoard events"
+	@echo "$(DEMO)/eval_train     its table"
 	@echo
 	@echo "Next:"
 	@echo "  $(BIN)/timemoe forecast timemoe_jax/data/samples/new_york_daily.csv \\"
-	@echo "    --checkpoint $(DEMO)/train --horizon 30 --out out/new_york.csv --plot out/new_york.png"
+	@echo "    --checkpoint nano --horizon 30 --out out/new_york.csv --plot out/new_york.png"
 	@echo "  $(BIN)/python train_main.py --config=configs/smoke.py --workdir=out/longer \\"
 	@echo "    --config.train.num_steps=3000"
 	@echo "  $(BIN)/timemoe data download ett data"
-	@echo "  $(BIN)/python eval_main.py --config=configs/eval_ltsf.py --config.data_dir=data \\"
-	@echo "    --config.checkpoint=$(DEMO)/train --config.datasets=ETTh1 --config.horizons=96 \\"
-	@echo "    --config.context_length=288 --config.normalize=instance"
+	@echo "  $(BIN)/python eval_main.py --config=configs/eval_nano.py --config.data_dir=data \\"
+	@echo "    --config.datasets=ETTh1"
 
 test: venv
 	$(BIN)/python -m pytest

@@ -28,6 +28,8 @@ p points is read once per block, so P is the sum over all blocks. This is the wo
 it is published, whatever either side leaves out or does twice. The peak is the rate of one large
 matrix product of the same dtype in the same rounds.
 
+A model that comes with the library is a size as well, by its name, without a published side.
+
 Everything on 2 cores takes hours: leave out what is not asked for, or give a --limit. On a machine
 that is not idle the published side's threads wait for each other at every operation, and a line
 says that the ratios then favour us.
@@ -51,6 +53,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.published import forecast_values, reset_peak_memory
 from benchmarks.train_step import SIZES, TINY, peak_bytes
+from timemoe_jax import bundled
+from timemoe_jax.checkpoint import load_model
 from timemoe_jax.config import DTYPES, ModelConfig, from_mapping
 from timemoe_jax.forecast import Forecaster
 from timemoe_jax.hf_conversion import write_published
@@ -65,7 +69,7 @@ SCORE_BYTES = 8  # of one score: eager attention holds two arrays of them at onc
 class Work(NamedTuple):
     """What is forecast from what."""
 
-    size: str  # of SIZES, or "tiny"
+    size: str  # of SIZES, "tiny", or a model that comes with the library
     context: int
     horizon: int
     batch: int
@@ -95,6 +99,8 @@ def model_of(size: str) -> ModelConfig:
     """The architecture of a size."""
     if size == "tiny":
         return from_mapping(ModelConfig, TINY)
+    if size in bundled.NAMES:
+        return load_model(size).config
     return from_mapping(ModelConfig, SIZES[size].get_config().model.to_dict())
 
 
@@ -141,7 +147,12 @@ class Ours:
 
 
 def model_folder(parent: str, size: str) -> Path:
-    """A folder that both sides load, made where it is not there: float32 parameters."""
+    """A folder that both sides load, made where it is not there: float32 parameters.
+
+    The bundled model is read as it is, by ours alone: the published format has no such plan.
+    """
+    if size in bundled.NAMES:
+        return bundled.find(size)
     path = Path(parent) / size
     if not path.exists():
         model = model_of(size)
@@ -153,7 +164,7 @@ def start_theirs(
     work: Work, folder: Path, published: measure.PublishedProcess | None
 ) -> First | None:
     """Builds the published forecast; returns its first call."""
-    if published is None:
+    if published is None or work.size in bundled.NAMES:
         return None
     if work.part < work.batch:
         print(f"pytorch {work.name}: {work.part} series at a time, for the memory that it takes")
@@ -271,7 +282,7 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
         description="Speed and memory of forecasts.", conflict_handler="resolve"
     )
     measure.add_flags(parser)
-    known = (*SIZES, "tiny")
+    known = (*SIZES, "tiny", *bundled.NAMES)
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
     parser.add_argument("--contexts", help="points read; default 512,3072; 512 if quick")
     parser.add_argument("--horizons", help="points forecast; default 96,720")

@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         "shared_expert": True,
         "quantile_levels": (),  # (0.1, 0.5, 0.9): also heads of these quantiles
         "forecast_plan": "fitting",
+        "default_context": 0,
         "dtype": "bfloat16",
         "remat": "full",
         "expert_implementation": "auto",

@@ -56,7 +56,8 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.num_key_value_heads = 2
         config.model.horizon_lengths = (1, 8, 32, 64, 720)
         config.model.forecast_plan = "covering"
-        config.model.max_position_embeddings = 4096
+        # Positions enough to go on beyond the longest head, but no longer context than it has seen.
+        config.model.default_context = 512
         config.model.initializer_range = 0.1
         config.model.dtype = "float32"
         config.model.remat = "none"
@@ -64,6 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.data.length = 512
         config.data.future = 720
         config.data.standardisation = "context"
+        config.data.context_min = 256
         config.data.clip = 10.0
         config.data.stride = 64
         config.data.mixing = "fixed"
@@ -78,12 +80,12 @@ def get_config() -> ml_collections.ConfigDict:
         config.optimizer.end_learning_rate = 0.0
         config.optimizer.warmup_steps = 100
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 1200
-        config.train.num_steps = 6000
+        config.optimizer.decay_steps = 1000
+        config.train.num_steps = 4800
         config.train.batch_size = 16
         config.train.log_every = 100
-        config.train.checkpoint_every = 500
+        config.train.checkpoint_every = 200
         config.train.keep_checkpoints = 8
-        config.train.eval_every = 1000
+        config.train.eval_every = 400
         config.train.eval_batches = 32
     return config

@@ -1,6 +1,6 @@
 """Restores a checkpoint and draws its forecasts of the embedded real series.
 
-python examples/forecast_samples.py out/demo/train out/demo/forecasts.png
+python examples/forecast_samples.py nano out/demo/forecasts.png
 """
 
 import argparse

@@ -1,27 +1,16 @@
 """What the README shows runs, and what the examples write is there."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from configs import smoke
-
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readme_program_runs(golden, tmp_path):
-    """With a model of as few positions as the one that `make demo` trains."""
-    model = tmp_path / "model"
-    shutil.copytree(golden, model)
-    config = json.loads((model / "config.json").read_text())
-    positions = smoke.get_config().model.max_position_embeddings
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+def test_the_readme_program_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    program = (blocks[0] + blocks[1]).replace('"out/demo/train"', repr(str(model)))
-    assert str(model) in program
+    program = blocks[0] + blocks[1]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "(2, 96)" in done.stdout

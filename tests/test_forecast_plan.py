@@ -149,7 +149,7 @@ def test_the_published_format_has_no_such_plan(params, tmp_path):
         checkpoint.convert(tmp_path / "model", tmp_path / "out", to_safetensors=True)
     assert not (tmp_path / "out").exists()
     published = model_config_to_published(FITTING)
-    assert "forecast_plan" not in published
+    assert not {"forecast_plan", "default_context"} & set(published)
     config, unknown = model_config_from_published({**published, "forecast_plan": "covering"})
     assert (config.forecast_plan, unknown) == ("fitting", ["forecast_plan"])
 

@@ -37,6 +37,24 @@ def walks(*lengths, seed=0):
     return [rng.normal(size=n).cumsum() for n in lengths]
 
 
+# Contexts
+
+
+def test_a_model_may_say_how_much_it_reads():
+    short = make(default_context=32)
+    (series,) = walks(150)
+    out = short.forecast(series, HORIZON)
+    assert out.context_length == 32
+    np.testing.assert_array_equal(out.point, short.forecast(series[-32:], HORIZON).point)
+    assert short.forecast(series, HORIZON, context_length=64).context_length == 64
+    # No more than there are positions for, and without a word as much as that.
+    assert make(default_context=256).usable_context(None, HORIZON) == 256 - HORIZON
+    assert make().usable_context(None, HORIZON) == 256 - HORIZON
+    assert short.usable_context(None, 250) == 6
+    with pytest.raises(ConfigError, match=r"default_context \(300\) exceeds .* \(256\)"):
+        make(default_context=300)
+
+
 # Intervals
 
 

@@ -99,6 +99,8 @@ class ModelConfig:
     # Which heads a forecast reads. "fitting": the longest that fits into what remains, again and
     # again, as published; "covering": the shortest that covers what remains, else the longest.
     forecast_plan: str = "fitting"
+    # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
+    default_context: int = 0
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
     dtype: str = "float32"
@@ -116,7 +118,12 @@ class ModelConfig:
             *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
             "expert_capacity_factor",
         )
-        require_not_negative(self, "router_aux_loss_factor")
+        require_not_negative(self, "router_aux_loss_factor", "default_context")
+        require(
+            self.default_context <= self.max_position_embeddings,
+            f"default_context ({self.default_context}) exceeds max_position_embeddings "
+            f"({self.max_position_embeddings})",
+        )
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         require(
             self.hidden_size % heads == 0,
@@ -198,7 +205,7 @@ COMPUTE_FIELDS = (
 )
 _UNPUBLISHED = (
     *COMPUTE_FIELDS,
-    *("router_bias", "shared_expert", "quantile_levels", "forecast_plan"),
+    *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
 )
 
 

@@ -233,7 +233,7 @@ def _check_normalize(normalize: str) -> None:
 def _context_length(context_length: Any, config: ModelConfig) -> int:
     limit = config.max_position_embeddings
     if context_length is None:
-        return limit
+        return config.default_context or limit
     length = positive_int("context_length", context_length)
     if length > limit:
         raise DataError(f"context_length {length} exceeds max_position_embeddings {limit}")

@@ -397,7 +397,7 @@ class Forecaster:
         """
         limit = self.config.max_position_embeddings
         if context_length is None:
-            context_length = limit - horizon
+            context_length = min(limit - horizon, self.config.default_context or limit)
             if context_length < 1:
                 raise DataError(
                     f"horizon {horizon} leaves no room for a context within "

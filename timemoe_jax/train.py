@@ -196,7 +196,7 @@ _ADDABLE = ("router_bias", "quantile_levels")
 # initialisation or objective, or forecast by other heads of the same.
 _FREE_FIELDS = frozenset(
     (*COMPUTE_FIELDS, "apply_aux_loss", "router_aux_loss_factor", "initializer_range")
-    + ("forecast_plan",)
+    + ("forecast_plan", "default_context")
 )
 
 

@@ -36,7 +36,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
 
     Examples:
       >>> from timemoe_jax.adapters.sktime import TimeMoeForecaster
-      >>> forecaster = TimeMoeForecaster("out/demo/train").fit(y)  # doctest: +SKIP
+      >>> forecaster = TimeMoeForecaster("nano").fit(y)  # doctest: +SKIP
       >>> forecaster.predict_interval(fh=[1, 2, 3], coverage=0.8)  # doctest: +SKIP
     """
 
