@@ -14,10 +14,6 @@ CONTEXT, SEASON = 512, 24
 HORIZONS = (24, 96, 192)
 ORIGINS = 16  # evenly spread over the last four months of the sample
 
-pytestmark = pytest.mark.skipif(
-    NAME not in bundled.NAMES, reason="the model is not part of this checkout yet"
-)
-
 
 @pytest.fixture(scope="module")
 def forecaster() -> Forecaster:
