@@ -32,6 +32,7 @@ def main(workdir: str, picture: str) -> None:
     _draw_heads(losses, trained, "loss")
     _draw_heads(validation, validated, "validation_loss")
     rate.plot([r["step"] for r in trained], [r["learning_rate"] for r in trained], color="black")
+    losses.legend(fontsize=8, frameon=False, ncols=6, loc="lower left", bbox_to_anchor=(0, 1))
     losses.set_ylabel("training loss")
     validation.set_ylabel("held-out loss")
     rate.set_ylabel("learning rate")
@@ -52,7 +53,6 @@ def _draw_heads(ax: "Axes", records: list[dict[str, Any]], name: str) -> None:
     for horizon, shade in zip(heads, shades, strict=True):
         values = [r[f"{name}_{horizon}"] for r in records]
         ax.plot(steps, values, color=(shade, shade, 1.0), linewidth=1, label=f"head of {horizon}")
-    ax.legend(fontsize=8, frameon=False, ncols=3)
 
 
 def _is_head(key: str, name: str) -> bool:
