@@ -203,5 +203,5 @@ def test_joined_indices():
     assert joined.padded_points == real.padded_points == 2
     with pytest.raises(DataError, match="beyond the 13"):
         joined.extent(3, 14)
-    with pytest.raises(DataError, match=r"lengths \[4, 5\] cannot be joined"):
+    with pytest.raises(DataError, match=r"\[\(4, 5\), \(5, 6\)\] cannot be joined"):
         JoinedIndex([real, EndlessIndex(5)])
