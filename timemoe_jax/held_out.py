@@ -306,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m timemoe_jax.held_out",
         description="Score a checkpoint on held-out series, beside the last value and the mean.",
     )
-    parser.add_argument("--checkpoint", help="a run, a checkpoint or a published folder; or none")
+    parser.add_argument(
+        "--checkpoint", help="a bundled model's name, a run or a checkpoint; or none"
+    )
     parser.add_argument("--path", required=True, help="files and folders of series, with commas")
     parser.add_argument("--sources", default="", help="of these only domain/source, with commas")
     parser.add_argument("--horizons", default="96,336,720", help="points to forecast")

@@ -16,7 +16,7 @@ from timemoe_jax.data import pipeline
 from timemoe_jax.data.mixing import SourcePart
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.series import location_and_scale, positive_int
-from timemoe_jax.data.synthetic import SyntheticSource
+from timemoe_jax.data.training_data import open_series, split_series
 from timemoe_jax.errors import DataError
 
 # Deviations, relative to that of the whole series, below which a context says nothing of a scale.
@@ -69,21 +69,14 @@ def open_held_out(config: DataConfig, seed: int = 0) -> tuple[SequenceSource, li
     """
     if config.validation_path:
         return pipeline.open_parts(config.validation_path)
-    if config.path:
-        source, parts = pipeline.open_parts(config.path)
-    else:
-        source = SyntheticSource(config.synthetic_sequences, config.synthetic_length, seed)
-        parts = [SourcePart("synthetic", "generated", 0, len(source))]
-    if config.validation_sources:
-        _, ids = pipeline.split_sources(parts, config.validation_sources)
-    elif config.validation_fraction and len(source):
-        _, ids = pipeline.split_sequences(len(source), config.validation_fraction, seed)
-    else:
+    source, parts = open_series(config, seed)
+    ids = None if source is None else split_series(config, source, parts, seed)
+    if source is None or ids is None:
         raise DataError(
             "the data hold nothing out; set data.validation_path, data.validation_sources or "
             "data.validation_fraction"
         )
-    return _subset(source, parts, ids)
+    return _subset(source, parts, ids[1])
 
 
 def _subset(

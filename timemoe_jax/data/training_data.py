@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int64
+
 from timemoe_jax.config import DataConfig
 from timemoe_jax.data import augmentations, pipeline
 from timemoe_jax.data.endless import NUM_SERIES, EndlessIndex, JoinedWindows
@@ -46,15 +49,11 @@ def open_training_data(
     Raises:
       DataError: something cannot be read, or does not fit the config.
     """
-    source, parts = _open(config, seed)
+    source, parts = open_series(config, seed)
     held_out: SequenceSource | None = None
     if config.validation_path:
         held_out = open_source(config.validation_path)
-    elif source is not None and (config.validation_fraction or config.validation_sources):
-        if config.validation_sources:
-            ids = pipeline.split_sources(parts, config.validation_sources)
-        else:
-            ids = pipeline.split_sequences(len(source), config.validation_fraction, seed)
+    elif source is not None and (ids := split_series(config, source, parts, seed)) is not None:
         source, held_out = (pipeline.SubsetSource(source, part) for part in ids)
         parts = pipeline.subset_parts(parts, ids[0])
     validation = None if held_out is None else _windows(held_out, config)
@@ -76,14 +75,43 @@ def open_training_data(
     return TrainingData(train, validation, mixture, "; ".join(summary))
 
 
-def _open(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[SourcePart]]:
-    """The series that are not endless, if any."""
+def open_series(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[SourcePart]]:
+    """The series of a config that are not endless, if any, and which are of which source.
+
+    Args:
+      config: where they come from.
+      seed: of those that are generated.
+
+    Raises:
+      DataError: something cannot be read.
+    """
     if config.path:
         return pipeline.open_parts(config.path)
     if not config.synthetic_sequences:
         return None, []
     source = SyntheticSource(config.synthetic_sequences, config.synthetic_length, seed)
     return source, [SourcePart("synthetic", "generated", 0, len(source))]
+
+
+def split_series(
+    config: DataConfig, source: SequenceSource, parts: Sequence[SourcePart], seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]] | None:
+    """Which series to train on and which to hold out; None where the config holds none of them out.
+
+    Args:
+      config: `validation_sources` or `validation_fraction`.
+      source: the series.
+      parts: which are of which source.
+      seed: of the choice of a fraction.
+
+    Raises:
+      DataError: a source to hold out is none of them, or nothing is left to train on.
+    """
+    if config.validation_sources:
+        return pipeline.split_sources(parts, config.validation_sources)
+    if config.validation_fraction:
+        return pipeline.split_sequences(len(source), config.validation_fraction, seed)
+    return None
 
 
 def _windows(source: SequenceSource, config: DataConfig) -> Windows:
