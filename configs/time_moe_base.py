@@ -60,6 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
         "policy": "windows",
         "packing_bleeds": False,
         "stride": 0,
+        "resolutions": "",
         "mixing": "points",
         "mixing_power": 0.5,
         "mixing_weights": "",

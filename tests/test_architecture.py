@@ -20,6 +20,7 @@ LAYERS = (
         "compilation_cache",
         "distributed",
         "partitioning",
+        "host_memory",
         "logs",
         "metrics",
         "baselines",

@@ -24,6 +24,7 @@ from timemoe_jax.run_config import (
     ProfileConfig,
     TrainConfig,
     parse_mixing_weights,
+    parse_resolutions,
     require,
     require_choice,
     require_not_negative,
@@ -53,6 +54,7 @@ __all__ = [
     "model_config_from_published",
     "model_config_to_published",
     "parse_mixing_weights",
+    "parse_resolutions",
 ]
 
 DTYPES = ("float32", "bfloat16")

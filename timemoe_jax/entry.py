@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from timemoe_jax import host_memory
 from timemoe_jax.config import from_mapping
 from timemoe_jax.errors import TimeMoeError
 
@@ -88,6 +89,7 @@ def config_main(
         return rest
 
     def main(_: Sequence[str]) -> None:
+        host_memory.keep_freed_memory()
         values = [flag.value for flag in extra]
         try:
             fields = dict(config.value.items())

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from timemoe_jax.errors import ConfigError
@@ -11,6 +12,7 @@ POLICIES = ("windows", "packing")
 MIXINGS = ("points", "power", "fixed")
 STANDARDISATIONS = ("series", "context")
 SCHEDULES = ("cosine", "stable")
+_LARGEST_RATE = 1000  # of a resolution, and of its inverse
 
 
 def require(condition: bool, message: str) -> None:
@@ -80,6 +82,9 @@ class DataConfig:
     policy: str = "windows"
     packing_bleeds: bool = False  # as published: attention and targets cross from series to series
     stride: int = 0  # distance between windows of a sequence; 0: length
+    # Rates that windows to train on are read at, with weights, as "1:4,2,1/4": 2 takes means of 2
+    # points for one, 1/4 reads 3 more between every two. Empty: every series as it is.
+    resolutions: str = ""
     # Shares of the points trained on. "points": every window once in an epoch; "power": a source
     # (a file, or a folder of the Time-300B layout) by its points ** mixing_power; "fixed": by
     # mixing_weights, "domain:weight" or "domain/source:weight" with commas between.
@@ -118,6 +123,7 @@ class DataConfig:
             f"each other",
         )
         self._check_standardisation()
+        self._check_resolutions()
         self._check_generated()
         self._check_packing()
         self._check_mixing()
@@ -137,6 +143,20 @@ class DataConfig:
                 self.policy == "windows" or value == unset,
                 f"{name} is {value!r}, but policy is {self.policy!r}; it is for 'windows'",
             )
+
+    def _check_resolutions(self) -> None:
+        if not parse_resolutions(self.resolutions):
+            return
+        require(
+            bool(self.path) or self.synthetic_sequences > 0,
+            f"resolutions is {self.resolutions!r}, but path is empty and synthetic_sequences 0: "
+            "series generated without end are read as they are",
+        )
+        require(
+            self.policy == "windows",
+            f"resolutions is {self.resolutions!r}, but policy is {self.policy!r}; it is for "
+            "'windows'",
+        )
 
     def _check_generated(self) -> None:
         other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
@@ -212,6 +232,34 @@ def parse_mixing_weights(text: str) -> dict[str, float]:
         require(name not in weights, f"mixing_weights names {name!r} twice")
         weights[name] = weight
     require(sum(weights.values()) > 0, f"mixing_weights is {text!r}; one weight must be above 0")
+    return weights
+
+
+def parse_resolutions(text: str) -> dict[Fraction, float]:
+    """Reads `data.resolutions`: the weight of each rate, that is how many points become one.
+
+    Raises:
+      ConfigError: a rate is neither a whole number nor one over a whole number, is out of range or
+        stands twice, or its weight is not positive.
+    """
+    weights: dict[Fraction, float] = {}
+    for entry in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, number = entry.partition(":")
+        try:
+            rate, weight = Fraction(name.strip()), float(number or 1)
+        except (ValueError, ZeroDivisionError):
+            rate, weight = Fraction(0), 0.0
+        whole = rate > 0 and 1 in (rate.numerator, rate.denominator)
+        require(
+            whole and max(rate.numerator, rate.denominator) <= _LARGEST_RATE,
+            f"resolutions has {entry!r}; a rate is 4 (means of 4 points) or 1/4 (3 more between "
+            f"every two), at most {_LARGEST_RATE}, and may have a weight: 4:0.5",
+        )
+        require(
+            0 < weight < math.inf and rate not in weights,
+            f"resolutions has {entry!r}; a rate stands once, with a weight above 0",
+        )
+        weights[rate] = weight
     return weights
 
 

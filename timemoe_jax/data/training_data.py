@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from timemoe_jax.config import DataConfig
+from timemoe_jax.config import DataConfig, parse_resolutions
 from timemoe_jax.data import augmentations, pipeline
 from timemoe_jax.data.endless import NUM_SERIES, EndlessIndex, JoinedWindows
 from timemoe_jax.data.generators.generated_source import GeneratedSource
 from timemoe_jax.data.mixing import Mixture, SourcePart, plan_mixture
 from timemoe_jax.data.packing import PackedIndex, PackedSource
+from timemoe_jax.data.resolutions import ResampledWindows
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import open_source
 from timemoe_jax.data.synthetic import SyntheticSource
@@ -61,7 +62,7 @@ def open_training_data(
     if source is not None:
         packing = config.policy == "packing"
         windows.append(
-            _packed(source, parts, config, seed) if packing else _windows(source, config)
+            _packed(source, parts, config, seed) if packing else _resampled(source, config, seed)
         )
         summary.append(str(pipeline.describe(source, windows[0].index, batch_size)))
     if config.synthetic_share:
@@ -114,9 +115,16 @@ def split_series(
     return None
 
 
-def _windows(source: SequenceSource, config: DataConfig) -> Windows:
+def _windows(source: SequenceSource, config: DataConfig) -> WindowSource:
     stride = config.stride or config.length
     return WindowSource(source, WindowIndex(source.lengths, config.length, stride, config.future))
+
+
+def _resampled(source: SequenceSource, config: DataConfig, seed: int) -> Windows:
+    """Windows to train on, at the rates of the config."""
+    windows = _windows(source, config)
+    rates = parse_resolutions(config.resolutions)
+    return ResampledWindows(source, windows.index, rates, seed) if rates else windows
 
 
 def _packed(
