@@ -220,6 +220,32 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
         run_variants(ablation_variants(study), tmp_path, ScoreConfig((2, 4), max_windows=9))
 
 
+def test_two_processes_share_the_variants(tmp_path, monkeypatch):
+    """While one is at the first, another goes on with the second, and both see all at the end."""
+    ablations = AblationsConfig(("full", "no_shared_expert"), seeds=(0,))
+    study = _study("ablations", ablations=ablations)
+    variants = ablation_variants(study)
+    real, order = train.run, []
+
+    def run(config, workdir):
+        order.append(workdir.name)
+        if len(order) == 1:  # another process, which finds this variant taken
+            with pytest.raises(InterruptedError):
+                run_variants(variants, tmp_path, study.score)
+        return real(config, workdir)
+
+    def waited(seconds):
+        assert json.loads((tmp_path / "no_shared_expert_seed0/result.json").read_text())
+        raise InterruptedError
+
+    monkeypatch.setattr(studies.train, "run", run)
+    monkeypatch.setattr(studies.time, "sleep", waited)
+    results, whole = run_variants(variants, tmp_path, study.score)
+    assert order == ["full_seed0", "no_shared_expert_seed0"]
+    assert whole
+    assert [r["name"] for r in results] == order
+
+
 def _ablation(variant, seed, mse):
     average = {"8": {"model": {"mse": mse, "mae": mse / 2}}}
     return {

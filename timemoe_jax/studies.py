@@ -7,6 +7,7 @@ command, a study goes on where it was: what is finished is not run again.
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from timemoe_jax import train
 from timemoe_jax.config import ModelConfig, RunConfig
+from timemoe_jax.data.folder_lock import claimed
 from timemoe_jax.data.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.data.training_data import open_training_data
 from timemoe_jax.errors import ConfigError
@@ -28,6 +30,9 @@ from timemoe_jax.train_loop import say
 STUDIES = ("scaling", "ablations")
 KINDS = ("sparse", "dense")
 MEASURES = ("validation_loss", "held_out_mse")
+
+_RESULT = "result.json"  # of a variant, in its folder
+_POLL_SECONDS = 5.0  # while other processes are at all that is left
 
 # Beyond any error of a z-scored value, so that Huber is half the square everywhere.
 _QUADRATIC = 1e6
@@ -247,6 +252,9 @@ def run_variants(
 ) -> tuple[list[Result], bool]:
     """Trains and scores what is not finished yet; writes `results.json` after every variant.
 
+    Several processes may do so in the same workdir: each takes what no other is at, and all return
+    when everything is there.
+
     Args:
       variants: one after the other, each in the folder of its name.
       workdir: of the study.
@@ -259,25 +267,46 @@ def run_variants(
       ConfigError: a folder holds a run of another config.
       ConfigError, DataError, CheckpointError, TrainingError: as `train.run` does.
     """
-    import jax
 
     workdir = Path(workdir)
     for variant in variants:  # before the first is trained
         _check_same(variant, scoring, workdir / variant.name)
-    results: list[Result] = []
-    for number, variant in enumerate(variants, start=1):
-        folder = workdir / variant.name
-        finished = folder / "result.json"
-        if not finished.exists():
-            say(f"\nvariant {number} of {len(variants)}: {variant.name}")
-            if train.run(variant.config, folder).stopped:
-                return results, False
-            _write_json(finished, _result(variant, folder, scoring))
-            # A study compiles much that is never used again.
-            jax.clear_caches()
-        results.append(json.loads(finished.read_text()))
-        _write_json(workdir / "results.json", {"variants": results})
-    return results, True
+    pending = list(enumerate(variants, start=1))
+    while pending:
+        elsewhere = []
+        for number, variant in pending:
+            with claimed(workdir / variant.name) as mine:
+                if not mine:
+                    elsewhere.append((number, variant))
+                    continue
+                title = f"variant {number} of {len(variants)}: {variant.name}"
+                if not _finish(variant, workdir / variant.name, scoring, title):
+                    return _finished(variants, workdir), False
+            _write_json(workdir / "results.json", {"variants": _finished(variants, workdir)})
+        if len(elsewhere) == len(pending):
+            time.sleep(_POLL_SECONDS)
+        pending = elsewhere
+    return _finished(variants, workdir), True
+
+
+def _finish(variant: Variant, folder: Path, scoring: ScoreConfig, title: str) -> bool:
+    """Trains and scores a variant that is not finished; False if a signal ended that early."""
+    import jax
+
+    if (folder / _RESULT).exists():
+        return True
+    say(f"\n{title}")
+    if train.run(variant.config, folder).stopped:
+        return False
+    _write_json(folder / _RESULT, _result(variant, folder, scoring))
+    # A study compiles much that is never used again.
+    jax.clear_caches()
+    return True
+
+
+def _finished(variants: Sequence[Variant], workdir: Path) -> list[Result]:
+    files = (workdir / variant.name / _RESULT for variant in variants)
+    return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def _result(variant: Variant, folder: Path, scoring: ScoreConfig) -> Result:
@@ -353,7 +382,7 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
         return
     then = _flat(json.loads(stored.read_text()))
     now = _flat(json.loads(json.dumps(dataclasses.asdict(variant.config))))
-    finished = folder / "result.json"
+    finished = folder / _RESULT
     if finished.exists():
         then |= _flat({"score": json.loads(finished.read_text())["scoring"]})
         now |= _flat({"score": json.loads(json.dumps(dataclasses.asdict(scoring)))})
@@ -378,6 +407,6 @@ def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _write_json(path: Path, value: Any) -> None:
     """Whole or not at all, also where the program is killed meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     temporary.replace(path)

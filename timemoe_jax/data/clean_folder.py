@@ -12,7 +12,6 @@ sources are written in the dtype in which they are given out, float32 or float64
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -48,6 +47,7 @@ from timemoe_jax.data.cleaning_tasks import (
     open_stored,
     start_process,
 )
+from timemoe_jax.data.folder_lock import claimed
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.sources import find_files
 from timemoe_jax.errors import DataError
@@ -173,12 +173,9 @@ def clean_folder(
 @contextmanager
 def _alone(partial: Path) -> Iterator[None]:
     """Keeps a second run away from the same output; the lock of a killed run ends with it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{partial} is in use by another run; wait for it to end") from None
+    with claimed(partial) as mine:
+        if not mine:
+            raise DataError(f"{partial} is in use by another run; wait for it to end")
         yield
 
 
