@@ -1,5 +1,6 @@
 """Published weights to parameters and back, and every way in which a folder can be wrong."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -99,6 +100,14 @@ def test_round_trip_with_a_derived_config(golden, tmp_path):
     assert again.config == published.config
     assert again.unknown_fields == []
     assert again.source_config["torch_dtype"] == "float32"
+
+
+def test_what_is_left_out_is_said(golden, tmp_path):
+    published = read_published(golden)
+    config = dataclasses.replace(published.config, default_context=16)
+    with pytest.warns(UserWarning, match="default_context 16 is left out"):
+        write_published(tmp_path / "out", config, published.params)
+    assert read_published(tmp_path / "out").config == published.config
 
 
 def test_not_a_number_and_negative_zero_survive(folder, tmp_path):

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Deviations, relative to that of the whole series, below which a context says nothing of a scale.
-_FLAT = 1e-3
+from timemoe_jax.data.windows import FLAT_CONTEXT
 
 
 class Scaled(NamedTuple):
@@ -72,7 +71,7 @@ def scale_by_context(
     mean = jnp.sum(jnp.where(used, values, 0), axis=1) / count
     centred = values - mean[:, None]
     deviation = jnp.sqrt(jnp.sum(jnp.where(used, centred, 0) ** 2, axis=1) / count)
-    flat = deviation < _FLAT
+    flat = deviation < FLAT_CONTEXT
     scaled = centred / jnp.where(flat, 1.0, deviation)[:, None]
     if clip > 0:
         scaled = jnp.clip(scaled, -clip, clip)

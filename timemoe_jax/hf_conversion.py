@@ -8,6 +8,7 @@ Nothing here needs PyTorch, and nothing is unpickled.
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +145,12 @@ def write_published(
     derived = model_config_to_published(config)  # refuses, also where a source config is repeated
     if any((path / name).exists() for name in ("config.json", SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(f"{path} already holds a model; give another folder")
+    if config.default_context:
+        warnings.warn(
+            f"default_context {config.default_context} is left out: the published implementation "
+            "reads all the context that it is given; pass no more than so many points",
+            stacklevel=2,
+        )
     path.mkdir(parents=True, exist_ok=True)
     tensors = _as_tensors(config, params)
     published = dict(source_config or derived)

@@ -17,10 +17,9 @@ from timemoe_jax.data.mixing import SourcePart
 from timemoe_jax.data.sequence_source import SequenceSource
 from timemoe_jax.data.series import location_and_scale, positive_int
 from timemoe_jax.data.training_data import open_series, split_series
+from timemoe_jax.data.windows import FLAT_CONTEXT
 from timemoe_jax.errors import DataError
 
-# Deviations, relative to that of the whole series, below which a context says nothing of a scale.
-_FLAT = 1e-3
 # Windows read together.
 _CHUNK = 1024
 
@@ -221,6 +220,6 @@ def _chunk(
     ends = ~np.isnan(rows[:, context - 1])
     contexts, truths, scales = rows[ends, :context], rows[ends, context:], scales[ends]
     mean, deviation = location_and_scale(contexts)
-    usable = (deviation > 0) & (deviation >= _FLAT * scales)
+    usable = (deviation > 0) & (deviation >= FLAT_CONTEXT * scales)
     kept = (contexts[usable], truths[usable], mean[usable], deviation[usable])
     return Chunk(*kept, num_read=len(rows))

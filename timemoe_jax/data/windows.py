@@ -19,6 +19,8 @@ _CACHE_SLOTS = 1 << 20
 _CHUNK_SEQUENCES = 1 << 20
 # Deviations, and means, of which float32 arithmetic neither overflows nor vanishes.
 _SMALLEST, _LARGEST = 1e-30, 1e30
+# Deviations, relative to that of the whole series, below which a context says nothing of a scale.
+FLAT_CONTEXT = 1e-3
 # What of a deviation is lost in the rounding of float32.
 _NEGLIGIBLE = 1e-8
 
