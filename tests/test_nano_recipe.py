@@ -25,6 +25,7 @@ def _shortened() -> ConfigDict:
         config.data.context_min = 32
         config.data.mixing = "points"
         config.data.mixing_weights = config.data.validation_sources = ""
+        config.data.resolutions = ""  # they are of real series
         config.data.synthetic_share = 1.0
         config.data.synthetic_families = "components,calendar,ets"
         config.optimizer.warmup_steps = 10
