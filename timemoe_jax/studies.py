@@ -267,7 +267,6 @@ def run_variants(
       ConfigError: a folder holds a run of another config.
       ConfigError, DataError, CheckpointError, TrainingError: as `train.run` does.
     """
-
     workdir = Path(workdir)
     for variant in variants:  # before the first is trained
         _check_same(variant, scoring, workdir / variant.name)

@@ -6,17 +6,16 @@ more between every two, the same series know days of 6 and of 96. Small models g
 """
 
 from fractions import Fraction
-from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from timemoe_jax.data.sequence_source import SequenceSource
-from timemoe_jax.data.windows import Locator, Standardised, check_made_for, item_of
+from timemoe_jax.data.windows import Locator, WindowSource
 from timemoe_jax.errors import DataError
 
 
-class ResampledWindows:
+class ResampledWindows(WindowSource):
     """Windows that each read their series at one of several rates, z-scored by the whole series.
 
     Which rate a window has depends on the seed and its number alone. A window begins where that of
@@ -41,21 +40,13 @@ class ResampledWindows:
         resolutions: dict[Fraction, float],
         seed: int,
     ):
-        check_made_for(index, source)
+        super().__init__(source, index)
         if not resolutions:
             raise DataError("resolutions is empty; it must have at least one rate, such as 1")
-        self.source, self.index = source, index
-        self._series = Standardised(source)
         self._rates = list(resolutions)
         weights = np.array(list(resolutions.values()), np.float64)
-        self._ends = np.cumsum(weights / weights.sum())
+        self._bounds = np.cumsum(weights / weights.sum())[:-1]  # between the rates, in [0, 1)
         self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return item_of(self, i)
 
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
         """Some of the windows, one beside the other; an empty one for -1.
@@ -63,23 +54,19 @@ class ResampledWindows:
         Returns:
           "values" and "mask" [B, size], "sequence" [B].
         """
-        shape = (len(numbers), self.index.size)
-        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        sequence = np.full(len(numbers), -1, np.int64)
-        rows = np.flatnonzero(numbers >= 0)
-        sequence[rows], starts = self.index.locate(numbers[rows])
+        batch, rows, starts = self._empty(numbers)
+        values, mask, sequence = batch["values"], batch["mask"], batch["sequence"]
         for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
             rest = self.source.lengths.item(sequence[row]) - start
             rate = self._rate(int(numbers[row]), rest)
             part, known = self._read(int(sequence[row]), start, rest, rate)
             values[row, : len(part)], mask[row, : len(part)] = part, known
-        return {"values": values, "mask": mask, "sequence": sequence}
+        return batch
 
     def _rate(self, number: int, rest: int) -> Fraction:
+        """That of a window whose series has `rest` points from its start on."""
         drawn = np.random.default_rng([self._seed, number]).random()
-        rate = self._rates[
-            min(int(np.searchsorted(self._ends, drawn, "right")), len(self._ends) - 1)
-        ]
+        rate = self._rates[int(np.searchsorted(self._bounds, drawn, "right"))]
         size = self.index.size
         if rate <= 1 or rate * size <= rest:
             return rate

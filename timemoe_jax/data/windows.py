@@ -413,19 +413,27 @@ class WindowSource:
         Returns:
           "values" and "mask" [B, size], "sequence" [B].
         """
-        shape = (len(numbers), self.index.size)
-        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        sequence = np.full(len(numbers), -1, np.int64)
-        rows = np.flatnonzero(numbers >= 0)
-        sequence[rows], starts = self.index.locate(numbers[rows])
-        rests = self.source.lengths[sequence[rows]] - starts
-        counts = np.minimum(rests, shape[1]).tolist()
+        batch, rows, starts = self._empty(numbers)
+        values, mask, which = batch["values"], batch["mask"], batch["sequence"][rows]
+        size = values.shape[1]
+        counts = np.minimum(self.source.lengths[which] - starts, size).tolist()
         flat, flat_mask, read = values.reshape(-1), mask.reshape(-1), self._series.read
-        begins, which = (rows * shape[1]).tolist(), sequence[rows].tolist()
+        begins, which = (rows * size).tolist(), which.tolist()
         for at, number, start, count in zip(begins, which, starts.tolist(), counts, strict=True):
             end = at + count
             read(number, start, flat[at:end], flat_mask[at:end])
-        return {"values": values, "mask": mask, "sequence": sequence}
+        return batch
+
+    def _empty(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
+        """A batch to fill, with its series; the rows that hold a window, and where each begins."""
+        shape = (len(numbers), self.index.size)
+        sequence = np.full(len(numbers), -1, np.int64)
+        rows = np.flatnonzero(numbers >= 0)
+        sequence[rows], starts = self.index.locate(numbers[rows])
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        return {"values": values, "mask": mask, "sequence": sequence}, rows, starts
 
 
 def item_of(windows: Windows, i: SupportsIndex) -> dict[str, Any]:
