@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
         "shared_expert": True,
         "quantile_levels": (),  # (0.1, 0.5, 0.9): also heads of these quantiles
         "forecast_plan": "fitting",
+        "embedding_range": (),
+        "attention_reach": 0,
         "default_context": 0,
         "dtype": "bfloat16",
         "remat": "full",
@@ -77,6 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
         "num_threads": 8,
     }
     config.optimizer = {
+        "algorithm": "adamw",
         "learning_rate": 1e-3,
         "end_learning_rate": 5e-5,
         "warmup_steps": 10_000,
@@ -87,6 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
         "eps": 1e-8,
         "weight_decay": 0.1,
         "weight_decay_exclude": "vectors",
+        "matrix_rate_factor": 1.0,
+        "muon_momentum": 0.95,
         "clip_norm": 1.0,
         "router_bias_rate": 1e-3,
     }

@@ -34,7 +34,7 @@ LAYERS = (
     ("forecasting",),
     ("forecast",),
     ("evaluate", "expert_usage", "adapters"),
-    ("train_step", "train_loop", "train"),
+    ("optimizer", "train_step", "train_loop", "train"),
     ("entry",),
     ("scaling_law", "held_out"),
     ("studies", "study_reports", "study_pictures"),

@@ -173,6 +173,18 @@ def test_must_be_one_of_the_choices(make, name):
         ),
         (OptimizerConfig, {"decay_steps": 5}, ("decay_steps is 5", "'cosine'", "'stable'")),
         (
+            OptimizerConfig,
+            {"matrix_rate_factor": 3.0},
+            ("matrix_rate_factor is 3.0", "'adamw'", "'muon'"),
+        ),
+        (
+            OptimizerConfig,
+            {"algorithm": "muon", "weight_decay_exclude": "none"},
+            ("weight_decay_exclude is 'none'", "'muon'", "'vectors'"),
+        ),
+        (ModelConfig, {"embedding_range": (1.0,)}, ("embedding_range", "two", "(1.0,)")),
+        (ModelConfig, {"embedding_range": (1.0, 0.0)}, ("embedding_range", "positive", "0.0")),
+        (
             run_config,
             {"optimizer": OptimizerConfig(warmup_steps=600, schedule="stable", decay_steps=401)},
             (

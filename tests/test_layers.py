@@ -74,7 +74,7 @@ def test_rms_norm_rounds_before_the_scale():
 
 
 def test_point_embedding_by_hand():
-    layer = PointEmbedding(3, init=INIT, dtype=FLOAT32, rngs=nnx.Rngs(0))
+    layer = PointEmbedding(3, gate_init=INIT, value_init=INIT, dtype=FLOAT32, rngs=nnx.Rngs(0))
     assert layer.gate.shape == layer.value.shape == (1, 3)
     layer.gate[...] = jnp.array([[1.0, 0.0, -2.0]])
     layer.value[...] = jnp.array([[3.0, 5.0, 0.5]])

@@ -28,7 +28,6 @@ from timemoe_jax.train_step import (
     batch_arrays,
     compile_train_step,
     create_state,
-    learning_rate_schedule,
     make_loss,
     make_train_step,
     make_validation,
@@ -89,49 +88,6 @@ def test_the_loss_falls():
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
     assert int(state.step) == 20
     assert int(state.skipped) == 0
-
-
-def test_the_schedule():
-    config = OptimizerConfig(learning_rate=1.0, end_learning_rate=0.1, warmup_steps=10)
-    schedule = learning_rate_schedule(config, 110)
-    assert float(schedule(0)) == 0.0
-    np.testing.assert_allclose(schedule(5), 0.5)
-    np.testing.assert_allclose(schedule(10), 1.0)
-    np.testing.assert_allclose(schedule(60), 0.55, rtol=1e-6)  # half-way down the cosine
-    np.testing.assert_allclose(schedule(110), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(schedule(500), 0.1, rtol=1e-6)
-    assert float(learning_rate_schedule(OptimizerConfig(learning_rate=1.0), 10)(0)) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("warmup", "decay", "expected"),
-    [
-        (10, 20, {0: 0, 5: 0.5, 10: 1, 50: 1, 80: 1, 90: 0.6, 99: 0.24, 100: 0.2, 200: 0.2}),
-        (0, 20, {0: 1, 80: 1, 85: 0.8, 100: 0.2}),
-        (10, 0, {0: 0, 10: 1, 99: 1}),
-        (0, 0, {0: 1, 99: 1}),
-        (60, 40, {30: 0.5, 59: 59 / 60, 60: 1, 80: 0.6, 100: 0.2}),
-    ],
-)
-def test_the_stable_schedule(warmup, decay, expected):
-    """Up, level, and down in the last updates, by hand."""
-    config = OptimizerConfig(
-        learning_rate=1.0,
-        end_learning_rate=0.2,
-        warmup_steps=warmup,
-        schedule="stable",
-        decay_steps=decay,
-    )
-    schedule = learning_rate_schedule(config, 100)
-    for step, rate in expected.items():
-        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=str(step))
-
-
-def test_a_longer_run_has_the_same_rates_until_the_shorter_decays():
-    config = OptimizerConfig(warmup_steps=5, schedule="stable", decay_steps=10)
-    short, long = (learning_rate_schedule(config, n) for n in (50, 80))
-    np.testing.assert_array_equal(short(np.arange(41)), long(np.arange(41)))
-    assert float(short(45)) < float(long(45))
 
 
 @pytest.mark.parametrize("exclude", ["vectors", "none"])

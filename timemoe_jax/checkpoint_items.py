@@ -88,7 +88,8 @@ def is_step_name(name: str) -> bool:
 
 
 def _is_variable(node: Any) -> bool:
-    return isinstance(node, nnx.Variable)
+    """Whether a node holds an array; an optimiser that works on a part leaves the others empty."""
+    return isinstance(node, nnx.Variable) and bool(jax.tree.leaves(node))
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -101,6 +101,13 @@ class ModelConfig:
     # Which heads a forecast reads. "fitting": the longest that fits into what remains, again and
     # again, as published; "covering": the shortest that covers what remains, else the longest.
     forecast_plan: str = "fitting"
+    # Deviations of the embedding's initial gate and value weights; (): initializer_range. If they
+    # are small its silu is almost linear, so that all points are embedded along nearly one line:
+    # the first norm takes their size away, and what is left hardly has a sign.
+    embedding_range: tuple[float, ...] = ()
+    # How many points back the attention starts by reading, each head a single one: see nn.lags; 0:
+    # all alike, as published.
+    attention_reach: int = 0
     # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
     default_context: int = 0
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
@@ -120,7 +127,12 @@ class ModelConfig:
             *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
             "expert_capacity_factor",
         )
-        require_not_negative(self, "router_aux_loss_factor", "default_context")
+        require_not_negative(self, "router_aux_loss_factor", "default_context", "attention_reach")
+        require(
+            len(self.embedding_range) in (0, 2) and all(r > 0 for r in self.embedding_range),
+            "embedding_range must be two positive numbers, of the gate and of the value, or (), "
+            f"but is {self.embedding_range}",
+        )
         require(
             self.default_context <= self.max_position_embeddings,
             f"default_context ({self.default_context}) exceeds max_position_embeddings "
@@ -205,9 +217,11 @@ COMPUTE_FIELDS = (
     *("dtype", "remat", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
     "attention_implementation",
 )
+INITIALISATION_FIELDS = ("embedding_range", "attention_reach")
 _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
+    *INITIALISATION_FIELDS,
 )
 
 

@@ -42,7 +42,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"norm\.scale$", P()),
     (r"embed\.(gate|value)$", P()),
     (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
-    (r"(^|\.)(count|step|skipped)$", P()),
+    (r"(^|\.)(count|step|skipped|ns_coeffs)$", P()),
 )
 
 

@@ -265,8 +265,12 @@ def parse_resolutions(text: str) -> dict[Fraction, float]:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, a linear warm-up and a decay to a floor."""
+    """AdamW or Muon, a linear warm-up and a decay to a floor."""
 
+    # "adamw": as published; "muon": orthogonalised momentum for the matrices of blocks and heads
+    # (arXiv 2502.16982), which learns all directions of what it reads alike, also those in which
+    # neighbouring points hardly differ; Adam for all else.
+    algorithm: str = "adamw"
     learning_rate: float = 1e-3
     end_learning_rate: float = 0.0
     warmup_steps: int = 0
@@ -280,20 +284,25 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
     weight_decay_exclude: str = "vectors"
+    matrix_rate_factor: float = (
+        1.0  # of "muon": the matrices' learning rate in units of the others'
+    )
+    muon_momentum: float = 0.95
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
     router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "eps", "router_bias_rate")
+        require_positive(self, "learning_rate", "eps", "router_bias_rate", "matrix_rate_factor")
         require_not_negative(self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm")
         require_choice(self, "schedule", SCHEDULES)
+        require_choice(self, "algorithm", ("adamw", "muon"))
         require_not_negative(self, "decay_steps")
         require(
             self.schedule == "stable" or not self.decay_steps,
             f"decay_steps is {self.decay_steps}, but schedule is {self.schedule!r}, which decays "
             "throughout; it is for 'stable'",
         )
-        for name in ("b1", "b2"):
+        for name in ("b1", "b2", "muon_momentum"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
         require(
@@ -302,6 +311,17 @@ class OptimizerConfig:
             f"({self.learning_rate})",
         )
         require_choice(self, "weight_decay_exclude", ("none", "vectors"))
+        muon = self.algorithm == "muon"
+        require(
+            muon or self.matrix_rate_factor == 1,
+            f"matrix_rate_factor is {self.matrix_rate_factor}, but algorithm is "
+            f"{self.algorithm!r}, which has one learning rate; it is for 'muon'",
+        )
+        require(
+            not muon or self.weight_decay_exclude == "vectors",
+            f"weight_decay_exclude is {self.weight_decay_exclude!r}, but algorithm is 'muon', "
+            "whose decay is of its matrices alone; leave it at 'vectors'",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

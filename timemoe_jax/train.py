@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax import checkpoint, distributed, partitioning
-from timemoe_jax.config import COMPUTE_FIELDS, ModelConfig, RunConfig
+from timemoe_jax.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, ModelConfig, RunConfig
 from timemoe_jax.data.training_data import TrainingData, open_training_data
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.logs import MetricsLog
@@ -195,8 +195,8 @@ _ADDABLE = ("router_bias", "quantile_levels")
 # Model fields under which the same parameters still compute the same function, start from another
 # initialisation or objective, or forecast by other heads of the same.
 _FREE_FIELDS = frozenset(
-    (*COMPUTE_FIELDS, "apply_aux_loss", "router_aux_loss_factor", "initializer_range")
-    + ("forecast_plan", "default_context")
+    (*COMPUTE_FIELDS, *INITIALISATION_FIELDS, "initializer_range")
+    + ("apply_aux_loss", "router_aux_loss_factor", "forecast_plan", "default_context")
 )
 
 

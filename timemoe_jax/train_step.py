@@ -13,10 +13,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax import losses, partitioning
-from timemoe_jax.config import OptimizerConfig, RunConfig
+from timemoe_jax.config import RunConfig
 from timemoe_jax.context_scaling import context_lengths, last_observed, scale_by_context
 from timemoe_jax.models.time_moe import TimeMoe, TimeMoeOutput, abstract_model, create_params
 from timemoe_jax.nn.routing import RouterStatistics, router_statistics
+from timemoe_jax.optimizer import learning_rate_schedule, make_optimizer
 
 # "values" [B, S] float32, "mask" [B, S] bool and, of packed windows, "segments" [B, S] int32; S is
 # T inputs and data.future points more. What `_prepare` adds: "positions" [B, T] float32.
@@ -86,58 +87,6 @@ def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages
     }
     with partitioning.using(mesh):
         return make_train_step(config, mesh).lower(abstract_state(config, mesh), batch).compile()
-
-
-def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then down to the floor, which it reaches at `num_steps`.
-
-    Down by a cosine, or, as `schedule` "stable" says, not before the last `decay_steps` and then
-    linearly (arXiv 2405.18392).
-    """
-    if config.schedule == "stable":
-        peak, decay = config.learning_rate, config.decay_steps
-        parts = [
-            optax.linear_schedule(0.0, peak, config.warmup_steps),
-            optax.constant_schedule(peak),
-            optax.linear_schedule(peak, config.end_learning_rate, decay),
-        ]
-        return optax.join_schedules(parts, [config.warmup_steps, num_steps - decay])
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup_steps else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=num_steps,
-        end_value=config.end_learning_rate,
-    )
-
-
-def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW (arXiv 1711.05101)."""
-    optimizer = config.optimizer
-    clips = optimizer.clip_norm > 0
-    clip = optax.clip_by_global_norm(optimizer.clip_norm) if clips else optax.identity()
-    adamw = optax.adamw(
-        learning_rate_schedule(optimizer, config.train.num_steps),
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        mask=None if optimizer.weight_decay_exclude == "none" else _is_matrix,
-    )
-    return optax.chain(clip, adamw)
-
-
-def _is_matrix(params: nnx.State) -> Any:
-    """True for the parameters that decay: all but norm scales and biases.
-
-    By name, not by rank: a stacked vector has two axes.
-    """
-
-    def decays(path: tuple[Any, ...], _: Array) -> bool:
-        names = {str(getattr(key, "key", key)) for key in path}
-        return not names & {"bias", "scale", "selection_bias"}
-
-    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 class _Parts(NamedTuple):

@@ -19,6 +19,7 @@ from timemoe_jax.config import ModelConfig
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn.attention import Attention
 from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues
+from timemoe_jax.nn.lags import start_at_lags
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.nn.moe import SparseMoe
 
@@ -124,14 +125,18 @@ class TimeMoe(nnx.Module):
     Args:
       config: the architecture, and how to compute it.
       rngs: the source of the initial parameters: kernels N(0, initializer_range), biases 0,
-        norm scales 1.
+        norm scales 1, but for `embedding_range` and `attention_reach`.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         init = nnx.initializers.normal(config.initializer_range)
         self.config = config
-        self.embed = PointEmbedding(config.hidden_size, init=init, dtype=dtype, rngs=rngs)
+        ranges = config.embedding_range or (config.initializer_range,) * 2
+        gate_init, value_init = map(nnx.initializers.normal, ranges)
+        self.embed = PointEmbedding(
+            config.hidden_size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
+        )
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(axis_size=config.num_hidden_layers)
@@ -139,6 +144,8 @@ class TimeMoe(nnx.Module):
             return Block(config, rngs=rngs)
 
         self.blocks = stack(rngs)
+        if config.attention_reach:
+            start_at_lags(self.blocks.attention, config.attention_reach)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
         def heads(width: int) -> nnx.Dict:

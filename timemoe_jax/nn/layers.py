@@ -71,11 +71,26 @@ class PointEmbedding(nnx.Module):
 
     The products are elementwise: a matrix product with an inner dimension of one would round x on
     accelerators whose default precision is below float32.
+
+    Args:
+      hidden_size: D.
+      gate_init: of W_gate.
+      value_init: of W_value.
+      dtype: of the products.
+      rngs: the source of the initial weights.
     """
 
-    def __init__(self, hidden_size: int, *, init: Initializer, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.gate = nnx.Param(init(rngs.params(), (1, hidden_size), jnp.float32))
-        self.value = nnx.Param(init(rngs.params(), (1, hidden_size), jnp.float32))
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        gate_init: Initializer,
+        value_init: Initializer,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.gate = nnx.Param(gate_init(rngs.params(), (1, hidden_size), jnp.float32))
+        self.value = nnx.Param(value_init(rngs.params(), (1, hidden_size), jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "B T"]) -> Float[Array, "B T D"]:
