@@ -54,13 +54,17 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.hidden_size = 96
         config.model.intermediate_size = 192
         config.model.num_hidden_layers = 3
-        config.model.num_attention_heads = 2
-        config.model.num_key_value_heads = 2
+        config.model.num_attention_heads = 8
+        config.model.num_key_value_heads = 8
         config.model.horizon_lengths = (1, 8, 32, 64, 720)
         config.model.forecast_plan = "covering"
         # Positions enough to go on beyond the longest head, but no longer context than it has seen.
         config.model.default_context = 512
+        # Rotary waves of 6 to 730 points: none is much longer than a context.
+        config.model.rope_theta = 300.0
         config.model.initializer_range = 0.1
+        config.model.embedding_range = (3.0, 0.3)
+        config.model.attention_reach = 512
         config.model.dtype = "float32"
         config.model.remat = "none"
         config.loss.max_steps_per_position = 64
@@ -70,6 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.data.context_min = 256
         config.data.clip = 10.0
         config.data.stride = 64
+        config.data.resolutions = "1:6,2,3,4,6,12,1/2:2,1/4:2,1/6"
         config.data.mixing = "fixed"
         config.data.mixing_weights = ",".join(f"{k}:{w:g}" for k, w in MIXING_WEIGHTS.items())
         config.data.validation_sources = ",".join(VALIDATION_SOURCES)
@@ -78,12 +83,15 @@ def get_config() -> ml_collections.ConfigDict:
             "components:6,calendar:2,gaussian_process:2,ets,arima,regimes,tsmixup:2"
         )
         config.data.num_threads = 1
+        config.optimizer.algorithm = "muon"
+        config.optimizer.matrix_rate_factor = 3.0
+        config.optimizer.weight_decay = 0.03
         config.optimizer.learning_rate = 2.5e-3
         config.optimizer.end_learning_rate = 0.0
         config.optimizer.warmup_steps = 100
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 1000
-        config.train.num_steps = 4800
+        config.optimizer.decay_steps = 700
+        config.train.num_steps = 2600
         config.train.batch_size = 16
         config.train.log_every = 100
         config.train.checkpoint_every = 200

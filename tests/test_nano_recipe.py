@@ -8,9 +8,9 @@ from configs import time_moe_nano
 from timemoe_jax import train
 from timemoe_jax.config import RunConfig, from_mapping
 
-# The mean loss of the last ten updates of the run below was 0.81 when this was written; this is a
+# The mean loss of the last ten updates of the run below was 0.97 when this was written; this is a
 # fifth more. A model that says 0 throughout has 1.58 on the same windows.
-BOUND = 0.97
+BOUND = 1.16
 
 
 def _shortened() -> ConfigDict:
@@ -19,6 +19,8 @@ def _shortened() -> ConfigDict:
     with config.unlocked():
         config.model.hidden_size = 32
         config.model.intermediate_size = 64
+        config.model.num_attention_heads = config.model.num_key_value_heads = 4
+        config.model.attention_reach = 128
         config.model.horizon_lengths = (1, 8, 32, 64)
         config.data.length = 128
         config.data.future = 64

@@ -24,6 +24,7 @@ from timemoe_jax.config import (
 from timemoe_jax.losses import forecast_losses
 from timemoe_jax.models.time_moe import abstract_model
 from timemoe_jax.nn import moe
+from timemoe_jax.optimizer import learning_rate_schedule
 from timemoe_jax.train_step import (
     batch_arrays,
     compile_train_step,
