@@ -105,8 +105,8 @@ class ModelConfig:
     # are small its silu is almost linear, so that all points are embedded along nearly one line:
     # the first norm takes their size away, and what is left hardly has a sign.
     embedding_range: tuple[float, ...] = ()
-    # How many points back the attention starts by reading, each head a single one: see nn.lags; 0:
-    # all alike, as published.
+    # How many points back the attention starts by reading, each head a single one, less where its
+    # heads are too few for that: see nn.lags; 0: all alike, as published.
     attention_reach: int = 0
     # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
     default_context: int = 0

@@ -53,7 +53,7 @@ def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformat
 
 
 def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the matrices, Adam without decay for all else."""
+    """Orthogonalised momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
     rate = learning_rate_schedule(config, num_steps)
     return optax.contrib.muon(
         lambda step: config.matrix_rate_factor * rate(step),

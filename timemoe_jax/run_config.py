@@ -282,11 +282,10 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    # Parameters the decay leaves alone: "vectors" (norm scales and biases) or "none".
+    # Parameters that AdamW's decay leaves alone: "vectors" (norm scales and biases) or "none".
     weight_decay_exclude: str = "vectors"
-    matrix_rate_factor: float = (
-        1.0  # of "muon": the matrices' learning rate in units of the others'
-    )
+    # Of "muon": the learning rate of its matrices in units of the others', and their momentum.
+    matrix_rate_factor: float = 1.0
     muon_momentum: float = 0.95
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
     router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias

@@ -23,7 +23,7 @@ def initial_lags(num_layers: int, num_heads: int, reach: int) -> np.ndarray:
     """How many points back every head starts by reading, int [L, N].
 
     Head j of layer l reads j * base^l points back, where base^L is `reach`, or less where there are
-    not enough heads to leave no gap: so the sums of a lag of each layer are all of 0 to base^L - 1.
+    not enough heads to leave no gap: so the sums of a lag of each layer include 0 to base^L - 1.
     """
     base = min(float(num_heads), reach ** (1 / num_layers))
     return np.rint(np.outer(base ** np.arange(num_layers), np.arange(num_heads))).astype(int)
