@@ -18,7 +18,7 @@ def get_config(base: str = scaling.BASE) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "ablations"
     config.base = scaling.base_config(base)
-    config.ablations = {"variants": "", "seeds": (0, 1, 2)}
+    config.ablations = {"variants": "", "seeds": (0, 1, 2), "points": 1_000_000}
     config.score = {"horizons": (24, 96), "max_windows": 200}
     config.lock()
     return config

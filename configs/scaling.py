@@ -33,11 +33,11 @@ def get_config(base: str = BASE) -> ml_collections.ConfigDict:
     config.study = "scaling"
     config.base = base_config(base)
     config.scaling = {
-        "hidden_sizes": (32, 64, 96, 128),
-        "num_layers": (2, 3, 4, 4),
-        "num_heads": (2, 2, 4, 4),
+        "hidden_sizes": (48, 64, 96, 128),
+        "num_layers": (2, 3, 3, 4),
+        "num_heads": (8, 8, 8, 8),
         "learning_rates": (),  # one for each size; empty: the base's
-        "points": (2_000_000, 6_000_000, 18_000_000),
+        "points": (1_000_000, 2_000_000, 4_000_000),
         "measure": "validation_loss",
         "num_resamples": 200,
         "confidence": 0.9,

@@ -51,9 +51,9 @@ MIXING_WEIGHTS = {
 def get_config() -> ml_collections.ConfigDict:
     config = time_moe_base.get_config()
     with config.unlocked():
-        config.model.hidden_size = 96
-        config.model.intermediate_size = 192
-        config.model.num_hidden_layers = 3
+        config.model.hidden_size = 128
+        config.model.intermediate_size = 256
+        config.model.num_hidden_layers = 4
         config.model.num_attention_heads = 8
         config.model.num_key_value_heads = 8
         config.model.horizon_lengths = (1, 8, 32, 64, 720)
@@ -65,6 +65,8 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.initializer_range = 0.1
         config.model.embedding_range = (3.0, 0.3)
         config.model.attention_reach = 512
+        # Without it each layer settles on three or four of its eight experts.
+        config.model.router_bias = True
         config.model.dtype = "float32"
         config.model.remat = "none"
         config.loss.max_steps_per_position = 64
@@ -88,10 +90,11 @@ def get_config() -> ml_collections.ConfigDict:
         config.optimizer.weight_decay = 0.03
         config.optimizer.learning_rate = 2.5e-3
         config.optimizer.end_learning_rate = 0.0
+        config.optimizer.router_bias_rate = 3e-3
         config.optimizer.warmup_steps = 100
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 700
-        config.train.num_steps = 2600
+        config.optimizer.decay_steps = 1000
+        config.train.num_steps = 3000
         config.train.batch_size = 16
         config.train.log_every = 100
         config.train.checkpoint_every = 200

@@ -24,7 +24,12 @@ from timemoe_jax.forecast import Forecaster
 from timemoe_jax.held_out import HeldOutScores, score
 from timemoe_jax.logs import read_metrics
 from timemoe_jax.models.time_moe import count_parameters
-from timemoe_jax.run_config import require, require_choice, require_positive
+from timemoe_jax.run_config import (
+    require,
+    require_choice,
+    require_not_negative,
+    require_positive,
+)
 from timemoe_jax.train_loop import say
 
 STUDIES = ("scaling", "ablations")
@@ -44,11 +49,11 @@ Result = dict[str, Any]
 class ScalingConfig:
     """Model sizes, numbers of points, and what is fitted: one entry of each tuple per size."""
 
-    hidden_sizes: tuple[int, ...] = (32, 48, 64, 96)
-    num_layers: tuple[int, ...] = (2, 3, 4, 4)
-    num_heads: tuple[int, ...] = (2, 3, 4, 4)
+    hidden_sizes: tuple[int, ...] = (48, 64, 96, 128)
+    num_layers: tuple[int, ...] = (2, 3, 3, 4)
+    num_heads: tuple[int, ...] = (8, 8, 8, 8)
     learning_rates: tuple[float, ...] = ()  # empty: the base's for all
-    points: tuple[int, ...] = (1_000_000, 3_000_000, 9_000_000)
+    points: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)
     measure: str = "validation_loss"  # the loss that the law is fitted to
     num_resamples: int = 200
     confidence: float = 0.9
@@ -73,15 +78,17 @@ class ScalingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AblationsConfig:
-    """Which variants, and how often."""
+    """Which variants, how often, and how long each is trained."""
 
-    variants: tuple[str, ...] = ()  # of ABLATIONS; empty: all
+    variants: tuple[str, ...] = ()  # of ABLATIONS; empty: all that differ from the base
     seeds: tuple[int, ...] = (0, 1, 2)
+    points: int = 0  # that each reads, as in a scaling study; 0: as many as the base
 
     def __post_init__(self) -> None:
         for name in self.variants:
             require(name in ABLATIONS, f"variants names {name!r}; known: {', '.join(ABLATIONS)}")
         require(len(self.seeds) > 0, "seeds is empty; name at least one")
+        require_not_negative(self, "points")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +210,8 @@ def scaling_variants(config: StudyConfig) -> list[Variant]:
         models = {"sparse": sparse, "dense": equally_activated_dense(sparse)}
         for points in scaling.points:
             for kind in KINDS:
-                run = dataclasses.replace(base, model=models[kind])
+                run = _for_points(dataclasses.replace(base, model=models[kind]), points, rate)
                 labels = {"kind": kind, "hidden_size": hidden, "layers": layers, "asked": points}
-                run = _for_points(run, points, rate)
                 variants.append(Variant(f"{kind}_{hidden}x{layers}_{points}", run, labels))
     return variants
 
@@ -230,20 +236,26 @@ def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
 def ablation_variants(config: StudyConfig) -> list[Variant]:
     """Every ablation with every seed, seed by seed, so that a first table comes early.
 
+    Where none is named, those that change nothing of the base are left out: they are "full".
+
     Raises:
       ConfigError: an ablation cannot be applied to the base.
     """
+    ablations, base = config.ablations, config.base
+    if ablations.points:
+        base = _for_points(base, ablations.points, base.optimizer.learning_rate)
+    train_ = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
+    base = dataclasses.replace(base, train=train_)
     variants = []
-    for seed in config.ablations.seeds:
-        for name in config.ablations.variants or tuple(ABLATIONS):
-            base = dataclasses.replace(config.base, seed=seed)
+    for seed in ablations.seeds:
+        full = dataclasses.replace(base, seed=seed)
+        for name in ablations.variants or tuple(ABLATIONS):
             try:
-                run = ABLATIONS[name](base)
+                run = ABLATIONS[name](full)
             except ConfigError as error:
                 raise ConfigError(f"ablation {name!r} does not fit the base: {error}") from None
-            train_ = dataclasses.replace(run.train, eval_every=0, keep_checkpoints=1)
-            run = dataclasses.replace(run, train=train_)
-            variants.append(Variant(f"{name}_seed{seed}", run, {"variant": name, "seed": seed}))
+            if ablations.variants or name == "full" or run != full:
+                variants.append(Variant(f"{name}_seed{seed}", run, {"variant": name, "seed": seed}))
     return variants
 
 
