@@ -128,6 +128,7 @@ def test_each_ablation_changes_what_it_says_alone():
     assert changed["full"] == set()
     assert changed["mse_loss"] == {"loss.huber_delta"}
     assert changed["no_balancing_loss"] == {"model.apply_aux_loss"}
+    assert changed["router_bias"] == {"model.router_bias"}
     assert changed["heads_1"] == changed["head_32"] == {"model.horizon_lengths"}
     assert changed["top_1"] == changed["top_4"] == {"model.num_experts_per_tok"}
     assert changed["no_shared_expert"] == {"model.shared_expert"}
@@ -192,6 +193,14 @@ def test_the_config_files_are_studies_of_any_config(file):
     assert len(variants(study)) == (24 if study.study == "scaling" else 3 * (len(ABLATIONS) - 2))
     with pytest.raises(FileNotFoundError):
         file.get_config("configs/absent.py")
+
+
+def test_the_ablations_are_of_the_nano_recipe_but_for_its_size_and_selection_bias():
+    full = ablations_file.get_config().base.to_dict()
+    recipe = scaling_file.get_config().base.to_dict()
+    assert full.pop("model") != recipe.pop("model")
+    assert full == recipe
+    assert not ablations_file.get_config().base.model.router_bias
 
 
 def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -150,6 +150,7 @@ ABLATIONS: Mapping[str, Any] = {
     "full": lambda run: run,
     "mse_loss": _squared,
     "no_balancing_loss": _model(apply_aux_loss=False),
+    "router_bias": _model(router_bias=True),
     "heads_1": _model(horizon_lengths=(1,)),
     "heads_1_8": _model(horizon_lengths=(1, 8)),
     "heads_1_8_32": _model(horizon_lengths=(1, 8, 32)),
