@@ -136,6 +136,26 @@ def test_one_forecast_serves_horizons_that_begin_with_the_same_heads(plan, calls
     assert {call["normalize"] for call in model.calls} == {"instance"}
 
 
+def test_a_model_that_reads_less_is_scored_on_the_same_windows_in_the_same_units():
+    read = []
+
+    class Reader(_Fake):
+        def forecast(self, inputs, horizon, **options):
+            read.append(inputs)
+            return super().forecast(inputs, horizon, **options)
+
+    chosen = _chosen([[0, 9, 0, 2, 0, 3, 1, 4, 1, 5]], 6, (2,))
+    whole, less = (score(Reader(), chosen, num_read=n) for n in (None, 4))
+    np.testing.assert_array_equal(read[0][:, -4:], read[1])
+    assert read[0].shape[1] == 6
+    assert (whole.num_read, less.num_read) == (6, 4)
+    for method in ("naive", "context_mean"):
+        assert whole.average(2, method) == less.average(2, method)
+    for wrong in (0, 7):
+        with pytest.raises(DataError, match=f"num_read must be from 1 to .* 6, but is {wrong}"):
+            score(None, chosen, num_read=wrong)
+
+
 def test_scores_do_not_depend_on_the_units_of_a_series():
     rng = np.random.default_rng(0)
     series = [rng.normal(size=40), rng.normal(size=30)]
@@ -224,13 +244,14 @@ def test_unknown_sources_are_named(corpus):
 
 def test_the_command(golden, corpus, tmp_path, capsys):
     out = tmp_path / "scores.json"
-    options = ["--context=16", "--horizons=1,2", "--max-windows=4", f"--json={out}"]
+    options = ["--context=16", "--horizons=1,2", "--read=9", "--max-windows=4", f"--json={out}"]
     held_out.main([f"--checkpoint={golden}", f"--path={corpus}", *options])
     printed = capsys.readouterr().out
     assert "| energy/load | 2 | 4 |" in printed
     assert "| mean of 3 sources | 1 |" in printed
     found = json.loads(out.read_text())
     assert found["digest"]
+    assert (found["context_length"], found["num_read"]) == (16, 9)
     assert found["average"]["2"]["model"]["mse"] > 0
     with pytest.raises(SystemExit) as ended:
         held_out.main([f"--path={corpus}", "--horizons=many"])

@@ -76,6 +76,7 @@ class HeldOutScores:
     Attributes:
       context_length, horizons, max_windows: as they were asked for.
       clip: how far from its context's mean a value counts, in deviations.
+      num_read: how many of a context's last points the model read.
       sources: each by itself.
     """
 
@@ -83,6 +84,7 @@ class HeldOutScores:
     horizons: tuple[int, ...]
     max_windows: int
     clip: float
+    num_read: int
     sources: tuple[SourceScore, ...]
 
     @property
@@ -147,7 +149,8 @@ class HeldOutScores:
         without = [s.name for s in self.sources if not any(s.windows.values())]
         share = max((c for s in self.sources for c in s.clipped.values()), default=0.0)
         notes = [
-            f"MSE / MAE in units of each context's deviation, context {self.context_length}, "
+            f"MSE / MAE in units of each context's deviation, context {self.context_length}, of "
+            f"which the model reads the last {self.num_read}, "
             f"clipped at {self.clip:g} (at most {share:.2%} of a source's true values); the last "
             "rows are geometric means over sources.",
             f"At most {self.max_windows:,} windows of each source, evenly spaced. Series too "
@@ -165,6 +168,7 @@ def score(
     held_out: HeldOut,
     *,
     clip: float = CLIP,
+    num_read: int | None = None,
     batch_size: int | str = "auto",
     progress: bool = False,
 ) -> HeldOutScores:
@@ -179,32 +183,44 @@ def score(
       forecaster: the model; None scores the other two alone.
       held_out: of `choose_windows`.
       clip: in deviations of the context, above 0.
+      num_read: how many of a context's last points the model reads, so that lengths can be compared
+        on the same windows and in the same units; None: all.
       batch_size: of the forecasts, see `Forecaster.forecast`.
       progress: whether to show a progress bar.
 
     Raises:
-      DataError: clip is not above 0, or the model has no room for context and horizon.
+      DataError: clip is not above 0, num_read is not from 1 to the context's length, or the model
+        has no room for what it reads and the horizon.
     """
     if not clip > 0:
         raise DataError(f"clip must be above 0, but is {clip}")
+    length = held_out.context_length
+    num_read = length if num_read is None else num_read
+    if not 1 <= num_read <= length:
+        raise DataError(f"num_read must be from 1 to the context's {length}, but is {num_read}")
     if forecaster is not None:
-        forecaster.usable_context(held_out.context_length, held_out.horizons[-1])
+        forecaster.usable_context(num_read, held_out.horizons[-1])
     total = sum(len(w.sequence) for w in held_out.windows)
     with progress_bar(total=total, unit="window", disable=not progress) as bar:
         scores = []
         for windows in held_out.windows:
             tally = _Tally(held_out.horizons, clip, forecaster is not None)
             for chunk in read_windows(held_out, windows):
-                tally.add(chunk, _forecast(forecaster, chunk, held_out.horizons, batch_size))
+                made = _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
+                tally.add(chunk, made)
                 bar.update(chunk.num_read)
             scores.append(tally.finish(windows))
     return HeldOutScores(
-        held_out.context_length, held_out.horizons, held_out.max_windows, clip, tuple(scores)
+        length, held_out.horizons, held_out.max_windows, clip, num_read, tuple(scores)
     )
 
 
 def _forecast(
-    forecaster: Forecaster | None, chunk: Chunk, horizons: Sequence[int], batch_size: int | str
+    forecaster: Forecaster | None,
+    chunk: Chunk,
+    horizons: Sequence[int],
+    num_read: int,
+    batch_size: int | str,
 ) -> dict[int, Float64[np.ndarray, "W H"]]:
     """The model's forecasts of each horizon that there is room for.
 
@@ -224,9 +240,9 @@ def _forecast(
             made[h] = made[longer[0]][:, :h]
         else:
             made[h] = forecaster.forecast(
-                chunk.contexts,
+                chunk.contexts[:, -num_read:],
                 h,
-                context_length=chunk.contexts.shape[1],
+                context_length=num_read,
                 normalize="instance",
                 batch_size=batch_size,
             ).point
@@ -313,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sources", default="", help="of these only domain/source, with commas")
     parser.add_argument("--horizons", default="96,336,720", help="points to forecast")
     parser.add_argument("--context", type=int, default=512, help="points of a context")
+    parser.add_argument("--read", type=int, help="only so many of its last, in the same windows")
     parser.add_argument("--max-windows", type=int, default=500, help="of each source")
     parser.add_argument("--clip", type=float, default=CLIP, help="in deviations of the context")
     parser.add_argument("--json", type=Path, help="also write everything there")
@@ -330,7 +347,7 @@ def _run(args: argparse.Namespace) -> None:
         source, parts = choose_sources(source, parts, args.sources)
     held_out = choose_windows(source, parts, args.context, horizons, args.max_windows)
     forecaster = Forecaster.from_pretrained(args.checkpoint) if args.checkpoint else None
-    found = score(forecaster, held_out, clip=args.clip, progress=True)
+    found = score(forecaster, held_out, clip=args.clip, num_read=args.read, progress=True)
     print(found.to_markdown())
     if args.json:
         about = {
