@@ -36,7 +36,8 @@ from timemoe_jax.forecast import Forecaster
 from timemoe_jax.held_out import CLIP, HeldOutScores, score
 
 BATCH = 64
-FLAT = 1e-3  # deviations of a context below this are of nothing but rounding
+FLAT = 1e-3  # a context of a smaller deviation is flat, in the units of its window
+UNITS = {"mse": "variances", "mae": "deviations"}  # of each context
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -162,10 +163,10 @@ def show(found: dict[str, HeldOutScores], horizons: tuple[int, ...], report: Rep
             cells = [average[str(h)][method] for h in horizons]
             print(f"{title:24s}" + "".join(f"{c['mse']:13.4f} / {c['mae']:.4f}" for c in cells))
             for h, cell in zip(horizons, cells, strict=True):
-                for kind in ("mse", "mae"):
+                for kind, unit in UNITS.items():
                     of = None if title == "linear map" else linear[str(h)]["model"][kind]
                     row = f"{title} {kind.upper()} at {h}"
-                    report.add(row, cell[kind], "deviations", "linear map", of)
+                    report.add(row, cell[kind], unit, "linear map", of)
 
 
 def main(argv: list[str] | None = None) -> None:
