@@ -2,7 +2,7 @@
 
 python eval_main.py --config=configs/eval_nano.py --config.data_dir=DIR
 
-Hardware and time: two CPU cores, more than an hour for every window of every cell;
+Hardware and time: two CPU cores, about an hour for every window of every cell;
 `--config.max_windows=2000` scores an evenly spaced subset in a quarter of an hour.
 """
 
