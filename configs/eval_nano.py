@@ -2,8 +2,9 @@
 
 python eval_main.py --config=configs/eval_nano.py --config.data_dir=DIR
 
-Hardware and time: two CPU cores, about an hour for every window of every cell;
-`--config.max_windows=2000` scores an evenly spaced subset in a quarter of an hour.
+Hardware and time: two CPU cores, 47 minutes for every window of every cell as two processes,
+`--config.datasets=weather` and the others; `--config.max_windows=2000` scores an evenly spaced
+subset in ten minutes.
 """
 
 import ml_collections

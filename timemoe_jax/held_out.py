@@ -208,7 +208,7 @@ def score(
             for chunk in read_windows(held_out, windows):
                 made = _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
                 tally.add(chunk, made)
-                bar.update(chunk.num_read)
+                bar.update(chunk.num_windows)
             scores.append(tally.finish(windows))
     return HeldOutScores(
         length, held_out.horizons, held_out.max_windows, clip, num_read, tuple(scores)
@@ -262,7 +262,7 @@ class _Tally:
 
     def add(self, chunk: Chunk, made: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
         """Counts windows and the forecasts of them."""
-        self._unusable += chunk.num_read - len(chunk.contexts)
+        self._unusable += chunk.num_windows - len(chunk.contexts)
 
         def scaled(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
             return (values - chunk.mean[:, None]) / chunk.deviation[:, None]

@@ -193,7 +193,7 @@ class Chunk(NamedTuple):
     truths: Float64[np.ndarray, "W H"]  # NaN where missing
     mean: Float64[np.ndarray, " W"]  # of the contexts
     deviation: Float64[np.ndarray, " W"]
-    num_read: int  # windows, those among them that cannot be scored
+    num_windows: int  # that were read, with those that cannot be scored
 
 
 def read_windows(held_out: HeldOut, windows: SourceWindows) -> Iterator[Chunk]:
@@ -222,4 +222,4 @@ def _chunk(
     mean, deviation = location_and_scale(contexts)
     usable = (deviation > 0) & (deviation >= FLAT_CONTEXT * scales)
     kept = (contexts[usable], truths[usable], mean[usable], deviation[usable])
-    return Chunk(*kept, num_read=len(rows))
+    return Chunk(*kept, num_windows=len(rows))
