@@ -8,9 +8,9 @@ can be overridden: --config=configs/scaling.py:configs/smoke.py --config.base.tr
 Started again with the same command, a study goes on where it was: docs/studies.md.
 """
 
-from timemoe_jax import entry
-from timemoe_jax.studies import StudyConfig
-from timemoe_jax.study_reports import run_study
+from timemoe_jax.cli import programs as entry
+from timemoe_jax.evaluation.studies.config import StudyConfig
+from timemoe_jax.evaluation.studies.reports import run_study
 
 if __name__ == "__main__":
     entry.config_main(

@@ -7,8 +7,10 @@ run goes on from its newest checkpoint. On several hosts the same command is sta
 them, with --distributed=auto or the three flags that say which process it is: docs/scaling.md.
 """
 
-from timemoe_jax import distributed, entry, train
-from timemoe_jax.config import RunConfig
+from timemoe_jax.cli import programs as entry
+from timemoe_jax.runtime import distributed
+from timemoe_jax.training import run as train
+from timemoe_jax.training.config import RunConfig
 
 
 def run(config: RunConfig, workdir: str, *processes: str | None) -> None:
@@ -24,5 +26,5 @@ if __name__ == "__main__":
         __doc__ or "",
         [("workdir", "Where the run writes, and resumes from.")],
         distributed.FLAGS,
-        distributed.leave,
+        distributed.exit_now,
     )

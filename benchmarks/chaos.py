@@ -33,13 +33,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.coverage import random_forecaster
 from benchmarks.measure import Report, describe_machine, names
-from timemoe_jax.baselines import context_parroting, naive
-from timemoe_jax.data.generators.chaos import NODES, integrate, lorenz, mackey_glass, rossler
-from timemoe_jax.data.inspection import file_of
-from timemoe_jax.data.sequence_source import SequenceSource
-from timemoe_jax.data.sources import open_source
+from timemoe_jax.data.corpus.inspection import file_of
+from timemoe_jax.data.formats.open import open_source
+from timemoe_jax.data.generators.families.chaos import (
+    NODES,
+    integrate,
+    lorenz,
+    mackey_glass,
+    rossler,
+)
+from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import ConfigError, DataError, TimeMoeError
-from timemoe_jax.forecast import Forecaster
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.forecasting.scoring.baselines import context_parroting, naive
 
 # Of the time from point to point, so that a turn has about 30: turns take 0.75, 6 and about 50.
 LORENZ_STEP, ROSSLER_STEP, MACKEY_STRIDE = 0.025, 0.2, 6

@@ -21,9 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timemoe_jax.data.clean_folder import clean_folder
-from timemoe_jax.data.cleaning import clean
-from timemoe_jax.data.time_moe_folder import write_time_moe_folder
+from timemoe_jax.data.corpus.clean import clean_folder
+from timemoe_jax.data.corpus.clean_rules import clean
+from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 
 if TYPE_CHECKING:
     from benchmarks.measure import Report, Side

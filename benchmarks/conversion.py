@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report
-from timemoe_jax.data.conversion import convert
-from timemoe_jax.data.sources import open_source
+from timemoe_jax.data.corpus.convert import convert
+from timemoe_jax.data.formats.open import open_source
 
 POINTS = 1000  # of a series
 

@@ -28,22 +28,22 @@ from jaxtyping import Float64
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, describe_machine, names
-from timemoe_jax.baselines import seasonal_naive, seasonal_naive_quantiles
-from timemoe_jax.config import ModelConfig
-from timemoe_jax.data.benchmarks import (
+from timemoe_jax.data.samples import sample_path
+from timemoe_jax.errors import DataError, TimeMoeError
+from timemoe_jax.evaluation.benchmarks import (
     Benchmark,
     BenchmarkWindows,
     benchmark_windows,
     find_dataset,
     load_benchmark,
 )
-from timemoe_jax.data.samples import sample_path
-from timemoe_jax.errors import DataError, TimeMoeError
-from timemoe_jax.forecast import Forecaster
-from timemoe_jax.forecasting.intervals import conformal_offsets
-from timemoe_jax.forecasting.rolling_origins import Predict
-from timemoe_jax.metrics import coverage, mean_width, pinball_loss
-from timemoe_jax.models.time_moe import TimeMoe
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.forecasting.intervals.conformal import conformal_offsets
+from timemoe_jax.forecasting.intervals.rolling import Predict
+from timemoe_jax.forecasting.scoring.baselines import seasonal_naive, seasonal_naive_quantiles
+from timemoe_jax.forecasting.scoring.metrics import coverage, mean_width, pinball_loss
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.model import TimeMoe
 
 DATASETS = "ETTh1,ETTh2,ETTm1,ETTm2,weather"
 SAMPLE = "greensboro_hourly"  # what --quick measures without data

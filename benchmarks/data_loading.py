@@ -112,9 +112,9 @@ def child(args: argparse.Namespace) -> None:
     if args.threads == 0:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     # Imported before memory is looked at.
-    from timemoe_jax.data.pipeline import make_dataset
-    from timemoe_jax.data.sources import open_source
-    from timemoe_jax.data.windows import WindowIndex, WindowSource
+    from timemoe_jax.data.formats.open import open_source
+    from timemoe_jax.data.pipeline.batches import make_dataset
+    from timemoe_jax.data.pipeline.windows import WindowIndex, WindowSource
 
     gc.collect()
     before, start = resident("VmRSS"), time.perf_counter()
@@ -244,7 +244,7 @@ def many_sequences(folder: Path, num_sequences: int, length: int = 64) -> None:
 
 def small_corpus(folder: Path) -> None:
     """Series of the lengths that real corpora have: most short, most points in long ones."""
-    from timemoe_jax.data.time_moe_folder import write_time_moe_folder
+    from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 
     rng = np.random.default_rng(0)
     lengths = [300] * 400 + [3000] * 60 + [60_000] * 6

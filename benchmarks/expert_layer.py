@@ -4,10 +4,10 @@ python benchmarks/expert_layer.py
 python benchmarks/expert_layer.py --sizes base --tokens 4096 \
     --published-python PYTHON --published-code CHECKOUT
 
-Every implementation of `timemoe_jax.nn.experts` ("capacity" with its default factor), forward and
-forward+backward, as one compiled function: the router's logits, the top-k, and `expert_ffn`.
-Forward+backward returns the output and the gradients of x and of all four kernels. In the same
-rounds run
+Every implementation of `timemoe_jax.nn.experts.compute` ("capacity" with its default factor),
+forward and forward+backward, as one compiled function: the router's logits, the top-k, and
+`expert_ffn`. Forward+backward returns the output and the gradients of x and of all four kernels. In
+the same rounds run
 
   dense    a SwiGLU of the same active parameters, hidden width K * F, compiled likewise, its
            products accumulated in float32. It has no router, so a ratio of 1 is already better
@@ -43,8 +43,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure
 from benchmarks.published import layer_arrays
-from timemoe_jax.nn.experts import IMPLEMENTATIONS, ExpertWeights, expert_ffn
-from timemoe_jax.nn.routing import route
+from timemoe_jax.nn.experts.compute import IMPLEMENTATIONS, expert_ffn
+from timemoe_jax.nn.experts.routing import route
+from timemoe_jax.nn.experts.weights import ExpertWeights
 
 NUM_EXPERTS, CHOICES = 8, 2
 SIZES = {"base": (384, 768), "large": (768, 1536), "ultra": (1024, 2048)}  # D, F
@@ -91,7 +92,7 @@ class Compiled(NamedTuple):
 
 
 def sparse(implementation: str) -> Layer:
-    """Router, top-k and experts, as in `timemoe_jax.nn.moe`."""
+    """Router, top-k and experts, as in `timemoe_jax.nn.experts.layer`."""
 
     def layer(x: Float[Array, "T D"], kernels: Kernels) -> Float[Array, "T D"]:
         router, *experts = kernels

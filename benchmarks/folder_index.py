@@ -68,8 +68,8 @@ def memory(field: str) -> float:
 
 def measure_opening(folder: Path) -> dict[str, float]:
     """Opens the folder, reads from it, and says what each took."""
-    from timemoe_jax.data.time_moe_folder import TimeMoeFolderSource
-    from timemoe_jax.data.windows import WindowIndex
+    from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource
+    from timemoe_jax.data.pipeline.windows import WindowIndex
 
     taken = {"imports MB": memory("VmRSS")}
     start = time.perf_counter()

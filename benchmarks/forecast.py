@@ -53,13 +53,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.published import forecast_values, reset_peak_memory
 from benchmarks.train_step import SIZES, TINY, peak_bytes
-from timemoe_jax import bundled
-from timemoe_jax.checkpoint import load_model
-from timemoe_jax.config import DTYPES, ModelConfig, from_mapping
-from timemoe_jax.forecast import Forecaster
-from timemoe_jax.hf_conversion import write_published
+from timemoe_jax.checkpoints import bundled
+from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.checkpoints.published import write_published
+from timemoe_jax.config import DTYPES, from_mapping
+from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.decoding import horizon_plan
-from timemoe_jax.models.time_moe import count_parameters, create_params
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.model import count_parameters, create_params
 
 IDLE_LOAD = 0.25  # per core; of what is called idle
 MEMORY_SHARE = 0.5  # of what there is, for the published attention's scores

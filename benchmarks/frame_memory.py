@@ -63,9 +63,9 @@ def main() -> None:
     args = parse()
     report = Report(args.json)
     print(describe_machine())
-    from timemoe_jax.config import ModelConfig
-    from timemoe_jax.forecast import Forecaster
-    from timemoe_jax.models.time_moe import create_params
+    from timemoe_jax.forecasting.forecaster import Forecaster
+    from timemoe_jax.models.time_moe.config import ModelConfig
+    from timemoe_jax.models.time_moe.model import create_params
 
     config = ModelConfig(
         hidden_size=32,

@@ -23,11 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, describe_machine
+from timemoe_jax.data.corpus.synthesize import BLOCK, synthesize
 from timemoe_jax.data.generators.generated_source import BLOCK as SOURCE_BLOCK
 from timemoe_jax.data.generators.generated_source import LANES, GeneratedSource
 from timemoe_jax.data.generators.registry import FAMILIES, MIXUP, make_generator, parse_families
-from timemoe_jax.data.sources import ArraySource
-from timemoe_jax.data.synthesis import BLOCK, synthesize
+from timemoe_jax.data.series_source import ArraySource
 
 FLOOR = 5.0  # million points per minute and core
 

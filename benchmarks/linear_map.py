@@ -3,9 +3,10 @@
 python benchmarks/linear_map.py --path PATH_TO_CORPUS --checkpoint nano
 
 One matrix, fitted by least squares with a ridge to windows of the config's own training mixture,
-forecasts its held-out sources; `timemoe_jax.held_out` scores it and the checkpoint on the same
-windows. Simple linear maps are hard to beat at long horizons (arXiv 2205.13504), and the fit takes
-seconds: a model that has read as many windows and forecasts worse has not been trained well.
+forecasts its held-out sources; `timemoe_jax.evaluation.held_out` scores it and the checkpoint on
+the same windows. Simple linear maps are hard to beat at long horizons (arXiv 2205.13504), and the
+fit takes seconds: a model that has read as many windows and forecasts worse has not been trained
+well.
 
 Contexts and futures are z-scored by the context and cut at 10 deviations; a window counts
 1 / (1 + the mean square of its future), so that those that leave their context far behind do not
@@ -27,13 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, describe_machine, names
 from configs.scaling import base_config
-from timemoe_jax.config import DataConfig, ModelConfig, RunConfig, from_mapping
-from timemoe_jax.data import pipeline
-from timemoe_jax.data.held_out_windows import choose_windows, open_held_out
-from timemoe_jax.data.training_data import open_training_data
+from timemoe_jax.config import from_mapping
+from timemoe_jax.data.config import DataConfig
+from timemoe_jax.data.pipeline import batches as pipeline
+from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import DataError, TimeMoeError
-from timemoe_jax.forecast import Forecaster
-from timemoe_jax.held_out import CLIP, HeldOutScores, score
+from timemoe_jax.evaluation.held_out import CLIP, HeldOutScores, score
+from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.training.config import RunConfig
 
 BATCH = 64
 FLAT = 1e-3  # a context of a smaller deviation is flat, in the units of its window

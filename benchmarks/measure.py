@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from timemoe_jax.config import ModelConfig
-from timemoe_jax.models.time_moe import count_parameters
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.model import count_parameters
 
 PROGRAM = Path(__file__).with_name("published.py")
 ENOUGH_SECONDS = 0.05  # of calls per turn: a short call is made more than once

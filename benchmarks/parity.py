@@ -21,11 +21,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from timemoe_jax import losses
-from timemoe_jax.hf_conversion import read_published
+from timemoe_jax.checkpoints.published import read_published
 from timemoe_jax.models.decoding import decode, decode_uncached
-from timemoe_jax.models.time_moe import TimeMoe, TimeMoeOutput, abstract_model
-from timemoe_jax.nn.routing import router_statistics
+from timemoe_jax.models.time_moe.model import TimeMoe, TimeMoeOutput, abstract_model
+from timemoe_jax.nn.experts.routing import router_statistics
+from timemoe_jax.training import losses
 
 HORIZONS = (1, 5, 8, 13, 37, 64, 96, 100, 192, 333)
 # Decoding without a cache compiles once for every length, so not every horizon.

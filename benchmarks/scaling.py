@@ -30,10 +30,13 @@ import jax
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, update_flops
-from timemoe_jax import partitioning
-from timemoe_jax.config import MeshConfig, RunConfig, from_mapping
-from timemoe_jax.models.time_moe import count_parameters
-from timemoe_jax.train_step import abstract_state, compile_train_step
+from timemoe_jax.config import from_mapping
+from timemoe_jax.models.time_moe.model import count_parameters
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.runtime.config import MeshConfig
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.start import check_fits
+from timemoe_jax.training.step import abstract_state, compile_train_step
 
 
 def parse() -> argparse.Namespace:
@@ -90,7 +93,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", args.devices)
     config = load(args)
     mesh = partitioning.make_mesh(config.mesh)
-    partitioning.check_fits(config, mesh)
+    check_fits(config, mesh)
     total, active = count_parameters(config.model)
     name, report = f"{Path(args.config).stem} on {args.devices}", Report(args.json)
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

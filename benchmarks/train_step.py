@@ -5,7 +5,7 @@ python benchmarks/train_step.py --shapes 4x512 --published-python PYTHON --publi
 python benchmarks/train_step.py --memory
 
 An update is forward, the loss of all heads and the balancing loss, backward, clipping by the
-global norm, AdamW. Ours is `timemoe_jax.train_step.make_train_step`. The published one is its
+global norm, AdamW. Ours is `timemoe_jax.training.step.make_train_step`. The published one is its
 `TimeMoeForPrediction` with the loss it computes itself, its own (eager) attention, no key/value
 cache, `clip_grad_norm_` and `torch.optim.AdamW`; it starts from our parameters, exported, and sees
 the same batch, in which nothing is missing. The losses of the first update are compared, and a
@@ -45,10 +45,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.published import peak_memory, reset_peak_memory, step_values
 from configs import time_moe_base, time_moe_large, time_moe_ultra
-from timemoe_jax.config import RunConfig, from_mapping
-from timemoe_jax.hf_conversion import write_published
-from timemoe_jax.models.time_moe import REMAT
-from timemoe_jax.train_step import TrainState, create_state, make_train_step
+from timemoe_jax.checkpoints.published import write_published
+from timemoe_jax.config import from_mapping
+from timemoe_jax.models.time_moe.model import REMAT
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.step import TrainState, create_state, make_train_step
 
 SIZES = {"base": time_moe_base, "large": time_moe_large, "ultra": time_moe_ultra}
 TINY = {

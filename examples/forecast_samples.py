@@ -6,8 +6,8 @@ python examples/forecast_samples.py nano out/demo/forecasts.png
 import argparse
 
 from timemoe_jax import Forecaster
+from timemoe_jax.cli.programs import report_errors
 from timemoe_jax.data.samples import SAMPLES, load_sample
-from timemoe_jax.entry import report_errors
 from timemoe_jax.plotting import Panel, plot_forecasts
 
 HORIZON = 96

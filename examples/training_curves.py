@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timemoe_jax.entry import report_errors
+from timemoe_jax.cli.programs import report_errors
 from timemoe_jax.errors import DataError
-from timemoe_jax.logs import read_metrics
 from timemoe_jax.plotting import new_figure, save_figure
+from timemoe_jax.training.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from fake_forecaster import FakeForecaster
 
-from timemoe_jax.adapters.sktime import TimeMoeForecaster
+from timemoe_jax.forecasting.adapters.sktime import TimeMoeForecaster
 
 
 class CheckedForecaster(TimeMoeForecaster):

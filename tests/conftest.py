@@ -20,11 +20,15 @@ import jaxtyping
 
 # The modules that compute: the others' public functions are tested with wrong types, too, and
 # answer those with errors of their own.
-COMPUTING = ("nn", "models", "losses", "context_scaling", "train_step", "metrics")
+COMPUTING = (
+    *("nn", "models", "training.losses", "training.context_scaling", "training.objective"),
+    *("training.step", "forecasting.scoring.metrics"),
+)
 jaxtyping.install_import_hook([f"timemoe_jax.{name}" for name in COMPUTING], "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+from places import GOLDEN, shared_folder  # noqa: E402
 
 hypothesis.settings.register_profile(
     "tests",
@@ -36,19 +40,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
-TESTS = Path(__file__).parent
 PARITY = ("moe_tiny", "moe", "gqa", "dense")
-
-
-def shared_folder() -> Path:
-    """Fixtures and data too large for the repository; TIMEMOE_SHARED says where they are."""
-    return Path(os.environ.get("TIMEMOE_SHARED", TESTS.parents[1] / "shared"))
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The published folder that is part of the test suite."""
-    return TESTS / "golden" / "moe_tiny"
+    return GOLDEN / "moe_tiny"
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +61,7 @@ def shared_dir() -> Path:
 def parity_folder(request: pytest.FixtureRequest) -> Path:
     """A published folder with what the published implementation computes from it."""
     if request.param == "moe_tiny":
-        return TESTS / "golden" / "moe_tiny"
+        return GOLDEN / "moe_tiny"
     folder = shared_folder() / "parity" / request.param
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent; TIMEMOE_SHARED names another place")

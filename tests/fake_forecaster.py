@@ -7,7 +7,7 @@ import numpy as np
 
 from timemoe_jax.data.series import validate_series
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.time_frames import read_frame, to_frame
+from timemoe_jax.forecasting.frames.frames import read_frame, to_frame
 
 
 @dataclasses.dataclass(frozen=True)

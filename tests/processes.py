@@ -6,11 +6,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from timemoe_jax import distributed
+from places import ROOT, TESTS
 
-ROOT = Path(__file__).parents[1]
+from timemoe_jax.runtime import distributed
 
 
 def start_processes(
@@ -61,7 +60,7 @@ def environments(count: int, devices: int) -> list[dict[str, str]]:
         # Queued steps of many emulated devices on few cores can wait for one another for ever.
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]),
     }
     if count == 1:
         return [common]

@@ -4,42 +4,28 @@ import ast
 import graphlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "timemoe_jax"
 MAINS = ("train_main", "eval_main", "study_main")
-# A module imports from rows above its own, and from its own row without a cycle.
-LAYERS = (
+# From the ground up: a module imports from its own room and from those before it.
+ROOMS = (
     ("errors",),
-    (
-        "config",
-        "run_config",
-        "compilation_cache",
-        "distributed",
-        "partitioning",
-        "host_memory",
-        "logs",
-        "metrics",
-        "baselines",
-        "plotting",
-    ),
+    ("config", "plotting"),
+    ("runtime",),
     ("data",),
     ("nn",),
-    ("losses", "context_scaling"),
     ("models",),
-    ("hf_conversion", "checkpoint", "checkpoint_items", "averaging", "bundled"),
+    ("checkpoints",),
+    ("training",),
     ("forecasting",),
-    ("forecast",),
-    ("evaluate", "expert_usage", "adapters"),
-    ("optimizer", "train_step", "train_loop", "train"),
-    ("entry",),
-    ("scaling_law", "held_out"),
-    ("studies", "study_reports", "study_pictures"),
-    ("forecast_command", "cli", *MAINS),
+    ("evaluation",),
+    ("cli", *MAINS),
 )
+MAX_ROOT_FILES = 6
+MAX_FOLDER_FILES = 13
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
@@ -76,11 +62,11 @@ def package_imports(module: str) -> set[str]:
     return {name for name in imports_of(module) if name in FILES and name != "timemoe_jax"}
 
 
-def layer_of(module: str) -> int:
-    name = module.removeprefix("timemoe_jax.").split(".")[0]
-    rows = [i for i, names in enumerate(LAYERS) if name in names]
-    assert rows, f"{module} has no place in LAYERS: say which modules it stands on"
-    return rows[0]
+def floor_of(module: str) -> int:
+    room = module.removeprefix("timemoe_jax.").split(".")[0]
+    floors = [i for i, rooms in enumerate(ROOMS) if room in rooms]
+    assert floors, f"{module} is in none of ROOMS: say on which rooms it stands"
+    return floors[0]
 
 
 # The package's own file only lists the public names.
@@ -89,7 +75,7 @@ PLACED = [name for name in MODULES if name != "timemoe_jax.__init__"]
 
 @pytest.mark.parametrize("module", PLACED)
 def test_imports_go_one_way(module):
-    above = [name for name in package_imports(module) if layer_of(name) > layer_of(module)]
+    above = [name for name in package_imports(module) if floor_of(name) > floor_of(module)]
     assert not above, f"{module} imports {above}, which stand on it"
 
 
@@ -100,11 +86,11 @@ def test_imports_have_no_cycle():
 
 def test_the_check_sees_imports():
     """Of either form, and those inside functions."""
-    assert "timemoe_jax.nn.routing" in package_imports("timemoe_jax.losses")
-    assert "safetensors" in imports_of("timemoe_jax.hf_conversion")
+    assert "timemoe_jax.nn.experts.routing" in package_imports("timemoe_jax.training.losses")
+    assert "safetensors" in imports_of("timemoe_jax.checkpoints.published")
 
 
-@pytest.mark.parametrize("module", [name for name in PLACED if ".data" in name])
+@pytest.mark.parametrize("module", [name for name in PLACED if name.startswith("timemoe_jax.data")])
 def test_data_knows_no_model_and_no_jax(module):
     roots = {name.split(".")[0] for name in imports_of(module)}
     assert not roots & {"jax", "flax", "optax", "orbax"}
@@ -125,19 +111,28 @@ def test_no_torch(module):
 
 
 def test_weights_are_never_unpickled():
-    for module in ("timemoe_jax.hf_conversion", "timemoe_jax.checkpoint"):
+    for module in ("timemoe_jax.checkpoints.published", "timemoe_jax.checkpoints.store"):
         assert not imports_of(module) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
 def test_importing_the_package_imports_neither_torch_nor_tensorflow():
     code = (
-        "import sys, timemoe_jax, timemoe_jax.hf_conversion, timemoe_jax.models.decoding\n"
+        "import sys, timemoe_jax, timemoe_jax.checkpoints.published, timemoe_jax.models.decoding\n"
         "print(sorted({'torch', 'tensorflow', 'transformers'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_tree_can_be_taken_in_at_a_glance():
+    files = dict.fromkeys([PACKAGE, *(p.parent for p in PACKAGE.rglob("*.py"))], 0)
+    for path in FILES.values():
+        if PACKAGE in path.parents and path.name != "__init__.py":
+            files[path.parent] += 1
+    assert files[PACKAGE] < MAX_ROOT_FILES
+    assert not {str(folder): n for folder, n in files.items() if n > MAX_FOLDER_FILES}
 
 
 def test_there_is_no_drawer_for_everything():

@@ -6,20 +6,16 @@ import ml_collections
 import pytest
 
 from configs import time_moe_base
-from timemoe_jax.config import (
-    DataConfig,
-    EvalConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-    from_mapping,
+from timemoe_jax.config import from_mapping
+from timemoe_jax.data.config import DataConfig, parse_mixing_weights
+from timemoe_jax.errors import ConfigError, TimeMoeError
+from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.published import (
     model_config_from_published,
     model_config_to_published,
-    parse_mixing_weights,
 )
-from timemoe_jax.errors import ConfigError, TimeMoeError
+from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
 
 
 def error_of(make, *args, **kwargs) -> str:

@@ -14,14 +14,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from places import GOLDEN
 
 from configs import smoke
-from timemoe_jax import Forecaster, train
-from timemoe_jax.config import RunConfig, from_mapping
+from timemoe_jax import Forecaster
+from timemoe_jax.config import from_mapping
 from timemoe_jax.data.samples import load_sample
-from timemoe_jax.logs import read_metrics
+from timemoe_jax.training import run as train
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.metrics_log import read_metrics
 
-FOLDER = Path(__file__).parent / "golden" / "numbers"
+FOLDER = GOLDEN / "numbers"
 TOLERANCE = 1e-6
 
 

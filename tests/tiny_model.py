@@ -1,6 +1,6 @@
 """A model small enough to compile in a second, for every test that needs no particular one."""
 
-from timemoe_jax.config import ModelConfig
+from timemoe_jax.models.time_moe.config import ModelConfig
 
 # Large initial weights, so that every part of the model has a say.
 TINY = ModelConfig(

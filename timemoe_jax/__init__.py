@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from timemoe_jax.errors import CheckpointError, ConfigError, DataError, TimeMoeError
 
 if TYPE_CHECKING:
-    from timemoe_jax.forecast import Forecast, Forecaster
+    from timemoe_jax.forecasting.forecaster import Forecast, Forecaster
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Imports the names that need JAX when they are first used."""
     if name in ("Forecast", "Forecaster"):
-        from timemoe_jax import forecast
+        from timemoe_jax.forecasting import forecaster
 
-        return getattr(forecast, name)
+        return getattr(forecaster, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

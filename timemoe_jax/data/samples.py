@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from timemoe_jax.data.tables import Table, read_csv
+from timemoe_jax.data.formats.csv_files import Table, read_csv
 from timemoe_jax.errors import DataError
 
 SAMPLES = ("greensboro_hourly", "new_york_daily", "mauna_loa_co2_weekly")

@@ -9,6 +9,25 @@ from jaxtyping import Float, Float64
 from timemoe_jax.errors import DataError
 
 
+def check_levels(levels: Any) -> Float64[np.ndarray, " Q"]:
+    """Quantile levels as an array, once they are known to be numbers that rise between 0 and 1.
+
+    Raises:
+      DataError: there is none, one is not between 0 and 1, or they do not rise.
+    """
+    try:
+        values = np.array(levels, np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.ndim != 1 or not values.size or not ((values > 0) & (values < 1)).all():
+        raise DataError(
+            f"quantile levels must be numbers between 0 and 1, both excluded, but are {levels!r}"
+        )
+    if (np.diff(values) <= 0).any():
+        raise DataError(f"quantile levels must rise, but are {levels}")
+    return values
+
+
 def validate_series(
     inputs: Any, names: Sequence[str] | None = None
 ) -> list[Float64[np.ndarray, " _"]]:

@@ -21,13 +21,14 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
-from timemoe_jax import partitioning
-from timemoe_jax.config import DTYPES, ModelConfig
+from timemoe_jax.config import DTYPES
 from timemoe_jax.data.series import location_and_scale
 from timemoe_jax.errors import ConfigError, DataError
-from timemoe_jax.logs import progress_bar
 from timemoe_jax.models.decoding import Decoded, decode, horizon_plan
-from timemoe_jax.models.time_moe import abstract_model
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.runtime.progress import progress_bar
 
 # Of the memory that is free, what a batch may take when its size is chosen here, and the most.
 MEMORY_SHARE = 0.25
@@ -244,7 +245,7 @@ class Engine:
         if self._mesh is None:
             return jax.block_until_ready(self._decode(self.params, x, mask, horizon=steps))
         place = partitioning.batch_sharding(self._mesh)
-        with partitioning.using(self._mesh):
+        with partitioning.use_mesh(self._mesh):
             x, mask = jax.device_put((x, mask), place)
             return jax.block_until_ready(self._decode(self.params, x, mask, horizon=steps))
 

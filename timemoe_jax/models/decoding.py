@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from timemoe_jax import partitioning
-from timemoe_jax.models.time_moe import Block, TimeMoe
-from timemoe_jax.nn import attention_cache
-from timemoe_jax.nn.attention_cache import CacheLayer, KeyValues
+from timemoe_jax.models.time_moe.model import Block, TimeMoe
+from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues, write
+from timemoe_jax.runtime import partitioning
 
 
 class Cache(NamedTuple):
@@ -159,7 +158,7 @@ def extend(
         return read(block, h, index, last=True)
 
     hidden, new = _through_layers(model, x, read, read_last)
-    layers = attention_cache.write(cache.layers, new, cache.position)
+    layers = write(cache.layers, new, cache.position)
     return hidden, Cache(layers, cache.mask, cache.position + x.shape[1])
 
 

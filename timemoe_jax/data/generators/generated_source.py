@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from timemoe_jax.data.augmentations import Augmentation
+from timemoe_jax.data.generators.augmentations import Augmentation
 from timemoe_jax.data.generators.generator import Generator
 from timemoe_jax.data.generators.registry import make_generator, parse_families
-from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
 # Series that are drawn at once, and blocks that are read in turn. Both decide which series is

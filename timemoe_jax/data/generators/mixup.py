@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from timemoe_jax.data.generators.generator import Generator, Rng
-from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
 # Windows with missing or infinite values, or of zeros only, are passed over; so many in a row

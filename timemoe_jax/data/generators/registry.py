@@ -4,21 +4,21 @@ import difflib
 import math
 from collections.abc import Mapping
 
-from timemoe_jax.data.generators.arima import Arima
-from timemoe_jax.data.generators.calendar_effects import CalendarEffects
-from timemoe_jax.data.generators.causal_graph import CausalGraph
-from timemoe_jax.data.generators.chaos import Chaos
-from timemoe_jax.data.generators.components import Components
-from timemoe_jax.data.generators.diffusion import Diffusion
-from timemoe_jax.data.generators.events import Events
-from timemoe_jax.data.generators.exponential_smoothing import ExponentialSmoothing
-from timemoe_jax.data.generators.gaussian_process import GaussianProcess
+from timemoe_jax.data.generators.families.arima import Arima
+from timemoe_jax.data.generators.families.calendar_effects import CalendarEffects
+from timemoe_jax.data.generators.families.causal_graph import CausalGraph
+from timemoe_jax.data.generators.families.chaos import Chaos
+from timemoe_jax.data.generators.families.components import Components
+from timemoe_jax.data.generators.families.diffusion import Diffusion
+from timemoe_jax.data.generators.families.events import Events
+from timemoe_jax.data.generators.families.exponential_smoothing import ExponentialSmoothing
+from timemoe_jax.data.generators.families.gaussian_process import GaussianProcess
+from timemoe_jax.data.generators.families.intermittent import Intermittent
+from timemoe_jax.data.generators.families.regimes import Regimes
+from timemoe_jax.data.generators.families.volatility import Volatility
 from timemoe_jax.data.generators.generator import Generator
-from timemoe_jax.data.generators.intermittent import Intermittent
 from timemoe_jax.data.generators.mixup import TSMixup
-from timemoe_jax.data.generators.regimes import Regimes
-from timemoe_jax.data.generators.volatility import Volatility
-from timemoe_jax.data.sequence_source import SequenceSource
+from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
 FAMILIES: Mapping[str, type[Generator]] = {

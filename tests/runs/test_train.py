@@ -1,0 +1,381 @@
+"""Whole runs: real processes, really killed, resumed, stopped and given nonsense."""
+
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from places import ROOT
+from processes import environments
+from tensorboardX.proto import event_pb2
+
+from timemoe_jax.checkpoints import store as checkpoint
+from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.config import from_mapping
+from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
+from timemoe_jax.errors import CheckpointError
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.metrics_log import read_metrics
+from timemoe_jax.training.start import _check_same_model
+
+TINY = {
+    "model.hidden_size": 16,
+    "model.intermediate_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.num_key_value_heads": 2,
+    "model.num_experts": 4,
+    "model.horizon_lengths": "(1, 8)",
+    "data.length": 48,
+    "data.synthetic_sequences": 40,
+    "data.synthetic_length": 200,
+    "data.validation_fraction": 0.1,
+    "optimizer.warmup_steps": 2,
+    "train.num_steps": 150,  # enough that a kill at a step comes before the end
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.checkpoint_every": 40,
+    "train.eval_every": 75,
+}
+
+
+def _start(workdir, **overrides):
+    fields = TINY | {name.replace("__", "."): value for name, value in overrides.items()}
+    command = [sys.executable, "train_main.py", "--config=configs/smoke.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environments(1, 1)[0], "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def _finish(process):
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def _run(workdir, **overrides):
+    return _finish(_start(workdir, **overrides))
+
+
+def _wait_for_step(workdir, step, process):
+    deadline = time.monotonic() + 200
+    while not any(r["step"] >= step for r in read_metrics(workdir / "metrics.jsonl")):
+        assert time.monotonic() < deadline, f"step {step} was never reached"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def _parameters(workdir):
+    return [np.asarray(p) for p in jax.tree.leaves(load_model(workdir).params)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run that nothing happens to, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    return workdir, out, err
+
+
+def test_what_a_run_prints_and_writes(uninterrupted):
+    workdir, out, err = uninterrupted
+    for text in (
+        "parameters, ",
+        "attention: tiled (auto)",
+        "experts: blocked (auto)",
+        "devices: 1 x cpu",
+        "memory per device: ",
+        "36 sequences",
+        "windows",
+        "updates per epoch",
+        "total updates: 150",
+        "step 150/150",
+    ):
+        assert text in out
+    for text in ("loss", "lr", "points/s", "150/150"):
+        assert text in err  # the progress bar
+    records = read_metrics(workdir / "metrics.jsonl")
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == list(range(1, 151))
+    names = {"loss", "loss_1", "loss_8", "balancing_loss", "expert_load", "router_entropy"}
+    names |= {"dropped_share", "dead_expert_share", "router_z_loss"}
+    names |= {"gradient_norm", "learning_rate", "points_per_second", "skipped_updates"}
+    assert names <= set(steps[-1])
+    np.testing.assert_allclose(np.sum(steps[-1]["expert_load"], axis=1), 1.0, rtol=1e-5)
+    validations = [r for r in records if "validation_loss" in r]
+    assert [r["step"] for r in validations] == [75, 150]
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 150
+
+
+def test_tensorboard_reads_the_events(uninterrupted):
+    (events,) = (uninterrupted[0] / "tensorboard").glob("events.*")
+    scalars = _scalars(events.read_bytes())
+    logged = {
+        r["step"]: r["loss"]
+        for r in read_metrics(uninterrupted[0] / "metrics.jsonl")
+        if "loss" in r
+    }
+    assert scalars["loss"].keys() == logged.keys()
+    for step, loss in logged.items():
+        np.testing.assert_allclose(scalars["loss"][step], loss, rtol=1e-6)
+    assert "expert_load/1/3" in scalars
+
+
+def _scalars(data):
+    """Tag -> step -> value, from the record framing of an event file: length, crc, bytes, crc."""
+    found = {}
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 8], "little")
+        event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
+        at += 12 + size + 4
+    return found
+
+
+def test_killed_twice_and_resumed_the_parameters_are_the_same_bits(uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    for step in (50, 90):
+        process = _start(workdir)
+        _wait_for_step(workdir, step, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step" in out
+    for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
+        assert a.tobytes() == b.tobytes()
+    records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == list(range(1, 151))
+    whole = [r for r in read_metrics(uninterrupted[0] / "metrics.jsonl") if "loss" in r]
+    assert [r["loss"] for r in records] == [r["loss"] for r in whole]
+
+
+def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = _start(workdir, train__checkpoint_every=1000)
+    _wait_for_step(workdir, 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = _finish(process)
+    assert code == 0, err
+    assert "stopped by SIGTERM at step" in out
+    (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
+    assert 3 <= step < 150
+    code, _, err = _run(workdir)
+    assert code == 0, err
+    for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def _corpus(folder):
+    """Two domains, of one long series and of many short ones."""
+    rng = np.random.default_rng(0)
+    for name, count, length in (("energy/load", 6, 400), ("web/views", 60, 30)):
+        write_time_moe_folder(folder / name, [rng.normal(size=length) for _ in range(count)])
+    return folder
+
+
+@pytest.mark.parametrize("policy", ["windows", "packing"])
+def test_a_mixed_run_is_logged_and_when_killed_ends_with_the_same_bits(policy, tmp_path):
+    fields = {
+        "data__path": _corpus(tmp_path / "corpus"),
+        "data__synthetic_sequences": 0,
+        "data__policy": policy,
+        "data__mixing": "fixed",
+        "data__mixing_weights": "energy:1,web:3",
+        "data__max_epochs_per_source": 100.0,
+        "train__eval_every": 0,
+    }
+    code, out, err = _run(tmp_path / "whole", **fields)
+    assert code == 0, err
+    # Of so few draws whole numbers are shared out.
+    assert re.search(r"mixture: fixed: web 7[45]\.\d\d% \(", out)
+    process = _start(tmp_path / "killed", **fields)
+    # Saving step 80 waits until step 40 is saved.
+    _wait_for_step(tmp_path / "killed", 85, process)
+    process.kill()
+    process.communicate()
+    code, out, err = _run(tmp_path / "killed", **fields)
+    assert code == 0, err
+    assert re.search(r"resuming at step (40|80|120)\b", out)
+    for a, b in zip(*(_parameters(tmp_path / name) for name in ("whole", "killed")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    shares = [[(r["step"], r["share_web"]) for r in log if "loss" in r] for log in logs]
+    assert shares[0] == shares[1]
+    assert len(shares[0]) == 150
+    assert all(abs(r["share_energy"] + r["share_web"] - 1) < 1e-6 for r in logs[0] if "loss" in r)
+    assert abs(np.mean([share for _, share in shares[0]]) - 0.75) < 0.06
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted):
+    workdir = uninterrupted[0]
+    before = (workdir / "metrics.jsonl").read_text()
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step 150" in out
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_another_model_is_not_resumed(uninterrupted):
+    code, _, err = _run(uninterrupted[0], model__num_experts=8)
+    assert code == 2
+    assert _only_line(err).startswith("error: ")
+    assert "num_experts 4 but 8" in err
+
+
+def test_a_damaged_checkpoint_is_not_resumed_but_named(uninterrupted, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(uninterrupted[0], workdir)
+    newest = workdir / "checkpoints" / "150"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    code, _, err = _run(workdir)
+    assert code == 2
+    line = _only_line(err)
+    assert "step 150" in line
+    assert "newest good checkpoint is step 120" in line
+    shutil.rmtree(newest)
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert "resuming at step 120" in out
+
+
+def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):
+    source, _, _ = uninterrupted
+    code, _, err = _run(
+        tmp_path / "tuned",
+        train__init_from=source,
+        train__num_steps=3,
+        optimizer__learning_rate=1e-12,
+        optimizer__end_learning_rate=0,
+    )
+    assert code == 0, err
+    for a, b in zip(_parameters(source), _parameters(tmp_path / "tuned"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_a_profile_window_is_a_trace(tmp_path):
+    """Two updates from the second on, in the formats of TensorBoard and Perfetto."""
+    code, out, err = _run(
+        tmp_path, train__num_steps=6, profile__start=1, profile__num_steps=2, train__eval_every=0
+    )
+    assert code == 0, err
+    assert f"trace of 2 updates in {tmp_path / 'profile'}" in out
+    (session,) = (tmp_path / "profile/plugins/profile").iterdir()
+    assert list(session.glob("*.xplane.pb"))
+    with gzip.open(session / "perfetto_trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    updates = {e["args"]["step_num"] for e in events if e.get("name") == "update"}
+    assert updates == {"1", "2"}
+
+
+def test_a_bias_on_the_routers_can_be_added_to_a_trained_model(uninterrupted, tmp_path):
+    code, _, err = _run(
+        tmp_path / "biased",
+        train__init_from=uninterrupted[0],
+        train__num_steps=3,
+        model__router_bias=True,
+    )
+    assert code == 0, err
+    model = load_model(tmp_path / "biased")
+    assert model.config.router_bias
+    bias = np.asarray(model.params["blocks"]["ffn"]["selection_bias"][...])
+    assert 0 < np.abs(bias).max() <= 3e-3 + 1e-9
+
+
+def test_a_run_of_before_a_field_was_there_is_resumed(uninterrupted, tmp_path, monkeypatch):
+    """What it does not say had the default."""
+    workdir = tmp_path / "older"
+    shutil.copytree(uninterrupted[0], workdir)
+    then = checkpoint.Checkpoints(workdir / "checkpoints").stored_config()
+    for field in ("router_bias", "expert_exchange"):
+        del then["model"][field]
+    with checkpoint.Checkpoints(workdir / "checkpoints") as saved:
+        monkeypatch.setattr(saved, "stored_config", lambda: then)
+        config = from_mapping(RunConfig, json.loads((workdir / "config.json").read_text()))
+        _check_same_model(config, saved)
+        biased = dataclasses.replace(config.model, router_bias=True)
+        with pytest.raises(CheckpointError, match="router_bias False but True"):
+            _check_same_model(dataclasses.replace(config, model=biased), saved)
+
+
+def test_updates_that_are_not_finite_end_the_run(tmp_path):
+    code, _, err = _run(
+        tmp_path / "broken",
+        model__initializer_range=1e30,
+        train__max_nonfinite_in_row=3,
+    )
+    assert code == 2
+    assert "step 1: update skipped" in err
+    assert "3 updates in a row were not finite" in err.splitlines()[-1]
+    assert "synthetic" in err.splitlines()[-1]  # it names the sequences
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.num_stepz=3"], "num_stepz"),
+        (["--config.train.num_steps=many"], "num_steps"),
+        (["--config.model.num_attention_heads=3"], "must divide hidden_size"),
+        (["--config.data.synthetic_sequences=0"], "set config.data.path"),
+        (["--config.data.synthetic_sequences=0", "--config.data.path=/nowhere"], "/nowhere"),
+        (["--config.train.init_from=/nowhere"], "/nowhere"),
+        (
+            ["--config.data.mixing=fixed", "--config.data.mixing_weights=energy:1"],
+            "gives no weight to synthetic/generated",
+        ),
+        (["--config.data.max_epochs_per_source=1e-3"], "lower train.num_steps"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_nonsense_is_one_line_and_status_2(tmp_path, arguments, message):
+    command = [sys.executable, "train_main.py", "--config=configs/smoke.py"]
+    command += [f"--workdir={tmp_path / 'run'}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in _only_line(done.stderr)
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    command = [sys.executable, "train_main.py", "--config=configs/none.py", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "configs/none.py" in _only_line(done.stderr)
+
+
+def test_help():
+    command = [sys.executable, "train_main.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
+    assert "--config=configs/smoke.py" in done.stdout
+
+
+def test_flags_that_are_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train_main.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "--config, --workdir" in _only_line(done.stderr)
+
+
+def _only_line(err):
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    return line

@@ -1,0 +1,142 @@
+"""Runs of several processes and devices: killed, and gone on with on others."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from processes import run_processes, start_processes
+
+from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.checkpoints.step import list_steps
+from timemoe_jax.training.metrics_log import read_metrics
+
+STEPS, KILLED_AFTER = 40, 16
+FIELDS = {
+    "model.hidden_size": 16,
+    "model.intermediate_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.num_key_value_heads": 2,
+    "model.num_experts": 4,
+    "model.horizon_lengths": "(1, 8)",
+    "data.length": 48,
+    "data.synthetic_sequences": 40,
+    "data.synthetic_length": 200,
+    "data.validation_fraction": 0.1,
+    "optimizer.warmup_steps": 2,
+    "train.num_steps": STEPS,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.checkpoint_every": 8,
+    "train.eval_every": STEPS,
+}
+
+
+def arguments(workdir: Path, *flags: str, **mesh: int) -> list[str]:
+    fields = FIELDS | {f"mesh.{axis}": size for axis, size in mesh.items()}
+    return [
+        *("train_main.py", "--config=configs/smoke.py", f"--workdir={workdir}", *flags),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
+
+
+def curve(workdir: Path) -> dict[int, float]:
+    """{step: loss}, each step once."""
+    records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
+    assert len({r["step"] for r in records}) == len(records)
+    return {r["step"]: r["loss"] for r in records}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[int, float]:
+    """The losses of one process with one device that nobody killed."""
+    workdir = tmp_path_factory.mktemp("alone")
+    (done,) = run_processes(arguments(workdir), 1, 1, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return curve(workdir)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """What two processes with two devices each left behind when both were killed."""
+    workdir = tmp_path_factory.mktemp("killed")
+    args = arguments(workdir, "--distributed=auto", fsdp=2)
+    running = start_processes(args, 2, 2)
+    try:
+        end = time.monotonic() + 240
+        while not [s for s in list_steps(workdir / "checkpoints") if s >= KILLED_AFTER]:
+            assert time.monotonic() < end
+            assert all(process.poll() is None for process in running), [
+                process.communicate() for process in running
+            ]
+            time.sleep(0.02)
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+    assert KILLED_AFTER <= max(curve(workdir)) < STEPS
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [(1, 4, {"fsdp": 2, "tensor": 2}), (1, 1, {}), (2, 2, {"expert": 4})],
+    ids=["1x4", "1x1", "2x2"],
+)
+def test_killed_on_two_processes_and_resumed_elsewhere_the_losses_are_the_same(
+    killed, alone, tmp_path, processes, devices, mesh
+):
+    """As one device's that was never killed, but for the order of sums in float32."""
+    workdir = tmp_path / "resumed"
+    shutil.copytree(killed, workdir)
+    flags = ["--distributed=auto"] * (processes > 1)
+    every = run_processes(arguments(workdir, *flags, **mesh), processes, devices, timeout=240)
+    assert all(done.returncode == 0 for done in every), every
+    assert f"resuming at step {list_steps(killed / 'checkpoints')[-1]}" in every[0].stdout
+    found = curve(workdir)
+    assert sorted(found) == sorted(alone) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(
+        [found[step] for step in alone], list(alone.values()), rtol=0, atol=1e-4
+    )
+    # Only the first of several speaks, and writes.
+    assert all("step 40/40" not in done.stdout for done in every[1:])
+    assert "step 40/40" in every[0].stdout
+
+
+def test_fine_tuning_on_a_mesh_starts_from_a_checkpoint(killed, tmp_path):
+    args = arguments(tmp_path / "tuned", fsdp=2, expert=2)
+    # At a rate of nothing it stays where it started.
+    args += [f"--config.train.init_from={killed}", "--config.train.num_steps=3"]
+    args += ["--config.optimizer.learning_rate=1e-12", "--config.optimizer.end_learning_rate=0"]
+    (done,) = run_processes(args, 1, 4, timeout=240)
+    assert done.returncode == 0, done.stderr
+    models = [load_model(folder) for folder in (killed, tmp_path / "tuned")]
+    for a, b in zip(*(jax.tree.leaves(model.params) for model in models), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+def test_two_processes_stop_together_at_a_sigterm(tmp_path):
+    """To one of them alone; both save, say so and end with status 0."""
+    workdir = tmp_path / "stopped"
+    args = arguments(workdir, "--distributed=auto")
+    running = start_processes([*args, "--config.train.num_steps=100000"], 2, 2)
+    try:
+        end = time.monotonic() + 240
+        while not list_steps(workdir / "checkpoints"):
+            assert time.monotonic() < end
+            assert all(process.poll() is None for process in running)
+            time.sleep(0.05)
+        running[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert "stopped by SIGTERM at step" in outputs[0][0]
+    assert "stopped by SIGTERM" not in outputs[1][0]

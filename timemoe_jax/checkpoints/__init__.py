@@ -1,0 +1,1 @@
+"""Weights on disk: the checkpoints of runs, published folders, bundled models."""

@@ -1,0 +1,128 @@
+"""The mean of the parameters of several checkpoints of a run.
+
+Weight averaging (arXiv 1803.05407, Section 3.2): the mean of points along a run lies nearer to the
+middle of the flat region that the run has come to than any of them. Nothing else of a model has to
+be fitted anew: its norms keep no running statistics.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from timemoe_jax.checkpoints.checksums import weights_digest
+from timemoe_jax.checkpoints.load import LoadedModel, load_model
+from timemoe_jax.checkpoints.step import as_path, list_steps
+from timemoe_jax.checkpoints.store import CHECKPOINTS
+from timemoe_jax.checkpoints.trees import flatten
+from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, ModelConfig
+
+
+class Averaged(NamedTuple):
+    """The mean of the last checkpoints of a run."""
+
+    model: LoadedModel  # its step is the last one's
+    steps: tuple[int, ...]  # that were averaged, oldest first
+
+
+def average_params(params: Iterable[nnx.State]) -> nnx.State:
+    """The mean of parameters, each value with the same weight.
+
+    Args:
+      params: of one model at several times, at least one; read one after the other, so that two of
+        them are in memory at most.
+
+    Returns:
+      the mean, summed in float64 and rounded once to float32.
+
+    Raises:
+      CheckpointError: there is none, or their names or shapes differ.
+    """
+    sums: dict[str, np.ndarray] = {}
+    first: nnx.State | None = None
+    count = 0
+    for state in params:
+        flat = flatten(state)
+        if first is None:
+            first, sums = state, {name: np.zeros(a.shape) for name, a in flat.items()}
+        _check_shapes(count, sums, {name: a.shape for name, a in flat.items()})
+        for name, array in flat.items():
+            sums[name] += np.asarray(array).astype(np.float64)
+        count += 1
+    if first is None:
+        raise CheckpointError("there are no parameters to average; give at least one set of them")
+    means = iter([jnp.asarray((total / count).astype(np.float32)) for total in sums.values()])
+    return jax.tree.map(lambda _: next(means), first)
+
+
+def load_average(path: str | os.PathLike[str], last: int) -> Averaged:
+    """Loads the mean of the last checkpoints of a run.
+
+    Args:
+      path: the folder of a run, or its checkpoints folder.
+      last: how many of the newest checkpoints to average.
+
+    Raises:
+      CheckpointError: there are fewer, one is damaged, or they are of different models.
+      ConfigError: `last` is not positive.
+    """
+    if last < 1:
+        raise ConfigError(f"the number of checkpoints to average must be positive, but is {last}")
+    place = as_path(path)
+    folder = place / CHECKPOINTS if (place / CHECKPOINTS).is_dir() else place
+    steps = tuple(list_steps(folder))
+    if len(steps) < last:
+        held = f"steps {', '.join(map(str, steps))}" if steps else "none"
+        raise CheckpointError(
+            f"{folder}: the mean of {last} checkpoints was asked for, but it holds {held}; a run "
+            "keeps as many as train.keep_checkpoints says"
+        )
+    steps = steps[-last:]
+    models = (load_model(folder / str(step)) for step in steps)
+    newest: list[LoadedModel] = []
+
+    def states() -> Iterable[nnx.State]:
+        for model in models:
+            if newest:
+                _check_same_model(newest[0], model)
+            newest[:] = [model]
+            yield model.params
+
+    params = average_params(states())
+    digest = weights_digest(params)
+    return Averaged(dataclasses.replace(newest[0], params=params, digest=digest), steps)
+
+
+def _check_shapes(
+    index: int, sums: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    for name in itertools.chain(shapes, sums):
+        held = sums[name].shape if name in sums else None
+        if shapes.get(name) != held:
+            raise CheckpointError(
+                f"set {index} of the parameters to average is of another model: {name} is "
+                f"{shapes.get(name, 'missing')} there and {held or 'missing'} in the first"
+            )
+
+
+def _check_same_model(one: LoadedModel, other: LoadedModel) -> None:
+    before, after = _architecture(one.config), _architecture(other.config)
+    differing = [name for name in before if before[name] != after[name]]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{other.source} and {one.source} are of different models, which have no mean: {name} "
+            f"is {after[name]!r} and {before[name]!r}"
+        )
+
+
+def _architecture(config: ModelConfig) -> dict[str, object]:
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in COMPUTE_FIELDS}

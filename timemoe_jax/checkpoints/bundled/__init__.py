@@ -1,0 +1,56 @@
+"""Models that come with the library, each loaded by its name.
+
+`Forecaster.from_pretrained("nano")` reads the folder `nano` beside this file, as
+`bundled.bundle` describes it. `timemoe bundle RUN FOLDER` makes such a folder of a run.
+"""
+
+import re
+from pathlib import Path
+
+from timemoe_jax.checkpoints.bundle import read_verified
+from timemoe_jax.errors import CheckpointError
+
+FOLDER = Path(__file__).parent
+_NAME = re.compile(r"[a-z][a-z0-9-]*")  # so that no name is a path, and no cache of Python is one
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    inner = (path for path in folder.iterdir() if path.is_dir())
+    return tuple(sorted(path.name for path in inner if _NAME.fullmatch(path.name)))
+
+
+NAMES = _names(FOLDER)
+
+
+def find(name: str) -> Path:
+    """The folder of a bundled model.
+
+    Args:
+      name: one of `NAMES`, exactly.
+
+    Raises:
+      CheckpointError: there is no such model.
+    """
+    if name not in NAMES:
+        raise CheckpointError(f"there is no bundled model {name!r}; {available()}")
+    return FOLDER / name
+
+
+def verify(name: str) -> None:
+    """Checks every byte of a bundled model against its checksums, as loading it does.
+
+    Args:
+      name: one of `NAMES`.
+
+    Raises:
+      CheckpointError: there is no such model; or a file differs, is missing or is one too many:
+        the message names it.
+    """
+    read_verified(find(name))
+
+
+def available() -> str:
+    """Which models there are, as the end of an error."""
+    if not NAMES:
+        return "no model came with this installation"
+    return f"the bundled ones are {', '.join(NAMES)}"

@@ -1,0 +1,177 @@
+"""One loader for every kind of folder that holds a model."""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from flax import nnx
+
+from timemoe_jax.checkpoints import bundled
+from timemoe_jax.checkpoints.bundle import is_bundle, read_bundle
+from timemoe_jax.checkpoints.checksums import DamagedError, weights_digest
+from timemoe_jax.checkpoints.published import is_published, read_published, write_published
+from timemoe_jax.checkpoints.step import (
+    as_path,
+    damage_report,
+    is_step_name,
+    list_steps,
+    read_meta,
+    restore_tree,
+)
+from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
+from timemoe_jax.config import from_mapping
+from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.model import abstract_model
+
+ACCEPTED = (
+    "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, "
+    "the folder of one step, or the name of a bundled model"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """The weights of a model, in the dtype they are stored in, and where they come from."""
+
+    config: ModelConfig
+    params: nnx.State
+    source: str  # the folder that was read
+    digest: str  # SHA-256 of the names, dtypes, shapes and bytes of all parameters
+    published_config: dict[str, Any] | None  # the published config.json, if it began as one
+    step: int | None  # None for published and bundled weights
+
+
+def load_model(path: str | os.PathLike[str]) -> LoadedModel:
+    """Loads the weights of a model from any folder that holds some, or by its name.
+
+    Args:
+      path: a published folder, a run's folder, its checkpoints folder, or one step of it; of
+        several steps the newest is taken. Or one of `bundled.NAMES`; where something of that name
+        is in the working directory, that is taken, and the log says so.
+
+    Raises:
+      CheckpointError: there is nothing of the kind, it is damaged, or its weights do not fit its
+        configuration.
+    """
+    place = _named(path)
+    if not place.exists():
+        raise CheckpointError(f"{place} does not exist; give {ACCEPTED}; {bundled.available()}")
+    if not place.is_dir():
+        raise CheckpointError(f"{place} is a file; give {ACCEPTED}")
+    if is_published(place):
+        config, params, published, unknown = read_published(place)
+        if unknown:
+            names = ", ".join(unknown)
+            warnings.warn(f"{place}/config.json: not understood, ignored: {names}", stacklevel=2)
+        return LoadedModel(config, params, str(place), weights_digest(params), published, None)
+    if is_bundle(place):
+        config, params = read_bundle(place)
+        return LoadedModel(config, params, str(place), weights_digest(params), None, None)
+    folder, step = _locate(place)
+    source = folder / str(step)
+    try:
+        meta = read_meta(source)
+        config = _model_config(source, meta)
+        params = restore_tree(source, "params", meta, abstract_model(config)[1])
+    except DamagedError as error:
+        raise damage_report(folder, step, error) from None
+    digest = weights_digest(params)
+    return LoadedModel(config, params, str(source), digest, meta["published_config"], step)
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    params: nnx.State,
+    published_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the weights of a model as step 0 of a checkpoints folder.
+
+    Args:
+      folder: made if needed; one that already holds a model is refused.
+      config: of the model.
+      params: its parameters; each keeps its dtype.
+      published_config: the published `config.json` to keep with them.
+
+    Raises:
+      CheckpointError: the folder already holds a model, or cannot be written.
+    """
+    place = as_path(folder)
+    if list_steps(place) or is_published(place) or is_bundle(place):
+        raise CheckpointError(f"{place} already holds a model; give another folder")
+    full = {"model": dataclasses.asdict(config)}
+    with Checkpoints(place, None, full, published_config) as checkpoints:
+        checkpoints.save(0, params)
+
+
+def convert(
+    source: str | os.PathLike[str], dest: str | os.PathLike[str], to_safetensors: bool = False
+) -> str:
+    """Rewrites the weights of a model in another format, bit by bit.
+
+    Args:
+      source: anything that `load_model` reads.
+      dest: a folder that does not exist or is empty.
+      to_safetensors: write a published folder; otherwise a checkpoint of this library.
+
+    Returns:
+      one line that says what was written.
+
+    Raises:
+      CheckpointError: `source` cannot be loaded, or `dest` holds something.
+    """
+    place = as_path(dest)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise CheckpointError(f"{place} exists and is not an empty folder; nothing was written")
+    model = load_model(source)
+    if to_safetensors:
+        write_published(place, model.config, model.params, model.published_config)
+    else:
+        save_model(place, model.config, model.params, model.published_config)
+    leaves = jax.tree.leaves(model.params)
+    count, dtypes = sum(p.size for p in leaves), sorted({str(p.dtype) for p in leaves})
+    kind = "safetensors" if to_safetensors else "checkpoint"
+    return f"{model.source} -> {place}: {kind}, {count:,} parameters, {', '.join(dtypes)}"
+
+
+def _named(path: str | os.PathLike[str]) -> Any:
+    """The path; or the folder of the bundled model of that name, where no such path exists."""
+    place = as_path(path)
+    name = os.fspath(path)
+    if name not in bundled.NAMES:
+        return place
+    if not place.exists():
+        return bundled.find(name)
+    logging.warning("reading %s, not the bundled model %s, since that is there", place, name)
+    return place
+
+
+def _locate(place: Any) -> tuple[Any, int]:
+    """The checkpoints folder and the step that a folder stands for."""
+    if (place / CHECKPOINTS).is_dir():
+        place = place / CHECKPOINTS
+    elif is_step_name(place.name) and (
+        place.parent.name == CHECKPOINTS or any((place / p).is_dir() for p in ("params", "config"))
+    ):
+        return place.parent, int(place.name)
+    if steps := list_steps(place):
+        return place, steps[-1]
+    names = sorted(f.name for f in place.iterdir())
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    found = f"holds only {', '.join(names[:5])}{more}" if names else "is empty"
+    raise CheckpointError(f"{place} {found}, so it is no checkpoint; give {ACCEPTED}")
+
+
+def _model_config(source: Any, meta: Mapping[str, Any]) -> ModelConfig:
+    model = meta["config"].get("model")
+    if model is None:
+        raise CheckpointError(f"{source}: its configuration describes no model")
+    try:
+        return from_mapping(ModelConfig, model, "checkpoint config.model")
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from None

@@ -1,0 +1,39 @@
+"""Trees of parameters as flat dictionaries, and back."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+
+def is_variable(node: Any) -> bool:
+    """Whether a node holds an array; an optimiser that works on a part leaves the others empty."""
+    return isinstance(node, nnx.Variable) and bool(jax.tree.leaves(node))
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """{dotted path: array}, the same whatever Flax makes of a variable inside a tree."""
+    flat = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_variable)[0]:
+        value = leaf.get_value() if is_variable(leaf) else leaf
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        flat[name] = value if hasattr(value, "dtype") else np.asarray(value)
+    return flat
+
+
+def unflatten(tree: Any, values: Mapping[str, Any]) -> Any:
+    """`tree` with other arrays, given in the order of `flatten`."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_variable)
+    new = [
+        leaf.replace(value) if is_variable(leaf) else value
+        for leaf, value in zip(leaves, values.values(), strict=True)
+    ]
+    return jax.tree.unflatten(structure, new)
+
+
+def json_copy(value: Any) -> Any:
+    """A copy as it will be read back from JSON."""
+    return json.loads(json.dumps(value))

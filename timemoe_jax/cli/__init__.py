@@ -1,0 +1,1 @@
+"""The `timemoe` command, and what the programs have in common."""

@@ -1,0 +1,214 @@
+"""Where training series come from, by the config of a run."""
+
+import dataclasses
+import math
+from fractions import Fraction
+
+from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
+
+POLICIES = ("windows", "packing")
+MIXINGS = ("points", "power", "fixed")
+STANDARDISATIONS = ("series", "context")
+_LARGEST_RATE = 1000  # of a resolution, and of its inverse
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where training series come from, how they are cut into windows, and in which shares."""
+
+    path: str = ""  # comma-separated files and folders
+    length: int = 512  # points a window feeds to the model
+    # Points of a window after those: they are only aimed at, so that a long head has its targets
+    # at every position without the cost of reading them. 1 is as published.
+    future: int = 1
+    # What a window is z-scored by. "series": its whole series, as published; "context": its first
+    # points, at least `context_min` and at most all inputs, a random number of them each time,
+    # and only forecasts from the last of those on count: what a forecast is normalised by when
+    # the model is used, with nothing of the future in it.
+    standardisation: str = "series"
+    context_min: int = 64
+    clip: float = 0.0  # what lies farther from 0 after that is moved there; 0: nothing
+    # "windows": each of one series, padded where that is shorter; "packing": series after series,
+    # cut at the length, each still on its own to attention and loss.
+    policy: str = "windows"
+    packing_bleeds: bool = False  # as published: attention and targets cross from series to series
+    stride: int = 0  # distance between windows of a sequence; 0: length
+    # Rates that windows to train on are read at, with weights, as "1:4,2,1/4": 2 takes means of 2
+    # points for one, 1/4 reads 3 more between every two. Empty: every series as it is.
+    resolutions: str = ""
+    # Shares of the points trained on. "points": every window once in an epoch; "power": a source
+    # (a file, or a folder of the Time-300B layout) by its points ** mixing_power; "fixed": by
+    # mixing_weights, "domain:weight" or "domain/source:weight" with commas between.
+    mixing: str = "points"
+    mixing_power: float = 0.5
+    mixing_weights: str = ""
+    max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
+    validation_path: str = ""
+    validation_sources: str = ""  # of path, "domain/source" with commas between: held out whole
+    validation_fraction: float = 0.0  # of the sequences, held out whole
+    synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
+    synthetic_length: int = 2048
+    # Series generated without end while training: their share of the points trained on, 1 when
+    # there is no other source; "arima:2,chaos" for families with weights, empty for all of them,
+    # "tsmixup" among them for mixtures of the training series; and the share of the series that
+    # each kind of augmentation (warps, resampling, censoring, spikes, ...) is applied to.
+    synthetic_share: float = 0.0
+    synthetic_families: str = ""
+    synthetic_augmentation: float = 0.0
+    shuffle: bool = True
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive(self, "length", "synthetic_length")
+        require_not_negative(self, "stride", "synthetic_sequences", "num_threads")
+        require(
+            0 <= self.validation_fraction < 1,
+            f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
+        )
+        held_out = ("validation_path", "validation_sources", "validation_fraction")
+        given = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
+        require(len(given) <= 1, f"{' and '.join(given)} exclude each other")
+        require(
+            not (self.path and self.synthetic_sequences),
+            f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
+            f"each other",
+        )
+        self._check_standardisation()
+        self._check_resolutions()
+        self._check_generated()
+        self._check_packing()
+        self._check_mixing()
+
+    def _check_standardisation(self) -> None:
+        require_choice(self, "standardisation", STANDARDISATIONS)
+        require_positive(self, "future", "context_min")
+        require_not_negative(self, "clip")
+        by_context = self.standardisation == "context"
+        require(
+            not by_context or 2 <= self.context_min <= self.length,
+            f"context_min must be from 2 to length ({self.length}), but is {self.context_min}",
+        )
+        for name, unset in (("standardisation", "series"), ("future", 1)):
+            value = getattr(self, name)
+            require(
+                self.policy == "windows" or value == unset,
+                f"{name} is {value!r}, but policy is {self.policy!r}; it is for 'windows'",
+            )
+
+    def _check_resolutions(self) -> None:
+        if not parse_resolutions(self.resolutions):
+            return
+        require(
+            bool(self.path) or self.synthetic_sequences > 0,
+            f"resolutions is {self.resolutions!r}, but path is empty and synthetic_sequences 0: "
+            "series generated without end are read as they are",
+        )
+        require(
+            self.policy == "windows",
+            f"resolutions is {self.resolutions!r}, but policy is {self.policy!r}; it is for "
+            "'windows'",
+        )
+
+    def _check_generated(self) -> None:
+        other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
+        require(
+            other or share > 0,
+            "path is empty, synthetic_sequences and synthetic_share are 0: there is nothing to "
+            "train on; set config.data.path to files or folders of series",
+        )
+        require(
+            0 <= share < 1 if other else share == 1,
+            f"synthetic_share is {share}; it must be from 0 to less than 1 beside path or "
+            "synthetic_sequences, and 1 without them",
+        )
+        require(
+            0 <= self.synthetic_augmentation <= 1,
+            f"synthetic_augmentation must be from 0 to 1, but is {self.synthetic_augmentation}",
+        )
+        require(
+            share > 0 or not (self.synthetic_families or self.synthetic_augmentation),
+            f"synthetic_families is {self.synthetic_families!r} and synthetic_augmentation "
+            f"{self.synthetic_augmentation}, but synthetic_share is 0: they would have no effect",
+        )
+
+    def _check_packing(self) -> None:
+        require_choice(self, "policy", POLICIES)
+        packing = self.policy == "packing"
+        require(
+            packing or not self.packing_bleeds,
+            f"packing_bleeds is True, but policy is {self.policy!r}; it is for 'packing'",
+        )
+        require(
+            not (packing and self.stride),
+            f"stride is {self.stride}, but policy 'packing' has none: leave it at 0",
+        )
+
+    def _check_mixing(self) -> None:
+        require_choice(self, "mixing", MIXINGS)
+        require_not_negative(self, "mixing_power", "max_epochs_per_source")
+        fixed = self.mixing == "fixed"
+        require(
+            fixed == bool(self.mixing_weights),
+            f"mixing is {self.mixing!r} and mixing_weights {self.mixing_weights!r}; 'fixed' needs "
+            "weights like 'energy:1,nature:2', and nothing else takes them",
+        )
+        if fixed:
+            parse_mixing_weights(self.mixing_weights)
+
+    @property
+    def segmented(self) -> bool:
+        """Whether a training batch says which of several series each of its points is of."""
+        return self.policy == "packing" and not self.packing_bleeds
+
+
+def parse_mixing_weights(text: str) -> dict[str, float]:
+    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name.
+
+    Raises:
+      ConfigError: an entry is not "name:weight", a name comes twice, or a weight is negative or
+        not finite, or all are 0.
+    """
+    weights: dict[str, float] = {}
+    for entry in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, number = entry.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        require(
+            bool(name) and math.isfinite(weight) and weight >= 0,
+            f"mixing_weights holds {entry!r}; it must be a domain or domain/source, a colon, and a "
+            "weight from 0",
+        )
+        require(name not in weights, f"mixing_weights names {name!r} twice")
+        weights[name] = weight
+    require(sum(weights.values()) > 0, f"mixing_weights is {text!r}; one weight must be above 0")
+    return weights
+
+
+def parse_resolutions(text: str) -> dict[Fraction, float]:
+    """Reads `data.resolutions`: the weight of each rate, that is how many points become one.
+
+    Raises:
+      ConfigError: a rate is neither a whole number nor one over a whole number, is out of range or
+        stands twice, or its weight is not positive.
+    """
+    weights: dict[Fraction, float] = {}
+    for entry in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, number = entry.partition(":")
+        try:
+            rate, weight = Fraction(name.strip()), float(number or 1)
+        except (ValueError, ZeroDivisionError):
+            rate, weight = Fraction(0), 0.0
+        whole = rate > 0 and 1 in (rate.numerator, rate.denominator)
+        require(
+            whole and max(rate.numerator, rate.denominator) <= _LARGEST_RATE,
+            f"resolutions has {entry!r}; a rate is 4 (means of 4 points) or 1/4 (3 more between "
+            f"every two), at most {_LARGEST_RATE}, and may have a weight: 4:0.5",
+        )
+        require(
+            0 < weight < math.inf and rate not in weights,
+            f"resolutions has {entry!r}; a rate stands once, with a weight above 0",
+        )
+        weights[rate] = weight
+    return weights

@@ -1,0 +1,1 @@
+"""Tools for whole corpora: convert, clean, inspect, compare, synthesize."""

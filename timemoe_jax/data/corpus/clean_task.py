@@ -1,0 +1,309 @@
+"""One part of cleaning a tree: some series are read, cleaned, and written to a folder.
+
+What the processes of `timemoe_jax.data.corpus.clean` do, each a task at a time.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from timemoe_jax.data.corpus.clean_rules import REASONS, clean
+from timemoe_jax.data.formats.open import open_file
+from timemoe_jax.data.formats.time300b.index import open_index
+from timemoe_jax.data.formats.time300b.meta import DTYPES
+from timemoe_jax.data.formats.time300b.reads import read_points
+from timemoe_jax.data.series_source import SequenceSource
+
+RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
+PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
+
+_READ_AHEAD = 1 << 18  # points
+_POINTS_PER_FILE = 1 << 28  # from so many on the next data file is begun
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What became of some series.
+
+    Attributes:
+      sequences: how many there were.
+      points: of them; each is kept or dropped.
+      pieces: how many series were written.
+      kept: points of these.
+      dropped: points by reason; see `cleaning.REASONS`.
+      ignored_columns: columns of tables that are neither values nor ids nor times.
+    """
+
+    sequences: int = 0
+    points: int = 0
+    pieces: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    ignored_columns: tuple[str, ...] = ()
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.sequences + other.sequences,
+            self.points + other.points,
+            self.pieces + other.pieces,
+            self.kept + other.kept,
+            {reason: self.dropped[reason] + other.dropped[reason] for reason in REASONS},
+            tuple(dict.fromkeys((*self.ignored_columns, *other.ignored_columns))),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Some consecutive series of one source.
+
+    Attributes:
+      path: of the source, a file or a folder.
+      folder: what is kept is written there, as the data files of a Time-300B folder, with `RESULT`
+        and `PIECES`.
+      first: the first of the series.
+      stop: the one after the last.
+      points: of all of them.
+    """
+
+    path: str
+    folder: Path
+    first: int
+    stop: int
+    points: int
+
+
+class StoredSeries(NamedTuple):
+    """A series as it is stored, its zero, and what meta.json says about it beside its place."""
+
+    values: Float[np.ndarray, " T"]
+    zero: float
+    entry: dict[str, Any]
+
+
+class StoredFolder:
+    """The series of a Time-300B folder, scaled and shifted as they are stored.
+
+    Attributes:
+      lengths: points of each.
+      frequency: of those that have none of their own.
+      dtype: the narrowest of float16, float32 and float64 that holds every stored value.
+
+    Args:
+      folder: holds meta.json and the files that it names.
+
+    Raises:
+      DataError: a file is missing, damaged, or at odds with meta.json.
+    """
+
+    def __init__(self, folder: Path):
+        self._index = open_index(folder / "meta.json")
+        layout = self._index.layout
+        self._files = [str(folder / name) for name in layout.files]
+        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
+        self._stored = layout.dtype
+        self._raw = np.dtype(DTYPES[layout.dtype])
+        self.lengths: Int[np.ndarray, " num_sequences"] = self._index.lengths
+        self.frequency = layout.frequency
+        kind = np.dtype("float32") if layout.dtype == "bfloat16" else self._raw
+        wide_enough = (t for t in ("float16", "float32") if np.can_cast(kind, t))
+        self.dtype = next(wide_enough, "float64")
+
+    def series(self, first: int, stop: int) -> Iterator[StoredSeries]:
+        """Reads series `first` to `stop`, one after the other.
+
+        Short ones that lie one after the other are read together: to open a file takes as long as
+        to clean thousands of points.
+
+        Raises:
+          DataError: a file cannot be read, or has become shorter.
+        """
+        block, at = np.zeros(0, self._raw), 0  # what is in memory, and its first point
+        expected = None
+        for i, length in enumerate(self.lengths[first:stop].tolist(), first):
+            offset, mean, std = self._index.entry(i)
+            end = offset + length
+            if offset < at or end > at + len(block):
+                # Where they lie in another order, more than is asked for would be read in vain.
+                ahead = _READ_AHEAD if expected in (None, offset) else 0
+                block = self._read(offset, max(end, min(offset + ahead, self._starts[-1])))
+                at = offset
+            expected = end
+            yield self._series(i, block[offset - at : end - at], mean, std)
+
+    def _series(self, i: int, raw: np.ndarray, mean: float, std: float) -> StoredSeries:
+        if self._stored == "bfloat16":
+            # The upper half of a float32.
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
+        frequency = self._index.frequency(i)
+        if frequency != self.frequency:
+            entry["freq"] = frequency
+        zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
+        return StoredSeries(raw.astype(self.dtype, copy=False), zero, entry)
+
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        raw = np.empty(end - begin, self._raw)
+        read_points(self._files, self._starts, begin, raw)
+        return raw
+
+    def _nearest(self, value: float) -> float:
+        """The stored value that comes nearest; NaN if the value is beyond all of them."""
+        if self._raw.kind == "i":
+            return float(np.rint(value))
+        kind = ml_dtypes.bfloat16 if self._stored == "bfloat16" else self._raw.type
+        with np.errstate(over="ignore"):
+            nearest = float(kind(value))
+        return nearest if math.isfinite(nearest) else math.nan
+
+
+# A process keeps its last source open: opening a large one takes longer than a task.
+@functools.lru_cache(maxsize=1)
+def open_stored(path: str) -> StoredFolder | SequenceSource:
+    """Opens a Time-300B folder as it is stored, and any other source as it is."""
+    folder = Path(path)
+    return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
+
+
+def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
+    """Whether a series can be read alone at little cost."""
+    if isinstance(source, StoredFolder):
+        return True
+    # One that goes through itself in a way of its own does so because it cannot.
+    return type(source).__iter__ is SequenceSource.__iter__
+
+
+def start_process() -> None:
+    """Makes a process end with the one that started it, however that ends."""
+    # Ctrl-C is for the one that started it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def clean_task(task: Task) -> int:
+    """Cleans the series of a task, and writes its folder, which is there as a whole or not at all.
+
+    Returns:
+      how many points were looked at.
+
+    Raises:
+      DataError: a series cannot be read.
+    """
+    source = open_stored(task.path)
+    temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
+    dtype = source.dtype if isinstance(source, StoredFolder) else "float32"
+    try:
+        _write(task, source, temporary, dtype)
+    except _NeedsFloat64:
+        _write(task, source, temporary, "float64")
+    os.replace(temporary, task.folder)
+    return task.points
+
+
+class _NeedsFloat64(Exception):  # noqa: N818
+    """A series is wider than the float32 that were written so far."""
+
+
+def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with open(folder / PIECES, "w") as lines:
+        cleaner = _Cleaner(dtype, lines)
+        points = _write_files(folder, cleaner.kept(_series(task, source)), dtype)
+    tally = dataclasses.asdict(cleaner.tally())
+    (folder / RESULT).write_text(json.dumps({"tally": tally, "dtype": dtype, "points": points}))
+
+
+class _Cleaner:
+    """Cleans series, and counts what becomes of them.
+
+    Args:
+      dtype: of what is written.
+      lines: takes the line of each series that is kept: see `PIECES`.
+    """
+
+    def __init__(self, dtype: str, lines: TextIO):
+        self._itemsize = np.dtype(dtype).itemsize
+        self._lines = lines
+        self._sequences = self._points = self._pieces = self._kept = 0
+        self._dropped = dict.fromkeys(REASONS, 0)
+
+    def kept(self, series: Iterable[StoredSeries]) -> Iterator[Float[np.ndarray, " _"]]:
+        """Gives out what is kept.
+
+        Raises:
+          _NeedsFloat64: a series is wider than what is written.
+        """
+        for values, zero, entry in series:
+            if values.dtype.itemsize > self._itemsize:
+                raise _NeedsFloat64
+            cleaned = clean(values, zero)
+            self._sequences += 1
+            self._points += len(values)
+            for reason, count in cleaned.dropped.items():
+                self._dropped[reason] += count
+            text = f", {json.dumps(entry)[1:-1]}" if entry else ""
+            for start, stop in cleaned.pieces.tolist():
+                self._pieces += 1
+                self._kept += stop - start
+                self._lines.write(f"{stop - start}\t{text}\n")
+                yield values[start:stop]
+
+    def tally(self) -> Tally:
+        """What became of all series so far."""
+        return Tally(self._sequences, self._points, self._pieces, self._kept, self._dropped)
+
+
+def _write_files(folder: Path, series: Iterable[Float[np.ndarray, " _"]], dtype: str) -> list[int]:
+    """Writes series one after the other to data files, and returns the points of each file."""
+    stored = np.dtype(dtype).newbyteorder("<")
+    points: list[int] = []
+    series = iter(series)
+    for first in series:
+        written = 0
+        with open(folder / f"{len(points) + 1}.part", "wb", buffering=1 << 20) as stream:
+            for values in itertools.chain([first], series):
+                stream.write(np.ascontiguousarray(values, stored).data)
+                written += len(values)
+                if written >= _POINTS_PER_FILE:
+                    break
+        points.append(written)
+    for number, file in enumerate(data_files(folder, len(points)), start=1):
+        os.replace(folder / f"{number}.part", file)
+    return points
+
+
+def data_files(folder: Path, count: int) -> list[Path]:
+    """The data files of a Time-300B folder, in order."""
+    return [folder / f"data-{k}-of-{count}.bin" for k in range(1, count + 1)]
+
+
+def _series(task: Task, source: StoredFolder | SequenceSource) -> Iterator[StoredSeries]:
+    if isinstance(source, StoredFolder):
+        yield from source.series(task.first, task.stop)
+    elif task.stop - task.first == len(source):
+        for values in source:
+            yield StoredSeries(values, 0.0, {})
+    else:
+        for i in range(task.first, task.stop):
+            yield StoredSeries(source[i], 0.0, {})

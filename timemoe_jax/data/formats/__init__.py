@@ -1,0 +1,1 @@
+"""Files that hold series, each kind read as a source."""

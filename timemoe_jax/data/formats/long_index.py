@@ -1,0 +1,157 @@
+"""Which rows of a long table are which series."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from timemoe_jax.errors import DataError
+
+
+class LongPart(NamedTuple):
+    """Some consecutive rows of a long table.
+
+    Attributes:
+      codes: for each row the place of its id in `labels`; -1 where it has none.
+      labels: the ids that occur here.
+      times: integers, floating-point numbers or datetime64, if there is a timestamp column.
+    """
+
+    codes: Int64[np.ndarray, " rows"]
+    labels: Sequence[Any]
+    times: Shaped[np.ndarray, " rows"] | None
+
+
+class LongIndex:
+    """Which rows of a long table are which series, in the order of their times.
+
+    The series are in the order in which they first appear. What is kept is one entry per run of
+    consecutive rows of a series, so next to nothing for a table that is sorted by id.
+
+    Args:
+      where: what to call the table in a message.
+      parts: makes an iterator over all rows; it is asked for a second one where the rows of a
+        series are not in the order of their times.
+
+    Attributes:
+      ids: of each series.
+      lengths: of each series.
+
+    Raises:
+      DataError: a row has no id or no time, or two rows of a series have the same time.
+    """
+
+    def __init__(self, where: str, parts: Callable[[], Iterator[LongPart]]):
+        self._where = where
+        self._codes: dict[Any, int] = {}
+        self._last = np.zeros(0, np.int64)
+        codes, first, count = [], [], []
+        row, sorted_by_time = 0, True
+        for part in parts():
+            at = self._global_codes(part, row)
+            sorted_by_time = sorted_by_time and self._continues(at, self._times(part, row))
+            starts = np.flatnonzero(np.diff(at, prepend=-1))
+            codes.append(at[starts])
+            first.append(starts + row)
+            count.append(np.diff(starts, append=len(at)))
+            row += len(at)
+        if not sorted_by_time:
+            codes, first, count = self._sorted_runs(parts)
+        self._arrange(_joined(codes), _joined(first), _joined(count))
+        self.ids = tuple(str(label) for label in self._codes)
+
+    def _arrange(
+        self,
+        codes: Int64[np.ndarray, " runs"],
+        first: Int64[np.ndarray, " runs"],
+        count: Int64[np.ndarray, " runs"],
+    ) -> None:
+        """Puts the runs of each series together."""
+        order = np.argsort(codes, kind="stable")
+        self._first = first[order]
+        # Points are numbered through all series: run k holds those from the k-th number on.
+        self._points = np.concatenate([np.zeros(1, np.int64), np.cumsum(count[order])])
+        lengths = np.zeros(len(self._codes), np.int64)
+        np.add.at(lengths, codes, count)
+        self.lengths = lengths
+        self._begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+    def rows(self, i: int, start: int, stop: int) -> Int64[np.ndarray, " _"]:
+        """The rows of points `start` to `stop` of series `i`, which may go on into the next."""
+        begin, end = int(self._begins[i]) + start, int(self._begins[i]) + stop
+        if begin >= end:
+            return np.zeros(0, np.int64)
+        a = int(np.searchsorted(self._points, begin, side="right")) - 1
+        b = int(np.searchsorted(self._points, end, side="left"))
+        shift = np.repeat(self._first[a:b] - self._points[a:b], np.diff(self._points[a : b + 1]))
+        return shift[begin - self._points[a] :][: end - begin] + np.arange(begin, end)
+
+    def _global_codes(self, part: LongPart, row: int) -> Int64[np.ndarray, " rows"]:
+        missing = np.flatnonzero(part.codes < 0)
+        if missing.size:
+            raise DataError(f"{self._where}: row {row + missing[0]} has no id; every row needs one")
+        known = self._codes
+        table = [known.setdefault(label, len(known)) for label in part.labels]
+        return np.array(table, np.int64)[part.codes]
+
+    def _times(self, part: LongPart, row: int) -> np.ndarray | None:
+        if part.times is None:
+            return None
+        datetimes = part.times.dtype.kind == "M"
+        missing = np.flatnonzero(np.isnat(part.times) if datetimes else np.isnan(part.times))
+        if missing.size:
+            raise DataError(
+                f"{self._where}: row {row + missing[0]} has no time; every row needs one"
+            )
+        return part.times.view(np.int64) if datetimes else part.times
+
+    def _continues(self, codes: np.ndarray, times: np.ndarray | None) -> bool:
+        """Whether the times of every series go on ascending; remembers the last of each."""
+        if times is None or not len(times):
+            return True
+        order = np.argsort(codes, kind="stable")
+        codes, times = codes[order], times[order]
+        same = codes[1:] == codes[:-1]
+        first = np.flatnonzero(np.concatenate([[True], ~same]))
+        last = np.append(first[1:], len(codes)) - 1
+        before = np.zeros(len(self._codes), times.dtype)
+        before[: len(self._last)] = self._last
+        old = codes[first] < len(self._last)
+        late = times[first][old] <= before[codes[first][old]]
+        before[codes[last]] = times[last]
+        self._last = before
+        return not (np.any(late) or np.any(same & (times[1:] <= times[:-1])))
+
+    def _sorted_runs(
+        self, parts: Callable[[], Iterator[LongPart]]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Runs of a table whose rows are in no order, found by sorting them all."""
+        codes: list[np.ndarray] = []
+        times: list[np.ndarray] = []
+        row = 0
+        for part in parts():
+            codes.append(self._global_codes(part, row))
+            found = self._times(part, row)
+            assert found is not None, "only times can be out of order"
+            times.append(found)
+            row += len(codes[-1])
+        at, when = np.concatenate(codes), np.concatenate(times)
+        order = np.lexsort((when, at))
+        at, when = at[order], when[order]
+        twice = np.flatnonzero((at[1:] == at[:-1]) & (when[1:] == when[:-1]))
+        if twice.size:
+            rows = sorted(order[twice[0] : twice[0] + 2].tolist())
+            label = list(self._codes)[at[twice[0]]]
+            raise DataError(
+                f"{self._where}: rows {rows[0]} and {rows[1]} give the series {str(label)[:40]!r} "
+                "two values at the same time; every time must come once"
+            )
+        # The codes in the order of the series keep a run from joining two of them.
+        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(at) != 0)) + 1
+        starts = np.concatenate([np.zeros(1, np.int64), breaks])
+        return [at[starts]], [order[starts]], [np.diff(starts, append=len(order))]
+
+
+def _joined(parts: list[np.ndarray]) -> Int64[np.ndarray, " _"]:
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)

@@ -1,0 +1,209 @@
+"""Random access to whole series that lie in files, without reading the files into memory.
+
+A source knows the length of each of its series as soon as it is open, and reads one only when
+asked. No more than a few files are held open between reads: a corpus of thousands of files stays
+within the limit on open files, a source can be sent to another process, several threads can read
+from it, and a file that was cut short meanwhile is an error rather than a crash.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from timemoe_jax.data.formats.columnar import (
+    DATASET_DICT,
+    is_cache,
+    is_dataset_folder,
+    open_columnar,
+    open_dataset_folder,
+)
+from timemoe_jax.data.formats.columnar_files import ARROW_ENDINGS, PARQUET_ENDINGS
+from timemoe_jax.data.formats.csv_files import CsvSource
+from timemoe_jax.data.formats.jsonl_files import JsonlSource
+from timemoe_jax.data.formats.npy_files import NpySource, NpzSource
+from timemoe_jax.data.formats.table_layout import ColumnNames
+from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource
+from timemoe_jax.data.formats.tsf_files import TsfSource
+from timemoe_jax.data.series_source import ConcatSource, SequenceSource
+from timemoe_jax.errors import DataError
+
+SUPPORTED = (
+    "a folder with meta.json and data-1-of-N.bin (the Time-300B layout), a Hugging Face dataset "
+    "saved to disk, .jsonl, .npy, .npz, .csv, .tsf, .parquet, .arrow or .feather, or a folder "
+    "that holds any of these"
+)
+
+
+def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
+    """Opens files and folders as one source.
+
+    Args:
+      paths: a file, a folder, or several with commas between. A folder with meta.json is in the
+        Time-300B layout, one with .arrow files and state.json a Hugging Face dataset; any other
+        is searched, in sorted order, for such folders and for files of a kind that is read. What
+        a search passes over is listed in `skipped_files`.
+      names: which columns of a table are which, where their names do not say.
+
+    Returns:
+      the series of all of them, in order.
+
+    Raises:
+      DataError: a path does not exist or is of no supported kind, or nothing was found.
+    """
+    sources: list[SequenceSource] = []
+    skipped: list[str] = []
+    # A path may itself hold a comma.
+    given = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
+    for name in filter(None, given):
+        path, before = Path(name), len(sources)
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give {SUPPORTED}")
+        found, passed = find_files(path)
+        sources.extend(open_file(file, names) for file in found)
+        skipped.extend(map(str, passed))
+        if len(sources) == before:
+            raise DataError(f"{path} holds no series that can be read; give {SUPPORTED}")
+    if not sources:
+        raise DataError(f"no path was given; give {SUPPORTED}")
+    return sources[0] if len(sources) == 1 and not skipped else ConcatSource(sources, skipped)
+
+
+def find_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Finds what `open_file` opens, in sorted order.
+
+    Args:
+      path: a file, a folder that is one source, or a folder to search.
+
+    Returns:
+      the files and folders to open, and the files that a search passed over.
+
+    Raises:
+      DataError: `path` is a file of a kind that is not read.
+    """
+    if not path.is_dir() or _is_one_source(path):
+        if not path.is_dir() and path.suffix.lower() not in _KINDS:
+            raise DataError(f"{path} has an ending that is not read; give {SUPPORTED}")
+        return [path], []
+    found: list[Path] = []
+    skipped: list[Path] = []
+    for inner in sorted(path.iterdir()):
+        if inner.name.startswith("."):
+            # What another program keeps to itself, or a conversion has not finished.
+            skipped.append(inner)
+        elif inner.is_dir():
+            deeper, passed = find_files(inner)
+            found += deeper
+            skipped += passed
+        elif inner.suffix.lower() in _KINDS and not is_cache(inner):
+            found.append(inner)
+        elif inner.name != DATASET_DICT:
+            skipped.append(inner)
+    return found, skipped
+
+
+def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:
+    """Opens one file, or one folder that is a source by itself.
+
+    Args:
+      path: as `find_files` gives it.
+      names: which columns of a table are which, where their names do not say.
+
+    Raises:
+      DataError: it is not what its ending says, or is damaged.
+    """
+    if path.is_dir():
+        if (path / "meta.json").exists():
+            return TimeMoeFolderSource(path)
+        return open_dataset_folder(path, names)
+    return _KINDS[path.suffix.lower()](path, names)
+
+
+def _is_one_source(folder: Path) -> bool:
+    return (folder / "meta.json").exists() or is_dataset_folder(folder)
+
+
+def _open_csv(path: Path, names: ColumnNames | None) -> SequenceSource:
+    from timemoe_jax.data.formats import frames
+    from timemoe_jax.data.formats.csv_files import is_long_csv, read_long_csv
+
+    if is_long_csv(path, names or ColumnNames()):
+        frame = read_long_csv(path, names or ColumnNames())
+        return frames.frame_source(frame, names, str(path))
+    return CsvSource(path, names)
+
+
+def _open_columnar(path: Path, names: ColumnNames | None) -> SequenceSource:
+    return open_columnar([path], names)
+
+
+_KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
+    ".jsonl": lambda path, _: JsonlSource(path),
+    ".npy": lambda path, _: NpySource(path),
+    ".npz": lambda path, _: NpzSource(path),
+    ".csv": _open_csv,
+    ".tsf": lambda path, _: TsfSource(path),
+    **dict.fromkeys((*PARQUET_ENDINGS, *ARROW_ENDINGS), _open_columnar),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SourcePart:
+    """The series of one file or folder within a source.
+
+    Attributes:
+      domain: the folder that it lies in.
+      name: of the file or folder.
+      first: its first series.
+      stop: the series after its last.
+      endless: whether they are generated, in random order already and more than any run takes.
+    """
+
+    domain: str
+    name: str
+    first: int
+    stop: int
+    endless: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its domain and name."""
+        return f"{self.domain}/{self.name}"
+
+
+def open_parts(paths: str) -> tuple[SequenceSource, list[SourcePart]]:
+    """Opens files and folders as `open_source` does, and says which series are of which of them.
+
+    The domain of a file or a folder is the name of the folder that it lies in, unless its source
+    has one of its own.
+
+    Args:
+      paths: as for `open_source`.
+
+    Raises:
+      DataError: as `open_source` does.
+    """
+    opened: list[SequenceSource] = []
+    parts: list[SourcePart] = []
+    skipped: list[str] = []
+    # A path may itself hold a comma.
+    names = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
+    for name in filter(None, names):
+        found, passed = find_files(Path(name)) if os.path.exists(name) else ([], [])
+        if not found:
+            open_source(name)  # which says what is wrong with it
+        for file in found:
+            opened.append(open_file(file))
+            first = parts[-1].stop if parts else 0
+            parts.append(_part_of(opened[-1], file, first))
+        skipped.extend(map(str, passed))
+    if len(opened) == 1 and not skipped:
+        return opened[0], parts
+    return ConcatSource(opened, skipped) if opened else open_source(paths), parts
+
+
+def _part_of(source: SequenceSource, file: Path, first: int) -> SourcePart:
+    path = Path(os.path.abspath(file))
+    domain = getattr(source, "domain", None) or path.parent.name
+    name = getattr(source, "source_name", None) or path.name
+    return SourcePart(domain, name, first, first + len(source))

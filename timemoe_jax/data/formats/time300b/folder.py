@@ -1,0 +1,189 @@
+"""The Time-300B layout: a folder of series in binary files, with a meta.json that places them."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, SupportsIndex
+
+import numpy as np
+from jaxtyping import Float
+
+from timemoe_jax.data.formats.time300b.index import open_index
+from timemoe_jax.data.formats.time300b.meta import DTYPES
+from timemoe_jax.data.formats.time300b.reads import read_points
+from timemoe_jax.data.series_source import SequenceSource, float_of
+from timemoe_jax.errors import DataError
+
+# The published folders lie in folders of these names.
+DOMAINS = (
+    "energy",
+    "finance",
+    "healthcare",
+    "nature",
+    "other",
+    "sales",
+    "synthetic",
+    "transport",
+    "web",
+)
+
+
+class TimeMoeFolderSource(SequenceSource):
+    """The series of one folder in the Time-300B layout, in their original units.
+
+    A large meta.json is converted once, to an index that is opened from then on: see
+    `timemoe_jax.data.formats.time300b.index`.
+
+    Attributes:
+      lengths: the points of each series [num_sequences]; read-only, and int32 where that suffices.
+      source_name: the name of the folder.
+      domain: the name of the folder around it if that is one of `DOMAINS`, else None.
+      frequency: the sampling frequency that `freq` or `frequency` of meta.json gives, for series
+        that have none of their own; None without.
+
+    Args:
+      folder: holds `meta.json` and the binary files that it names.
+
+    Raises:
+      DataError: a file is missing, damaged, or at odds with `meta.json`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self._folder = Path(folder)
+        absolute = Path(os.path.abspath(self._folder))
+        self.source_name = absolute.name
+        self.domain = absolute.parent.name if absolute.parent.name in DOMAINS else None
+        self._index = open_index(self._folder / "meta.json")
+        layout = self._index.layout
+        self.frequency = layout.frequency
+        self._is_bfloat16 = layout.dtype == "bfloat16"
+        self._dtype = np.dtype(DTYPES[layout.dtype])
+        self._is_float32 = self._dtype == np.float32
+        self._files = [str(self._folder / name) for name in layout.files]
+        # The first point of each file, then the total.
+        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
+        self.lengths = self._index.lengths
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The lengths are part of the index, which another process opens by itself.
+        return {name: value for name, value in self.__dict__.items() if name != "lengths"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lengths = self._index.lengths
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        entry = self._index.entry(i)
+        stored = self._stored(entry.offset + start, entry.offset + stop)
+        if not math.isnan(entry.std):
+            return stored.astype(np.float64) * entry.std + entry.mean
+        return stored
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        offset, _, std = self._index.entry(i)
+        if std <= 0:  # no positive multiple; NaN where there is none at all
+            return self._read(i, start, stop)
+        return self._stored(offset + start, offset + stop)
+
+    def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
+        """Points `begin` to `end` of all files, as wide as keeps them."""
+        raw = np.empty(end - begin, self._dtype)
+        read_points(self._files, self._starts, begin, raw)
+        if self._is_bfloat16:
+            # The upper half of a float32.
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw if self._is_float32 else raw.astype(float_of(raw.dtype), copy=False)
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message."""
+        return f"{self._folder} sequence {i}"
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`: its own, else that of the folder, else None."""
+        return self._index.frequency(self._checked(i))
+
+
+def write_time_moe_folder(
+    folder: str | os.PathLike[str],
+    sequences: Iterable[np.ndarray],
+    *,
+    dtype: str = "float32",
+    points_per_file: int = 1 << 28,
+) -> None:
+    """Writes series in the Time-300B layout, as they are (not standardised).
+
+    Args:
+      folder: made if it does not exist; must not hold a meta.json.
+      sequences: one-dimensional series; taken one at a time, so a source can be given.
+      dtype: "float16", "float32" or "float64".
+      points_per_file: where to begin the next file, if need be in the middle of a series.
+
+    Raises:
+      DataError: the folder is in use, or a series is not one-dimensional or does not fit `dtype`.
+    """
+    folder = Path(folder)
+    if dtype not in ("float16", "float32", "float64") or points_per_file < 1:
+        raise DataError(
+            f"dtype {dtype!r} must be float16, float32 or float64, and points_per_file "
+            f"{points_per_file} at least 1"
+        )
+    if (folder / "meta.json").exists():
+        raise DataError(f"{folder / 'meta.json'} already exists; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: list[int] = []
+    # The text of the entries waits in an unnamed file: there may be millions.
+    with tempfile.TemporaryFile("w+", dir=folder) as scales:
+        offset = number = 0
+        for number, sequence in enumerate(sequences, start=1):
+            values = _cast(sequence, dtype, number - 1)
+            separator = ", " if number > 1 else ""
+            scales.write(f'{separator}{{"offset": {offset}, "length": {len(values)}}}')
+            offset += len(values)
+            _append(folder, values, counts, points_per_file)
+        names = [f"data-{k}-of-{len(counts)}.bin" for k in range(1, len(counts) + 1)]
+        for k, name in enumerate(names, start=1):
+            os.replace(folder / f"data-{k}.part", folder / name)
+        files = dict(zip(names, counts, strict=True))
+        meta = {"num_sequences": number, "dtype": dtype, "files": files}
+        scales.seek(0)
+        _write_meta(folder, meta, scales)
+
+
+def _write_meta(folder: Path, meta: dict[str, Any], scales: IO[str]) -> None:
+    """Writes meta.json; `scales` is the text of its entries."""
+    with open(folder / "meta.part", "w") as stream:
+        stream.write(f'{json.dumps(meta).removesuffix("}")}, "scales": [')
+        shutil.copyfileobj(scales, stream)
+        stream.write("]}")
+    # Named last: a folder that was only half written is not taken for a source.
+    os.replace(folder / "meta.part", folder / "meta.json")
+
+
+def _append(folder: Path, values: np.ndarray, counts: list[int], points_per_file: int) -> None:
+    """Adds values to the last file, and to new ones when full; `counts` is points per file."""
+    while len(values):
+        if not counts or counts[-1] == points_per_file:
+            counts.append(0)
+        part, values = np.split(values, [points_per_file - counts[-1]])
+        with open(folder / f"data-{len(counts)}.part", "ab" if counts[-1] else "wb") as stream:
+            stream.write(part.tobytes())
+        counts[-1] += len(part)
+
+
+def _cast(sequence: np.ndarray, dtype: str, i: int) -> np.ndarray:
+    values = np.asarray(sequence)
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise DataError(
+            f"sequence {i} has shape {values.shape} and dtype {values.dtype}; it must be "
+            "one-dimensional and numeric"
+        )
+    with np.errstate(over="ignore"):
+        stored = values.astype(np.dtype(dtype).newbyteorder("<"))
+    if np.any(np.isinf(stored) & np.isfinite(values)):
+        raise DataError(f"sequence {i} holds a value too large for {dtype}; give a wider dtype")
+    return stored

@@ -1,0 +1,248 @@
+"""Monash .tsf files (Godahewa et al., 2021, arXiv 2105.06643) as sources of series."""
+
+import dataclasses
+import os
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Float64
+
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+MISSING = "?"
+ENCODINGS = ("utf-8", "cp1252", "latin-1")
+NAME = "series_name"
+
+_TYPES = ("string", "numeric", "date")
+_YES_OR_NO = {"true": True, "false": False}
+_MOST_SHOWN = 40  # characters of a value in a message
+
+# What @frequency says, as pandas calls it.
+_ALIASES = {
+    "secondly": "s",
+    "seconds": "s",
+    "minutely": "min",
+    "minutes": "min",
+    "half_hourly": "30min",
+    "hourly": "h",
+    "hours": "h",
+    "daily": "D",
+    "days": "D",
+    "weekly": "W",
+    "weeks": "W",
+    "monthly": "MS",
+    "months": "MS",
+    "quarterly": "QS",
+    "yearly": "YS",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TsfHeader:
+    """What a .tsf file says about all of its series.
+
+    Attributes:
+      attributes: name and type ("string", "numeric" or "date") of what stands before the values.
+      relation: the name of the data set; None if not given, as all that follow.
+      frequency: as the file has it, such as "hourly" or "10_minutes".
+      horizon: the points to forecast.
+      missing: whether values may be missing.
+      equal_length: whether all series have the same length.
+    """
+
+    attributes: tuple[tuple[str, str], ...] = ()
+    relation: str | None = None
+    frequency: str | None = None
+    horizon: int | None = None
+    missing: bool | None = None
+    equal_length: bool | None = None
+
+
+class TsfSource(SequenceSource):
+    """The series of a Monash .tsf file; `?` is a missing value.
+
+    Opening reads the file once, a line at a time, and keeps where each series begins; a read
+    parses the whole series. Blank lines and lines that begin with `#` are no series.
+
+    Args:
+      path: the file.
+      encoding: "utf-8", "cp1252" or "latin-1"; by default UTF-8.
+
+    Attributes:
+      header: what the file says about all of its series.
+      frequency: of the header, by its pandas alias where there is one.
+
+    Raises:
+      DataError: the file cannot be read, is in another encoding, has no @data, or a line of it is
+        not as the format has it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], encoding: str = "utf-8"):
+        self._path = Path(path)
+        if encoding not in ENCODINGS:
+            raise DataError(f"encoding is {encoding!r}; it must be one of {', '.join(ENCODINGS)}")
+        self._encoding = encoding
+        offsets, lines, lengths = array("q"), array("q"), array("q")
+        with _open(self._path) as stream:
+            header, before = self._read_header(stream)
+            self.header = TsfHeader(**header)
+            offset = stream.tell()
+            for number, line in enumerate(stream, start=before + 1):
+                if line.strip() and not line.startswith(b"#"):
+                    offsets.append(offset)
+                    lines.append(number)
+                    lengths.append(self._split(line, number)[1].count(b",") + 1)
+                offset += len(line)
+        if not lengths:
+            raise DataError(f"{self._path} has no series after @data; it must have at least one")
+        self.frequency = _alias(self.header.frequency)
+        self._offsets, self._lines = np.array(offsets, np.int64), np.array(lines, np.int64)
+        self.lengths = np.array(lengths, np.int64)
+
+    def attributes(self, i: int) -> dict[str, str]:
+        """What stands before the values of series `i`, by name, as text."""
+        before = self._line(self._checked(i))[0]
+        names = (name for name, _ in self.header.attributes)
+        return dict(zip(names, before, strict=True))
+
+    def _read_header(self, stream: BinaryIO) -> tuple[dict[str, Any], int]:
+        """Reads up to @data; returns the fields of the header and the number of that line."""
+        fields: dict[str, Any] = {"attributes": ()}
+        for number, line in enumerate(stream, start=1):
+            # Comments are of any encoding, since nobody reads them here.
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip() or line.startswith(b"#"):
+                continue
+            words = self._text(line, number).split()
+            if not words[0].startswith("@"):
+                raise DataError(
+                    f"{self._path} line {number} must begin with @ or #, since it comes before "
+                    f"@data, but is {' '.join(words)[:_MOST_SHOWN]!r}"
+                )
+            if words[0].lower() == "@data":
+                return fields, number
+            self._add_field(fields, words, number)
+        raise DataError(f"{self._path} has no line @data; it is no .tsf file, or cut short")
+
+    def _add_field(self, fields: dict[str, Any], words: list[str], number: int) -> None:
+        tag = words[0].lower().removeprefix("@")
+        where = f"{self._path} line {number}: @{tag}"
+        if tag == "attribute":
+            if len(words) != 3 or words[2].lower() not in _TYPES:
+                raise DataError(f"{where} must have a name and one of the types {_listed(_TYPES)}")
+            if words[1] in dict(fields["attributes"]):
+                raise DataError(f"{where} {words[1]!r} comes twice; the names must differ")
+            fields["attributes"] += ((words[1], words[2].lower()),)
+            return
+        known = {"relation", "frequency", "horizon", "missing", "equallength"}
+        if tag not in known:
+            raise DataError(f"{where} is not known; there are @attribute, {_listed(sorted(known))}")
+        text = " ".join(words[1:])
+        name = "equal_length" if tag == "equallength" else tag
+        if not text or name in fields:
+            raise DataError(f"{where} must come once, with a value")
+        if tag == "horizon":
+            if not (text.isascii() and text.isdecimal() and len(text) < 10):
+                raise DataError(f"{where} must be a whole number, not {text[:_MOST_SHOWN]!r}")
+            fields[name] = int(text)
+        elif tag in ("missing", "equallength"):
+            if text.lower() not in _YES_OR_NO:
+                raise DataError(f"{where} must be true or false, not {text[:_MOST_SHOWN]!r}")
+            fields[name] = _YES_OR_NO[text.lower()]
+        else:
+            fields[name] = text
+
+    def _text(self, line: bytes, number: int) -> str:
+        try:
+            return line.decode(self._encoding)
+        except UnicodeDecodeError:
+            others = [name for name in ENCODINGS if name != self._encoding]
+            raise DataError(
+                f"{self._path} line {number} is not {self._encoding} text; give the encoding: "
+                f"{_listed(others)}"
+            ) from None
+
+    def _split(self, line: bytes, number: int) -> tuple[list[bytes], bytes]:
+        """The attributes of a series, and its values."""
+        *before, values = line.split(b":")
+        if len(before) != len(self.header.attributes):
+            raise DataError(
+                f"{self._path} line {number} has {len(before)} attributes before the values, but "
+                f"the header has {len(self.header.attributes)}; each ends with a colon"
+            )
+        if not values.strip():
+            raise DataError(f"{self._path} line {number} has no values; a series needs at least 1")
+        return before, values
+
+    def _line(self, i: int) -> tuple[list[str], bytes]:
+        number = int(self._lines[i])
+        with _open(self._path) as stream:
+            stream.seek(int(self._offsets[i]))
+            before, values = self._split(stream.readline(), number)
+        if values.count(b",") + 1 != self.lengths[i]:
+            raise DataError(f"{self._path} has changed since it was opened; open it again")
+        return [self._text(part, number).strip() for part in before], values
+
+    def _read(self, i: int, start: int, stop: int) -> Float64[np.ndarray, " _"]:
+        _, values = self._line(i)
+        return _numbers(values, f"{self._path} line {self._lines[i]}")[start:stop]
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message."""
+        return f"{self._path} line {self._lines[i]}"
+
+    def label(self, i: int) -> str:
+        """The attribute series_name of series `i`, or its number without one."""
+        return self.attributes(i).get(NAME, str(i))
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
+    try:
+        cells = values.decode("ascii").split(",")
+        if MISSING.encode() in values:
+            cells = ["nan" if cell.strip() == MISSING else cell for cell in cells]
+        # Python takes 1_000 for 1000.
+        if b"_" not in values:
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        pass
+    for position, cell in enumerate(values.split(b",")):
+        text = cell.strip().decode("ascii", "replace")
+        try:
+            wrong = "_" in text or (text != MISSING and float(text) is None)
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise DataError(
+                f"{where}: value {position} is {text[:_MOST_SHOWN]!r}; it must be a number or "
+                f"{MISSING}"
+            )
+    raise DataError(f"{where} holds values that are no numbers")
+
+
+def _alias(frequency: str | None) -> str | None:
+    """The pandas alias of a frequency such as 10_minutes; the text itself where there is none."""
+    if frequency is None:
+        return None
+    text = frequency.lower()
+    count, _, unit = text.partition("_")
+    if count.isdecimal() and unit:
+        unit = unit if unit in _ALIASES else f"{unit}s"
+        return f"{int(count)}{_ALIASES[unit]}" if unit in _ALIASES else frequency
+    return _ALIASES.get(text, frequency)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,1 @@
+"""From series to batches: windows, standardization, order, mixtures."""

@@ -1,0 +1,241 @@
+"""Mixing sources: how often each is drawn from.
+
+A share is one of the points trained on. Within a source every window comes once in an epoch of that
+source, so that its points are drawn evenly; `order` says which draw gives which window.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from timemoe_jax.data.config import DataConfig, parse_mixing_weights
+from timemoe_jax.data.formats.open import SourcePart
+from timemoe_jax.data.pipeline.windows import Extent, Index
+from timemoe_jax.errors import DataError
+
+# Without a limit on epochs, the draws after which the pattern of sources begins anew.
+_CYCLE = 1 << 30
+# Shown one by one in a summary; beyond, domains are.
+_FEW = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a run draws from where.
+
+    Attributes:
+      parts: the sources.
+      extents: the windows of each.
+      counts: of every `sum(counts)` draws, how many are of each source; None draws from all
+        windows as one pool.
+      draws: the windows that the run takes.
+      policy: `data.mixing`, and how a limit on epochs changed it.
+    """
+
+    parts: tuple[SourcePart, ...]
+    extents: tuple[Extent, ...]
+    counts: tuple[int, ...] | None
+    draws: int
+    policy: str
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The domains in alphabetical order; of a single one, its sources."""
+        return tuple(sorted(set(self._label_of_parts)))
+
+    @functools.cached_property
+    def _label_of_parts(self) -> list[str]:
+        domains = [part.domain for part in self.parts]
+        return domains if len(set(domains)) > 1 else [part.label for part in self.parts]
+
+    @functools.cached_property
+    def _label_numbers(self) -> np.ndarray:
+        return np.searchsorted(self.labels, self._label_of_parts)
+
+    @functools.cached_property
+    def _endless(self) -> set[str]:
+        labels = zip(self._label_of_parts, self.parts, strict=True)
+        return {label for label, part in labels if part.endless}
+
+    def epochs(self) -> Float[np.ndarray, " parts"]:
+        """How often each source is gone through in the run."""
+        windows = np.array([len(extent) for extent in self.extents], float)
+        counts = windows if self.counts is None else np.array(self.counts, float)
+        return self.draws * counts / np.sum(counts) / np.maximum(windows, 1)
+
+    def shares(self) -> dict[str, float]:
+        """The planned share of the points trained on, by label."""
+        points = self.epochs() * [extent.points for extent in self.extents]
+        found = dict.fromkeys(self.labels, 0.0)
+        for label, share in zip(self._label_of_parts, points / np.sum(points), strict=True):
+            found[label] += float(share)
+        return found
+
+    def count(
+        self, sequence: Int64[np.ndarray, "B *S"], mask: Bool[np.ndarray, "B S"]
+    ) -> Float[np.ndarray, " labels"]:
+        """How many points of a batch are of each label.
+
+        Args:
+          sequence: the series of each row, or of each point of it; below 0 where there is none.
+          mask: True where a point was observed.
+        """
+        if sequence.ndim == 1:
+            ids, points = sequence, np.count_nonzero(mask, axis=1)
+        else:
+            # Points of a series are neighbours: one search for each piece.
+            flat = sequence.ravel()
+            begins = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+            ids, points = flat[begins], np.add.reduceat(mask.ravel(), begins, dtype=np.int64)
+        stops = [part.stop for part in self.parts]
+        known = ids >= 0
+        which = self._label_numbers[np.searchsorted(stops, ids[known], side="right")]
+        return np.bincount(which, points[known], minlength=len(self.labels))
+
+    def __str__(self) -> str:
+        epochs, labels = self.epochs(), np.array(self._label_of_parts)
+        shares = sorted(self.shares().items(), key=lambda item: -item[1])
+        shown = []
+        for label, share in shares[:_FEW]:
+            of_label = epochs[labels == label]
+            low, high = np.min(of_label), np.max(of_label)
+            times = f"{low:.3g}" if high - low < 0.01 * high else f"{low:.3g} to {high:.3g}"
+            endless = label in self._endless
+            shown.append(f"{label} {share:.2%} ({'endless' if endless else times + ' epochs'})")
+        if len(shares) > _FEW:
+            rest = sum(share for _, share in shares[_FEW:])
+            shown.append(f"{len(shares) - _FEW} more {rest:.2%}")
+        idle = [part.label for part, n in zip(self.parts, epochs, strict=True) if n == 0]
+        left_out = f"; never drawn from: {', '.join(idle)}" if idle else ""
+        return f"{self.policy}: {', '.join(shown)}{left_out}"
+
+
+def plan_mixture(
+    parts: Sequence[SourcePart], index: Index, config: DataConfig, draws: int
+) -> Mixture:
+    """Decides how often each source is drawn from.
+
+    Args:
+      parts: the sources.
+      index: of their windows; one that packs needs the sources as its groups.
+      config: `mixing` and what belongs to it.
+      draws: the windows that the run takes: its updates times its batch size. Where a source would
+        be gone through more often than `max_epochs_per_source`, it is drawn from that often over
+        the run, and the others more in the proportion of their weights.
+
+    Raises:
+      DataError: a weight is of no source or a source without a weight, or the limit on epochs
+        leaves too few windows.
+    """
+    extents = tuple(index.extent(part.first, part.stop) for part in parts)
+    windows = np.array([len(extent) for extent in extents], float)
+    points = np.array([extent.points for extent in extents], float)
+    weights = _weights(parts, points, config)
+    # Windows to draw for each point: a source of short series pads more.
+    rates = weights * windows / np.maximum(points, 1)
+    limit, policy = config.max_epochs_per_source, config.mixing
+    # Generated series are drawn in their order, for which a pool has no room.
+    pooled = config.mixing == "points" and not any(part.endless for part in parts)
+    counts: tuple[int, ...] | None = None
+    if limit:
+        limits = np.floor(limit * np.where(rates > 0, windows, 0))
+        if np.sum(limits) < draws:
+            raise DataError(
+                f"max_epochs_per_source {limit:g} allows {int(np.sum(limits)):,} windows, but the "
+                f"run takes {draws:,}; raise it, or lower train.num_steps or train.batch_size"
+            )
+        wanted, at_limit = _fill(rates, limits, draws)
+        if at_limit.any():
+            names = [part.label for part, full in zip(parts, at_limit, strict=True) if full]
+            shown = ", ".join(names[:_FEW]) + (" and more" if len(names) > _FEW else "")
+            policy += f", at most {limit:g} epochs of {shown}"
+        if not pooled:
+            counts = _whole(wanted, draws)
+    elif not pooled:
+        wanted = np.maximum(rates / np.sum(rates) * _CYCLE, rates > 0)
+        counts = _whole(wanted, int(np.floor(np.sum(wanted))))
+    return Mixture(tuple(parts), extents, counts, draws, policy)
+
+
+def _weights(
+    parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], config: DataConfig
+) -> Float[np.ndarray, " parts"]:
+    """The share of the points that each source is to have, up to a factor."""
+    endless = np.array([part.endless for part in parts])
+    if endless.any():
+        weights = np.zeros(len(parts))
+        real = [part for part in parts if not part.endless]
+        weights[~endless] = _weights(real, points[~endless], config) if real else 0.0
+        share, total = config.synthetic_share, np.sum(weights)
+        # Of a run on generated series alone they are all.
+        weights[endless] = (share / (1 - share) * total if real else 1.0) / np.sum(endless)
+        return weights
+    if config.mixing == "points":
+        return points
+    if config.mixing == "power":
+        return np.where(points > 0, points**config.mixing_power, 0.0)
+    given = parse_mixing_weights(config.mixing_weights)
+    # A source that is named by itself is no part of what its domain's weight is shared among.
+    entries = [part.label if part.label in given else part.domain for part in parts]
+    without = [p.label for p, entry in zip(parts, entries, strict=True) if entry not in given]
+    if without:
+        raise DataError(
+            f"mixing_weights gives no weight to {', '.join(without[:_FEW])}; name the domain or "
+            "the source, with weight 0 to leave it out"
+        )
+    for entry, weight in given.items():
+        total = sum(n for e, n in zip(entries, points, strict=True) if e == entry)
+        if entry not in entries:
+            known = sorted({*(part.domain for part in parts), *(part.label for part in parts)})
+            raise DataError(
+                f"mixing_weights names {entry!r}, of which there is no source left to weigh; "
+                f"there are {', '.join(known[: 2 * _FEW])}"
+            )
+        if weight > 0 and total == 0:
+            raise DataError(f"mixing_weights gives {entry!r} {weight:g}, but it has no window")
+    totals = {e: sum(points[k] for k, other in enumerate(entries) if other == e) for e in given}
+    return np.array(
+        [given[e] * n / max(totals[e], 1) for e, n in zip(entries, points, strict=True)]
+    )
+
+
+def _fill(
+    rates: Float[np.ndarray, " parts"], limits: Float[np.ndarray, " parts"], total: int
+) -> tuple[Float[np.ndarray, " parts"], Bool[np.ndarray, " parts"]]:
+    """Shares out a total in proportion to the rates, none above its limit; and who reached it."""
+    full = np.zeros(len(rates), bool)
+    while True:
+        free = np.where(full, 0.0, rates)
+        if not free.any():
+            return np.where(full, limits, 0.0), full
+        wanted = np.where(full, limits, (total - np.sum(limits[full])) * free / np.sum(free))
+        over = ~full & (wanted > limits)
+        if not over.any():
+            return wanted, full
+        full |= over
+
+
+def _whole(wanted: Float[np.ndarray, " parts"], total: int) -> tuple[int, ...]:
+    """Whole numbers of a given sum, each within one of what is wanted."""
+    counts = np.floor(wanted).astype(np.int64)
+    missing = total - int(np.sum(counts))
+    largest = np.argsort(counts - wanted, kind="stable")[:missing]
+    counts[largest] += 1
+    return tuple(counts.tolist())
+
+
+def share_metrics(labels: Sequence[str], points: Float[np.ndarray, " labels"]) -> Mapping[str, Any]:
+    """The realised share of each label for the log; nothing where there is one label or no point.
+
+    Args:
+      labels: those of the mixture.
+      points: the points of each.
+    """
+    total = float(np.sum(points))
+    if len(labels) < 2 or total == 0:
+        return {}
+    return {f"share_{label}": n / total for label, n in zip(labels, points, strict=True)}

@@ -1,0 +1,176 @@
+"""In which order windows are drawn: draw i is computed from i, the seed and the plan alone.
+
+Nothing keeps a position, so a run can begin at any draw, and any process can make any of them.
+Draws are computed many at once: each costs a fraction of a microsecond.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int64, Shaped, UInt64
+
+from timemoe_jax.data.pipeline.mixing import Mixture
+
+# Draws among which the order is shuffled: sources would come in a fixed pattern otherwise, and one
+# process of several could see nothing but one of them.
+BLOCK = 256
+_ROUNDS = 6
+
+
+class Order(Protocol):
+    """Which window each draw is of."""
+
+    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The windows of some draws; -1 where there is none left."""
+
+
+class PoolOrder:
+    """Every window once in an epoch.
+
+    Args:
+      num_windows: how many there are.
+      seed: of the order, from 0 to 2**32 - 1; None leaves the windows in order.
+      repeat: whether there is another epoch, in another order, after the first.
+    """
+
+    def __init__(self, num_windows: int, seed: int | None, repeat: bool):
+        self._num_windows = num_windows
+        self._seed = None if seed is None else int(_seeds(seed, 1)[0])
+        self._repeat = repeat
+
+    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The windows of some draws; -1 after the last epoch."""
+        epochs, within = np.divmod(draws, self._num_windows)
+        if self._seed is not None:
+            seeds = self._seed + epochs.astype(np.uint64)
+            within = permuted(within, np.full_like(within, self._num_windows), seeds)
+        return within if self._repeat else np.where(epochs == 0, within, -1)
+
+
+class MixedOrder:
+    """The draws of a mixture, without end.
+
+    Args:
+      mixture: a plan with counts.
+      seed: of the order, from 0 to 2**32 - 1; None takes the windows of a source in order, and
+        sources in a fixed pattern. Else the windows of a source come in another order each epoch,
+        those of generated series in their own, and sources are mixed within short stretches.
+    """
+
+    def __init__(self, mixture: Mixture, seed: int | None):
+        assert mixture.counts is not None
+        self._schedule = Schedule(mixture.counts)
+        self._firsts = np.array([extent.first for extent in mixture.extents], np.int64)
+        self._lengths = np.array([len(extent) for extent in mixture.extents], np.int64)
+        self._endless = np.array([part.endless for part in mixture.parts])
+        # One for the blocks, and one for each source.
+        self._seeds = None if seed is None else _seeds(seed, 1 + len(mixture.parts))
+
+    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The windows of some draws."""
+        if self._seeds is not None:
+            draws = self._shuffled(draws, self._seeds[0])
+        parts, k = self._schedule.locate(draws)
+        lengths = self._lengths[parts]
+        epochs, within = np.divmod(k, lengths)
+        if self._seeds is not None:
+            seeds = self._seeds[1 + parts] + epochs.astype(np.uint64)
+            moved = permuted(within, lengths, seeds)
+            within = np.where(self._endless[parts], within, moved)
+        return self._firsts[parts] + within
+
+    def _shuffled(self, draws: Int64[np.ndarray, " n"], seed: np.uint64) -> Int64[np.ndarray, " n"]:
+        """Moves draws within their blocks; no block reaches beyond a cycle."""
+        cycle = self._schedule.cycle
+        turns, k = np.divmod(draws, cycle)
+        blocks, within = np.divmod(k, BLOCK)
+        sizes = np.minimum(BLOCK, cycle - blocks * BLOCK)
+        seeds = seed + (turns * -(-cycle // BLOCK) + blocks).astype(np.uint64)
+        return draws - within + permuted(within, sizes, seeds)
+
+
+class Schedule:
+    """Which source each draw is of: of every `sum(counts)` draws `counts` of each, evenly spread.
+
+    A tree of sources is split in two again and again; of the first k draws that reach a node,
+    floor(k * a / (a + b)) go to its left half, whose counts are a in all, and the others to its
+    right, whose counts are b. So the first k draws hold as many of each source as its share says,
+    within the depth of the tree, and after a whole cycle exactly as many.
+
+    Args:
+      counts: of each source; above 0 in all.
+    """
+
+    def __init__(self, counts: Sequence[int]):
+        self.cycle = sum(counts)  # the draws after which it begins anew
+        # Products of two numbers of a cycle must not overflow: beyond, Python's whole numbers.
+        self._dtype: Any = np.int64 if self.cycle < 1 << 31 else object
+        self._counts = np.array(counts, self._dtype)
+        self._before = np.cumsum([0, *self._counts], dtype=self._dtype)
+
+    def locate(
+        self, draws: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """The source of each draw, and how many draws before it are of that source."""
+        draws = draws.astype(self._dtype)
+        turns, k = draws // self.cycle, draws % self.cycle
+        low = np.zeros(len(draws), np.int64)
+        high = np.full(len(draws), len(self._counts), np.int64)
+        for _ in range((len(self._counts) - 1).bit_length()):
+            # At a leaf the middle is its own place: it stays there.
+            middle = (low + high) // 2
+            left = self._before[middle] - self._before[low]
+            both = self._before[high] - self._before[low]
+            earlier = k * left // both
+            goes_left = ((k + 1) * left // both > earlier).astype(bool)
+            high, low = np.where(goes_left, middle, high), np.where(goes_left, low, middle)
+            k = np.where(goes_left, earlier, k - earlier)
+        return low, (turns * self._counts[low] + k).astype(np.int64)
+
+
+def permuted(
+    i: Int64[np.ndarray, " n"], size: Int64[np.ndarray, " n"], seed: UInt64[np.ndarray, " n"]
+) -> Int64[np.ndarray, " n"]:
+    """Where permutations take some numbers, in constant memory.
+
+    A Feistel network over the bits of the size, repeated while it leads beyond the size (Black
+    and Rogaway 2002, doi 10.1007/3-540-45760-7_9).
+
+    Args:
+      i: each from 0 to size - 1.
+      size: of each number's permutation, from 1 to 2**53.
+      seed: of each number's permutation.
+    """
+    # The exponent of a float is the number of bits of a whole number.
+    bits = np.frexp((size - 1).astype(np.float64))[1].astype(np.uint64)
+    low_bits = (bits + np.uint64(1)) // np.uint64(2)
+    one = np.uint64(1)
+    low_mask, high_mask = (one << low_bits) - one, (one << (bits - low_bits)) - one
+    keys = [_hashed(seed * np.uint64(_ROUNDS) + np.uint64(k)) for k in range(_ROUNDS)]
+    result = i.astype(np.uint64)
+    beyond = np.arange(len(i))
+    while beyond.size:
+        low = result[beyond] & low_mask[beyond]
+        high = result[beyond] >> low_bits[beyond]
+        for turn, key in enumerate(keys):
+            if turn % 2:
+                low ^= _hashed(key[beyond] ^ high) & low_mask[beyond]
+            else:
+                high ^= _hashed(key[beyond] ^ low) & high_mask[beyond]
+        result[beyond] = high << low_bits[beyond] | low
+        beyond = beyond[result[beyond] >= size[beyond].astype(np.uint64)]
+    return result.astype(np.int64)
+
+
+def _hashed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """64 bits from 64 bits: a step of SplitMix (doi 10.1145/2660193.2660195)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _seeds(seed: int, count: int) -> Shaped[np.ndarray, " count"]:
+    """Seeds of their own for several purposes."""
+    return np.random.SeedSequence(seed).generate_state(count).astype(np.uint64)

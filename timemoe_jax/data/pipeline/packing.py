@@ -1,0 +1,185 @@
+"""Windows of a fixed length into which series are packed, one after the other.
+
+Series are laid end to end in a seeded order and cut at the length, as the published training code
+does. Nothing is padded but the end of the last window, and a window is found by a search: memory
+grows with the series, not with the windows.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+from timemoe_jax.data.pipeline.standardize import StandardizedSeries
+from timemoe_jax.data.pipeline.windows import Extent, Index, check_made_for, item_of
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+
+class Packing(Index, Protocol):
+    """An index whose windows hold pieces of several series."""
+
+    def pieces(self, i: int) -> list[tuple[int, int, int]]:
+        """The pieces of window `i` in order: series, its first point there, that after its last."""
+
+
+class PackedIndex:
+    """Which pieces of series a window of `length + 1` points holds: inputs w[:-1], targets w[1:].
+
+    Neighbouring windows share one point, the last target of one and the first input of the other,
+    so that in an epoch each point of a series but its first is the next point exactly once. A
+    series of fewer than two points is in no window.
+
+    Attributes:
+      num_sequences: how many series it was made for.
+      skipped_sequences: how many series have fewer than two points.
+      uncovered_points: how many points are in no window: those of skipped series.
+      padded_points: how many points of the windows are none of a series.
+
+    Args:
+      lengths: the number of points of each series [num_sequences].
+      length: the number of inputs of a window.
+      seed: of the order of the series; None leaves it as it is.
+      groups: how many of the series, one after the other, make up each group; a window is of one
+        group. By default there is one.
+
+    Raises:
+      DataError: `length` is less than one, or the groups are not all of the series.
+    """
+
+    def __init__(
+        self,
+        lengths: Int64[np.ndarray, " num_sequences"],
+        length: int,
+        seed: int | None = None,
+        groups: Sequence[int] | None = None,
+    ):
+        groups = [len(lengths)] if groups is None else list(groups)
+        if length < 1:
+            raise DataError(f"window length {length} must be at least 1")
+        if sum(groups) != len(lengths) or min(groups, default=0) < 0:
+            raise DataError(
+                f"groups {groups} must be numbers of series that add up to the {len(lengths)} there"
+            )
+        self.length, self.size = length, length + 1
+        self.num_sequences = len(lengths)
+        self.skipped_sequences = int(np.count_nonzero(lengths < 2))
+        self.uncovered_points = int(np.sum(lengths[lengths < 2]))
+        self._lengths = lengths
+        self._group_stops = np.cumsum(groups, dtype=np.int64)
+        self._lay_out(seed)
+        self.padded_points = len(self) * (length + 1) - self.extent(0, len(lengths)).points
+
+    def _lay_out(self, seed: int | None) -> None:
+        """Places the series of each group one after the other, from where a window begins."""
+        rng = None if seed is None else np.random.default_rng(seed)
+        small = self.num_sequences <= np.iinfo(np.uint32).max
+        kind = np.uint32 if small else np.int64
+        orders: list[np.ndarray] = [np.zeros(0, kind)]
+        starts: list[np.ndarray] = [np.zeros(0, np.int64)]
+        windows, points, first = [0], [0], 0
+        for stop in self._group_stops.tolist():
+            order = (first + np.flatnonzero(self._lengths[first:stop] >= 2)).astype(kind)
+            if rng is not None:
+                rng.shuffle(order)
+            ends = np.cumsum(self._lengths[order], dtype=np.int64)
+            total = int(ends[-1]) if ends.size else 0
+            orders.append(order)
+            starts.append(windows[-1] * self.length + ends - self._lengths[order])
+            windows.append(windows[-1] + -(-max(total - 1, 0) // self.length))
+            # Every window but the first of a group shows its first point again.
+            shared = max(windows[-1] - windows[-2] - 1, 0)
+            points.append(points[-1] + total + shared)
+            first = stop
+        self._order, self._starts = np.concatenate(orders), np.concatenate(starts)
+        # The first window of each group and the points before it; where its series are placed.
+        self._windows, self._points = np.array(windows), np.array(points)
+        self._placed = np.cumsum([len(order) for order in orders])
+
+    def __len__(self) -> int:
+        return int(self._windows[-1])
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """What series `first` to `stop` come to, which must be one or more whole groups.
+
+        Raises:
+          DataError: they are not.
+        """
+        bounds = np.concatenate([np.zeros(1, np.int64), self._group_stops])
+        if first > stop or first not in bounds or stop not in bounds:
+            raise DataError(
+                f"series {first} to {stop} are no groups of the index; groups end at "
+                f"{self._group_stops.tolist()}"
+            )
+        a, b = int(np.searchsorted(bounds, first)), int(np.searchsorted(bounds, stop, "right")) - 1
+        points = int(self._points[b] - self._points[a])
+        return Extent(int(self._windows[a]), int(self._windows[b]), points)
+
+    def pieces(self, i: int) -> list[tuple[int, int, int]]:
+        """The pieces of window `i` in order: series, its first point there, that after its last.
+
+        Raises:
+          IndexError: there is no such window.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"window {i} asked of {len(self)}")
+        begin, end = i * self.length, (i + 1) * self.length + 1
+        group = int(np.searchsorted(self._windows, i, side="right")) - 1
+        at = int(np.searchsorted(self._starts, begin, side="right")) - 1
+        # As many series as the window can hold, at most.
+        stop = min(int(self._placed[group + 1]), at + 1 + self.length)
+        stop = at + int(np.searchsorted(self._starts[at:stop], end, side="left"))
+        sequences = self._order[at:stop]
+        starts = self._starts[at:stop]
+        stops = np.minimum(end - starts, self._lengths[sequences])
+        firsts = np.maximum(begin - starts, 0)
+        return list(zip(sequences.tolist(), firsts.tolist(), stops.tolist(), strict=True))
+
+
+class PackedSource:
+    """Random access to packed windows, each series z-scored by the statistics of its whole.
+
+    Item i is {"values": float32 [length + 1], "mask": bool [length + 1], "sequence": int64
+    [length + 1], "segments": int32 [length + 1]}: values and mask as those of a `WindowSource`;
+    the series of each point, -1 for padding; and the number of its piece in the window, counted
+    from 1, 0 for padding.
+
+    Args:
+      source: the series.
+      index: made of `source.lengths`.
+      bleeds: leave the segments out, so that attention and targets cross from one series to the
+        next, as in the published training code.
+
+    Raises:
+      DataError: the index was made for another number of series.
+    """
+
+    def __init__(self, source: SequenceSource, index: Packing, bleeds: bool = False):
+        check_made_for(index, source)
+        self.source = source
+        self.index = index
+        self._bleeds = bleeds
+        self._series = StandardizedSeries(source)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        return item_of(self, i)
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1."""
+        shape = (len(numbers), self.index.size)
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        sequences, segments = np.full(shape, -1, np.int64), np.zeros(shape, np.int32)
+        for row in np.flatnonzero(numbers >= 0).tolist():
+            at = 0
+            pieces = self.index.pieces(int(numbers[row]))
+            for segment, (sequence, start, stop) in enumerate(pieces, start=1):
+                here = slice(at, at + stop - start)
+                self._series.read(sequence, start, values[row, here], mask[row, here])
+                sequences[row, here], segments[row, here] = sequence, segment
+                at = here.stop
+        batch = {"values": values, "mask": mask, "sequence": sequences}
+        return batch if self._bleeds else {**batch, "segments": segments}

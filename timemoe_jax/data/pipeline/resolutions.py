@@ -1,0 +1,117 @@
+"""Windows of series taken for ones of another sampling rate: more periods than the data has.
+
+A corpus of hourly series knows a day of 24 points; averaged over four points or read with three
+more between every two, the same series know days of 6 and of 96. Small models gain by such variety
+(arXiv 2401.03955, diverse resolution sampling).
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from timemoe_jax.data.pipeline.windows import Locator, WindowSource
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+
+class ResampledWindows(WindowSource):
+    """Windows that each read their series at one of several rates, z-scored by the whole series.
+
+    Which rate a window has depends on the seed and its number alone. A window begins where that of
+    the index does; where it would end beyond its series at a rate above 1, it takes the largest of
+    the rates at which it does not, and 1 at the worst. A mean over points of which one is missing
+    is of the others; a point read between two of which one is missing is missing.
+
+    Args:
+      source: the series.
+      index: of the windows, made of `source.lengths`.
+      resolutions: the rates with their weights: see `run_config.parse_resolutions`.
+      seed: of the choice of rates.
+
+    Raises:
+      DataError: the index was made for another number of series, or there is no rate.
+    """
+
+    def __init__(
+        self,
+        source: SequenceSource,
+        index: Locator,
+        resolutions: dict[Fraction, float],
+        seed: int,
+    ):
+        super().__init__(source, index)
+        if not resolutions:
+            raise DataError("resolutions is empty; it must have at least one rate, such as 1")
+        self._rates = list(resolutions)
+        weights = np.array(list(resolutions.values()), np.float64)
+        self._bounds = np.cumsum(weights / weights.sum())[:-1]  # between the rates, in [0, 1)
+        self._seed = seed
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1.
+
+        Returns:
+          "values" and "mask" [B, size], "sequence" [B].
+        """
+        batch, rows, starts = self._empty(numbers)
+        values, mask, sequence = batch["values"], batch["mask"], batch["sequence"]
+        for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
+            rest = self.source.lengths.item(sequence[row]) - start
+            rate = self._rate(int(numbers[row]), rest)
+            part, known = self._read(int(sequence[row]), start, rest, rate)
+            values[row, : len(part)], mask[row, : len(part)] = part, known
+        return batch
+
+    def _rate(self, number: int, rest: int) -> Fraction:
+        """That of a window whose series has `rest` points from its start on."""
+        drawn = np.random.default_rng([self._seed, number]).random()
+        rate = self._rates[int(np.searchsorted(self._bounds, drawn, "right"))]
+        size = self.index.size
+        if rate <= 1 or rate * size <= rest:
+            return rate
+        fitting = (r for r in self._rates if r > 1 and r * size <= rest)
+        return max(fitting, default=Fraction(1))
+
+    def _read(
+        self, sequence: int, start: int, rest: int, rate: Fraction
+    ) -> tuple[Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """At most `size` points at a rate, from a start on, z-scored; 0 where one is missing."""
+        coarser, finer = rate.numerator, rate.denominator
+        size = self.index.size
+        # Of `finer` points to each, the last needs one more to lie before.
+        wanted = size * coarser if finer == 1 else (size - 1) // finer + 2
+        count = min(wanted, rest)
+        values, mask = np.zeros(count, np.float32), np.zeros(count, bool)
+        self._series.read(sequence, start, values, mask)
+        if coarser > 1:
+            return _means(values, mask, coarser)
+        if finer > 1:
+            return _between(values, mask, finer, size)
+        return values, mask
+
+
+def _means(
+    values: Float32[np.ndarray, " n"], mask: Bool[np.ndarray, " n"], factor: int
+) -> tuple[Float32[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Of every `factor` points the mean of those that are there."""
+    whole = len(values) // factor * factor
+    known = mask[:whole].reshape(-1, factor).sum(axis=1)
+    # Missing values are 0, so that a sum leaves them out.
+    total = values[:whole].reshape(-1, factor).sum(axis=1)
+    return (total / np.maximum(known, 1)).astype(np.float32), known > 0
+
+
+def _between(
+    values: Float32[np.ndarray, " n"], mask: Bool[np.ndarray, " n"], factor: int, size: int
+) -> tuple[Float32[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """The points, and `factor` - 1 more on the line to each next one; at most `size`."""
+    if len(values) < 2:
+        return values, mask
+    position = np.arange(min(size, (len(values) - 1) * factor + 1))
+    before, step = np.divmod(position, factor)
+    after = np.minimum(before + 1, len(values) - 1)
+    fraction = (step / factor).astype(np.float32)
+    read = values[before] * (1 - fraction) + values[after] * fraction
+    known = mask[before] & (mask[after] | (step == 0))
+    return np.where(known, read, 0).astype(np.float32), known

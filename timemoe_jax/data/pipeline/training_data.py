@@ -1,0 +1,211 @@
+"""What a run trains and validates on, from its config: sources, windows, and the mixture."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from timemoe_jax.data.config import DataConfig, parse_resolutions
+from timemoe_jax.data.formats.open import SourcePart, open_parts, open_source
+from timemoe_jax.data.generators import augmentations
+from timemoe_jax.data.generators.families.components import SyntheticSource
+from timemoe_jax.data.generators.generated_source import GeneratedSource
+from timemoe_jax.data.pipeline.endless import NUM_SERIES, EndlessIndex, JoinedWindows
+from timemoe_jax.data.pipeline.mixing import Mixture, plan_mixture
+from timemoe_jax.data.pipeline.packing import PackedIndex, PackedSource
+from timemoe_jax.data.pipeline.resolutions import ResampledWindows
+from timemoe_jax.data.pipeline.splits import split_sequences, split_sources, subset_parts
+from timemoe_jax.data.pipeline.windows import Index, WindowIndex, Windows, WindowSource
+from timemoe_jax.data.series_source import SequenceSource, SubsetSource
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSummary:
+    """What a source of series comes to as training data.
+
+    Attributes:
+      sequences: the series.
+      points: their points, all together.
+      windows: the windows cut from them.
+      skipped_sequences: series of fewer than two points, which give no window.
+      uncovered_points: points that are in no window.
+      skipped_files: files passed over while searching folders.
+      padded_share: the share of the windows' points that lie beyond the end of a series.
+      updates_per_epoch: the batches in which every window comes once.
+    """
+
+    sequences: int
+    points: int
+    windows: int
+    skipped_sequences: int
+    uncovered_points: int
+    skipped_files: int
+    padded_share: float
+    updates_per_epoch: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sequences:,} sequences, {self.points:,} points, {self.windows:,} windows "
+            f"({self.padded_share:.1%} padding), {self.updates_per_epoch:,} updates per epoch; "
+            f"left out: {self.skipped_sequences:,} sequences of fewer than two points, "
+            f"{self.uncovered_points:,} points in no window, {self.skipped_files:,} files"
+        )
+
+
+def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSummary:
+    """Counts what a source gives, and what it does not, at a window length and batch size.
+
+    Args:
+      source: the series.
+      index: the windows, made of `source.lengths`.
+      batch_size: the rows of a batch over all processes.
+    """
+    cells = len(index) * index.size
+    return DatasetSummary(
+        sequences=len(source),
+        points=int(np.sum(source.lengths)),
+        windows=len(index),
+        skipped_sequences=index.skipped_sequences,
+        uncovered_points=index.uncovered_points,
+        skipped_files=len(source.skipped_files),
+        padded_share=index.padded_points / cells if cells else 0.0,
+        updates_per_epoch=math.ceil(len(index) / batch_size),
+    )
+
+
+class TrainingData(NamedTuple):
+    """The windows of a run, and what it draws from where.
+
+    Attributes:
+      train: to train on.
+      validation: of series held out, never packed, so that losses can be compared between
+        policies; None where there are none.
+      mixture: how often what is drawn.
+      summary: for people.
+    """
+
+    train: Windows
+    validation: Windows | None
+    mixture: Mixture
+    summary: str
+
+
+def open_training_data(
+    config: DataConfig, *, seed: int, num_steps: int, batch_size: int
+) -> TrainingData:
+    """Opens what a run trains on.
+
+    Args:
+      config: where series come from, and how they are cut and mixed.
+      seed: of what is held out, packed and generated.
+      num_steps: the updates of the run.
+      batch_size: windows per update, over all processes.
+
+    Raises:
+      DataError: something cannot be read, or does not fit the config.
+    """
+    source, parts = open_series(config, seed)
+    held_out: SequenceSource | None = None
+    if config.validation_path:
+        held_out = open_source(config.validation_path)
+    elif source is not None and (ids := split_series(config, source, parts, seed)) is not None:
+        source, held_out = (SubsetSource(source, part) for part in ids)
+        parts = subset_parts(parts, ids[0])
+    validation = None if held_out is None else _windows(held_out, config)
+    windows, summary = [], []
+    if source is not None:
+        packing = config.policy == "packing"
+        windows.append(
+            _packed(source, parts, config, seed) if packing else _resampled(source, config, seed)
+        )
+        summary.append(str(describe(source, windows[0].index, batch_size)))
+    if config.synthetic_share:
+        windows.append(_generated(source, config, seed))
+        first = 0 if source is None else len(source)
+        parts.append(SourcePart("generated", "series", first, first + NUM_SERIES, endless=True))
+        families = config.synthetic_families or "all families"
+        summary.append(f"generated series without end ({families})")
+    train = windows[0] if len(windows) == 1 else JoinedWindows(windows)
+    mixture = plan_mixture(parts, train.index, config, num_steps * batch_size)
+    return TrainingData(train, validation, mixture, "; ".join(summary))
+
+
+def open_series(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[SourcePart]]:
+    """The series of a config that are not endless, if any, and which are of which source.
+
+    Args:
+      config: where they come from.
+      seed: of those that are generated.
+
+    Raises:
+      DataError: something cannot be read.
+    """
+    if config.path:
+        return open_parts(config.path)
+    if not config.synthetic_sequences:
+        return None, []
+    source = SyntheticSource(config.synthetic_sequences, config.synthetic_length, seed)
+    return source, [SourcePart("synthetic", "generated", 0, len(source))]
+
+
+def split_series(
+    config: DataConfig, source: SequenceSource, parts: Sequence[SourcePart], seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]] | None:
+    """Which series to train on and which to hold out; None where the config holds none of them out.
+
+    Args:
+      config: `validation_sources` or `validation_fraction`.
+      source: the series.
+      parts: which are of which source.
+      seed: of the choice of a fraction.
+
+    Raises:
+      DataError: a source to hold out is none of them, or nothing is left to train on.
+    """
+    if config.validation_sources:
+        return split_sources(parts, config.validation_sources)
+    if config.validation_fraction:
+        return split_sequences(len(source), config.validation_fraction, seed)
+    return None
+
+
+def _windows(source: SequenceSource, config: DataConfig) -> WindowSource:
+    stride = config.stride or config.length
+    return WindowSource(source, WindowIndex(source.lengths, config.length, stride, config.future))
+
+
+def _resampled(source: SequenceSource, config: DataConfig, seed: int) -> Windows:
+    """Windows to train on, at the rates of the config."""
+    windows = _windows(source, config)
+    rates = parse_resolutions(config.resolutions)
+    return ResampledWindows(source, windows.index, rates, seed) if rates else windows
+
+
+def _packed(
+    source: SequenceSource, parts: Sequence[SourcePart], config: DataConfig, seed: int
+) -> Windows:
+    groups = [part.stop - part.first for part in parts]
+    index = PackedIndex(source.lengths, config.length, seed if config.shuffle else None, groups)
+    return PackedSource(source, index, config.packing_bleeds)
+
+
+def _generated(real: SequenceSource | None, config: DataConfig, seed: int) -> Windows:
+    """Windows of generated series, each as long as a window; tsmixup mixes the real ones."""
+    augmentation = None
+    if config.synthetic_augmentation:
+        augmentation = augmentations.every_kind(config.synthetic_augmentation)
+    source = GeneratedSource.parse(
+        config.synthetic_families,
+        config.length + config.future,
+        seed,
+        NUM_SERIES,
+        real=real,
+        augmentation=augmentation,
+    )
+    index = EndlessIndex(config.length, future=config.future)
+    if config.policy == "packing":
+        return PackedSource(source, index, config.packing_bleeds)
+    return WindowSource(source, index)

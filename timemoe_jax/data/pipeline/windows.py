@@ -1,0 +1,276 @@
+"""Windows of a fixed length over the series of a source, standardised and masked."""
+
+import dataclasses
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+from timemoe_jax.data.pipeline.standardize import StandardizedSeries
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+# Series whose windows are counted at a time.
+_CHUNK_SEQUENCES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """What some neighbouring series of an index come to.
+
+    Attributes:
+      first: their first window.
+      stop: the window after their last.
+      points: the points in their windows, one in two windows twice, padding not.
+    """
+
+    first: int
+    stop: int
+    points: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+class Index(Protocol):
+    """Where windows of `size` points lie.
+
+    Attributes:
+      length: the number of inputs of a window.
+      size: the number of its points, those among them that are only aimed at.
+      num_sequences: how many series it was made for.
+      skipped_sequences: how many series have fewer than two points.
+      uncovered_points: how many points are in no window, those of skipped series among them.
+      padded_points: how many points of the windows are none of a series.
+    """
+
+    length: int
+    size: int
+    num_sequences: int
+    skipped_sequences: int
+    uncovered_points: int
+    padded_points: int
+
+    def __len__(self) -> int: ...
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """What series `first` to `stop` come to, neighbours that share no window with others."""
+
+
+class Locator(Index, Protocol):
+    """An index whose windows lie within one series each."""
+
+    def locate(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """The number of each window's series, and its first point there."""
+
+
+class Windows(Protocol):
+    """Random access to windows: dictionaries of arrays, the same shapes for each."""
+
+    source: SequenceSource
+
+    @property
+    def index(self) -> Index:
+        """Where they lie."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1.
+
+        An empty window has a mask of False and sequence -1.
+        """
+
+
+class WindowIndex:
+    """Where the windows of `length + future` points lie: inputs are the first `length` of them.
+
+    The first window of a series is always there, and is padded on the right where the series is
+    shorter; a later one begins at each multiple of `stride` from which a whole window fits. A
+    series of fewer than two points has no window. Memory grows with the series, not the windows.
+
+    Attributes:
+      num_sequences: how many series it was made for.
+      skipped_sequences: how many series have fewer than two points.
+      uncovered_points: how many points are in no window, those of skipped series among them.
+      padded_points: how many points of the windows lie beyond the end of their series.
+
+    Args:
+      lengths: the number of points of each series [num_sequences].
+      length: the number of inputs of a window.
+      stride: points from one window to the next; by default `length`.
+      future: the number of points after the inputs.
+
+    Raises:
+      DataError: `length`, `stride` or `future` is less than one.
+    """
+
+    def __init__(
+        self,
+        lengths: Int64[np.ndarray, " num_sequences"],
+        length: int,
+        stride: int | None = None,
+        future: int = 1,
+    ):
+        self.length = length
+        self.size = length + future
+        self.stride = length if stride is None else stride
+        if self.length < 1 or self.stride < 1 or future < 1:
+            raise DataError(
+                f"window length {self.length}, stride {self.stride} and future {future} must all "
+                "be at least 1"
+            )
+        self.num_sequences = len(lengths)
+        self._lengths = lengths
+        self._ends = np.empty(len(lengths), np.int64)
+        self.skipped_sequences = self.uncovered_points = total = 0
+        # In parts: there may be tens of millions, and every step makes arrays as long.
+        for first in range(0, len(lengths), _CHUNK_SEQUENCES):
+            part = lengths[first : first + _CHUNK_SEQUENCES].astype(np.int64)
+            counts, covered = self._count(part)
+            ends = self._ends[first : first + len(part)]
+            np.cumsum(counts, out=ends)
+            ends += total
+            total = int(ends[-1])
+            self.skipped_sequences += int(np.count_nonzero(part < 2))
+            self.uncovered_points += int(np.sum(part - covered))
+        self.padded_points = self._padding(0, len(lengths))
+
+    def _count(
+        self, lengths: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """The windows of some series, and the points of each that are in any."""
+        size = self.size
+        later = np.maximum(lengths - size, 0) // self.stride
+        counts = np.where(lengths >= 2, 1 + later, 0)
+        # Windows overlap unless the stride is longer than they are.
+        spanned = np.where(counts > 0, later * min(self.stride, size) + size, 0)
+        return counts, np.minimum(spanned, lengths)
+
+    def _padding(self, first: int, stop: int) -> int:
+        total = 0
+        for begin in range(first, stop, _CHUNK_SEQUENCES):
+            lengths = self._lengths[begin : min(begin + _CHUNK_SEQUENCES, stop)]
+            missing = np.maximum(self.size - lengths, 0)
+            total += int(np.sum(missing[lengths >= 2], dtype=np.int64))
+        return total
+
+    def __len__(self) -> int:
+        return self._windows_before(self.num_sequences)
+
+    def _windows_before(self, sequence: int) -> int:
+        return int(self._ends[sequence - 1]) if sequence else 0
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """What series `first` to `stop` come to."""
+        begin, end = self._windows_before(first), self._windows_before(stop)
+        points = (end - begin) * self.size - self._padding(first, stop)
+        return Extent(begin, end, points)
+
+    def locate(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """Finds windows: the number of each one's series, and its first point there.
+
+        Raises:
+          IndexError: there is no such window.
+        """
+        check_numbers(numbers, len(self))
+        sequences = np.searchsorted(self._ends, numbers, side="right")
+        before = np.where(sequences > 0, self._ends[sequences - 1], 0)
+        return sequences, (numbers - before) * self.stride
+
+
+def check_numbers(numbers: Int64[np.ndarray, " B"], num_windows: int) -> None:
+    """Refuses windows that are not there.
+
+    Raises:
+      IndexError: one is not.
+    """
+    outside = numbers[(numbers < 0) | (numbers >= num_windows)]
+    if outside.size:
+        raise IndexError(f"window {outside[0]} asked of {num_windows}")
+
+
+def check_made_for(index: Index, source: SequenceSource) -> None:
+    """Refuses an index that was made for other series.
+
+    Raises:
+      DataError: it was made for another number of them.
+    """
+    if index.num_sequences != len(source):
+        raise DataError(
+            f"the index was made for {index.num_sequences} series, but the source has "
+            f"{len(source)}; make it of source.lengths"
+        )
+
+
+class WindowSource:
+    """Random access to windows, each z-scored by the statistics of its whole series.
+
+    Item i is {"values": float32 [size], "mask": bool [size], "sequence": int64}: the
+    mask is True where a value was observed, and values are 0 elsewhere, that is where one is
+    missing, not finite, or beyond the end. A series whose standard deviation is 0 is only
+    centred. A series with fewer than two finite values has a mask of False throughout, so that it
+    never contributes.
+
+    Args:
+      source: the series.
+      index: made of `source.lengths`.
+
+    Raises:
+      DataError: the index was made for another number of series.
+    """
+
+    def __init__(self, source: SequenceSource, index: Locator):
+        check_made_for(index, source)
+        self.source = source
+        self.index = index
+        self._series = StandardizedSeries(source)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        return item_of(self, i)
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows, one beside the other; an empty one for -1.
+
+        Returns:
+          "values" and "mask" [B, size], "sequence" [B].
+        """
+        batch, rows, starts = self._empty(numbers)
+        values, mask, which = batch["values"], batch["mask"], batch["sequence"][rows]
+        size = values.shape[1]
+        counts = np.minimum(self.source.lengths[which] - starts, size).tolist()
+        flat, flat_mask, read = values.reshape(-1), mask.reshape(-1), self._series.read
+        begins, which = (rows * size).tolist(), which.tolist()
+        for at, number, start, count in zip(begins, which, starts.tolist(), counts, strict=True):
+            end = at + count
+            read(number, start, flat[at:end], flat_mask[at:end])
+        return batch
+
+    def _empty(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
+        """A batch to fill, with its series; the rows that hold a window, and where each begins."""
+        shape = (len(numbers), self.index.size)
+        sequence = np.full(len(numbers), -1, np.int64)
+        rows = np.flatnonzero(numbers >= 0)
+        sequence[rows], starts = self.index.locate(numbers[rows])
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        return {"values": values, "mask": mask, "sequence": sequence}, rows, starts
+
+
+def item_of(windows: Windows, i: SupportsIndex) -> dict[str, Any]:
+    """One window, as a batch holds it.
+
+    Raises:
+      IndexError: there is no such window.
+    """
+    numbers = np.array([i.__index__()], np.int64)
+    check_numbers(numbers, len(windows))
+    return {name: array[0] for name, array in windows.batch(numbers).items()}

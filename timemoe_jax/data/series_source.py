@@ -1,0 +1,235 @@
+"""What every source of series has in common."""
+
+import abc
+import bisect
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from timemoe_jax.errors import DataError
+
+
+class SequenceSource(abc.ABC):
+    """Series of numbers that are read one at a time.
+
+    Attributes:
+      lengths: the number of points of each series [num_sequences], known without reading any.
+      skipped_files: files that a search of a folder passed over, since their kind is not read.
+      ignored_columns: columns of tables that are neither values nor ids nor times.
+      frequency: of all series, as the file says it or a pandas alias; None if it does not.
+    """
+
+    lengths: Int64[np.ndarray, " num_sequences"]
+    skipped_files: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
+    frequency: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: SupportsIndex) -> Float[np.ndarray, " T"]:
+        i = self._checked(i)
+        return self._read(i, 0, int(self.lengths[i]))
+
+    def read(self, i: SupportsIndex, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """Reads a part of one series.
+
+        Args:
+          i: which series.
+          start: the first point.
+          stop: the point after the last; the end of the series when it lies beyond.
+
+        Returns:
+          the points in the units of the series, float32 or float64; NaN where one is missing.
+
+        Raises:
+          IndexError: there is no such series.
+          DataError: the part is not within the series, or the file has changed.
+        """
+        return self._read(*self._checked_part(i, start, stop))
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """Reads a part as it is stored: `read` gives a positive multiple of it, moved.
+
+        The multiple and the move are one for all of a series, so that a z-score by the statistics
+        of the whole series is the same, and it is less work. So is not to check the arguments,
+        which must be of a part that is there.
+
+        Args:
+          i: which series.
+          start: the first point.
+          stop: the point after the last.
+
+        Raises:
+          DataError: the file has changed.
+        """
+        return self._read(i, start, stop)
+
+    def _checked_part(self, i: SupportsIndex, start: int, stop: int) -> tuple[int, int, int]:
+        i = self._checked(i)
+        stop = min(stop, self.lengths.item(i))
+        if not 0 <= start <= stop:
+            raise DataError(
+                f"points {start} to {stop} asked of {self.name(i)}, which has {self.lengths[i]}"
+            )
+        return i, start, stop
+
+    def _checked(self, i: SupportsIndex) -> int:
+        i = operator.index(i)
+        if not 0 <= i < len(self.lengths):
+            raise IndexError(f"series {i} asked of a source of {len(self)}")
+        return i
+
+    @abc.abstractmethod
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """Reads points `start` to `stop` of series `i`, both already checked."""
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, where it is known; else that of all series."""
+        self._checked(i)
+        return self.frequency
+
+    @abc.abstractmethod
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message: the file, and where in it."""
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, such as an id or a column; else its number."""
+        return str(i)
+
+
+def float_of(dtype: np.dtype) -> type:
+    """The dtype in which numbers of `dtype` are given out: none of them loses precision."""
+    return np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64
+
+
+class ArraySource(SequenceSource):
+    """Series that are in memory already.
+
+    Args:
+      series: one array [T] for each.
+      names: what to call each in a message; by default "series 0" and so on.
+
+    Raises:
+      DataError: there are not as many names as series.
+    """
+
+    def __init__(
+        self, series: Sequence[Float[np.ndarray, " _"]], names: Sequence[str] | None = None
+    ):
+        self._series = list(series)
+        self._names = [f"series {i}" for i in range(len(series))] if names is None else list(names)
+        if len(self._names) != len(self._series):
+            raise DataError(
+                f"{len(self._names)} names were given for {len(self._series)} series; give one each"
+            )
+        self.lengths = np.array([len(values) for values in series], np.int64)
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        values = self._series[i][start:stop]
+        return values.astype(float_of(values.dtype))
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message."""
+        return self._names[i]
+
+    def label(self, i: int) -> str:
+        """The name that was given to series `i`."""
+        return self._names[i]
+
+
+class ConcatSource(SequenceSource):
+    """The series of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[SequenceSource], skipped_files: Sequence[str] = ()):
+        if not sources:
+            raise DataError("there is no source to join; give at least one")
+        self._sources = tuple(sources)
+        self.lengths = np.concatenate([source.lengths for source in sources], dtype=np.int64)
+        self._ends = np.cumsum([len(source) for source in sources]).tolist()
+        inner = (file for source in sources for file in source.skipped_files)
+        self.skipped_files = (*inner, *skipped_files)
+        columns = (column for source in sources for column in source.ignored_columns)
+        self.ignored_columns = tuple(dict.fromkeys(columns))
+        frequencies = {source.frequency for source in sources}
+        self.frequency = frequencies.pop() if len(frequencies) == 1 else None
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
+        # A source may know a faster way through itself than one series after the other.
+        return itertools.chain.from_iterable(self._sources)
+
+    def _locate(self, i: int) -> tuple[SequenceSource, int]:
+        which = bisect.bisect_right(self._ends, i)
+        return self._sources[which], i - (self._ends[which - 1] if which else 0)
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        source, inner = self._locate(i)
+        return source.read(inner, start, stop)
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        source, inner = self._locate(i)
+        return source.read_stored(inner, start, stop)
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message."""
+        source, inner = self._locate(i)
+        return source.name(inner)
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, in the source that holds it."""
+        source, inner = self._locate(i)
+        return source.label(inner)
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, as the source that holds it knows it."""
+        source, inner = self._locate(self._checked(i))
+        return source.frequency_of(inner)
+
+
+class SubsetSource(SequenceSource):
+    """Some of the series of another source, in the order given.
+
+    Args:
+      source: all the series.
+      ids: the numbers of those to keep.
+
+    Raises:
+      DataError: a number is not one of a series of the source.
+    """
+
+    def __init__(self, source: SequenceSource, ids: Int64[np.ndarray, " num_sequences"]):
+        outside = ids[(ids < 0) | (ids >= len(source))]
+        if outside.size:
+            raise DataError(f"ids holds {outside[0]}; the source has series 0 to {len(source) - 1}")
+        self._source = source
+        self._ids = ids
+        self.lengths = source.lengths[ids]
+        self.skipped_files = source.skipped_files
+        self.ignored_columns, self.frequency = source.ignored_columns, source.frequency
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        return self._source.read(int(self._ids[i]), start, stop)
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        return self._source.read_stored(int(self._ids[i]), start, stop)
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, as the source knows it."""
+        return self._source.frequency_of(int(self._ids[self._checked(i)]))
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, in the source."""
+        return self._source.label(int(self._ids[i]))
+
+    def name(self, i: int) -> str:
+        """What to call series `i` in a message: its name in the source."""
+        return self._source.name(int(self._ids[i]))

@@ -1,0 +1,372 @@
+"""The long-horizon benchmark protocol: splits, scaling, and the windows that are scored.
+
+Every channel of a dataset is a series of its own, standardised by its train split; a forecast is
+made at every row of the test split from the points before it, and scored on that scale.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+
+from timemoe_jax.data.formats.csv_files import Table, read_csv
+from timemoe_jax.errors import DataError
+
+PROTOCOLS = ("complete", "published")
+
+# Horizon -> context of the published results (arXiv 2409.16040, Section 4).
+PUBLISHED_CONTEXTS = {96: 512, 192: 1024, 336: 2048, 720: 3072}
+
+# Rows at which train, validation and test end: 12, 4 and 4 months of 30 days.
+ETT_HOURLY_BORDERS = (8640, 11520, 14400)
+ETT_QUARTER_HOURLY_BORDERS = (34560, 46080, 57600)
+
+DAY = 86400.0
+# Steps longer than half a day: their length in days, how far it may be off, steps in a season.
+_LONG_STEPS = ((1, 0.05, 7), (7, 0.05, 52), (30.4, 0.1, 12), (91.3, 0.05, 4))
+
+_MODELS = ("base", "large", "ultra")
+_HORIZONS = (96, 192, 336, 720)
+# MSE/MAE of the zero-shot forecasts (arXiv 2409.16040v4, Table 3), a row per horizon.
+_ZERO_SHOT = {
+    "ETTh1": (
+        ".357/.381 .350/.382 .349/.379",
+        ".384/.404 .388/.412 .395/.413",
+        ".411/.434 .411/.430 .447/.453",
+        ".449/.477 .427/.455 .457/.462",
+    ),
+    "ETTh2": (
+        ".305/.359 .302/.354 .292/.352",
+        ".351/.386 .364/.385 .347/.379",
+        ".391/.418 .417/.425 .406/.419",
+        ".419/.454 .537/.496 .439/.447",
+    ),
+    "ETTm1": (
+        ".338/.368 .309/.357 .281/.341",
+        ".353/.388 .346/.381 .305/.358",
+        ".381/.413 .373/.408 .369/.395",
+        ".504/.493 .475/.477 .469/.472",
+    ),
+    "ETTm2": (
+        ".201/.291 .197/.286 .198/.288",
+        ".258/.334 .250/.322 .235/.312",
+        ".324/.373 .337/.375 .293/.348",
+        ".488/.464 .480/.461 .427/.428",
+    ),
+    "weather": (
+        ".160/.214 .159/.213 .157/.211",
+        ".210/.260 .215/.266 .208/.256",
+        ".274/.309 .291/.322 .255/.290",
+        ".418/.405 .415/.400 .405/.397",
+    ),
+}
+
+
+def _pair(text: str) -> tuple[float, float]:
+    mse, mae = text.split("/")
+    return float(mse), float(mae)
+
+
+# (dataset, horizon) -> model -> (MSE, MAE) of the published zero-shot forecasts.
+published_results: dict[tuple[str, int], dict[str, tuple[float, float]]] = {
+    (name, horizon): dict(zip(_MODELS, map(_pair, row.split()), strict=True))
+    for name, rows in _ZERO_SHOT.items()
+    for horizon, row in zip(_HORIZONS, rows, strict=True)
+}
+
+
+def default_context(horizon: int) -> int:
+    """The context of the published protocol for a horizon; 4 * horizon where it names none."""
+    return PUBLISHED_CONTEXTS.get(horizon, 4 * horizon)
+
+
+def find_dataset(name_or_path: str, data_dir: str | Path | None = None) -> Path:
+    """Finds the CSV of a benchmark.
+
+    Args:
+      name_or_path: a CSV, or the name of one somewhere under `data_dir`, in any case and with or
+        without its suffix.
+      data_dir: the folder to search, with its sub-folders; None or empty takes paths only.
+
+    Raises:
+      DataError: there is no such file, or there are several.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if not data_dir:
+        raise DataError(f"{name_or_path} is no file, and no data folder was given to search in")
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise DataError(
+            f"{name_or_path} is no file, and the data folder {folder} does not exist; `timemoe "
+            "data download` fetches ETT and Weather"
+        )
+    known = sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".csv" and p.is_file())
+    wanted = name_or_path.lower().removesuffix(".csv")
+    found = [p for p in known if p.stem.lower() == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(
+            f"{name_or_path!r} could be any of {', '.join(map(str, found))}; give the path"
+        )
+    there = ", ".join(str(p.relative_to(folder)) for p in known[:20]) or "no .csv"
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    raise DataError(f"there is no {name_or_path}.csv under {folder}, which holds {there}{more}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Benchmark:
+    """One dataset of T rows and C channels, split and scaled.
+
+    Attributes:
+      name: of the file, without the suffix; spelt as in `published_results` where it is there.
+      path: the file.
+      columns: the names of the channels.
+      timestamps: the dates [T], datetime64; None where the file has none.
+      values: float64 [T, C] as in the file.
+      borders: the rows at which the train, validation and test splits end.
+      mean: float64 [C], over the train split.
+      std: float64 [C], population standard deviation over the train split; 1 where that is
+        constant.
+      scaled: float64 [T, C], (values - mean) / std.
+      season: the number of steps in a season, a guess from the dates.
+      sha256: of the file.
+      md5: of the file.
+    """
+
+    name: str
+    path: Path
+    columns: tuple[str, ...]
+    timestamps: Shaped[np.ndarray, " T"] | None
+    values: Float64[np.ndarray, "T C"]
+    borders: tuple[int, int, int]
+    mean: Float64[np.ndarray, " C"]
+    std: Float64[np.ndarray, " C"]
+    scaled: Float64[np.ndarray, "T C"]
+    season: int
+    sha256: str
+    md5: str
+
+
+def load_benchmark(path: str | Path) -> Benchmark:
+    """Reads a CSV, splits it and scales it by its train split.
+
+    A file whose name has "etth" or "ettm" in it has the fixed borders of that dataset; of any
+    other, the first 70 percent of the rows train and the last 20 percent test.
+
+    Args:
+      path: a CSV as `read_csv` takes it.
+
+    Raises:
+      DataError: the file cannot be read, is too short to be split, or has missing or infinite
+        values.
+    """
+    path = Path(path)
+    table = read_csv(path)
+    _check_finite(table)
+    borders = _borders(path, len(table.values))
+    train = table.values[: borders[0]]
+    mean = train.mean(axis=0)
+    # Rounding gives a constant channel a deviation just above 0.
+    constant = train.min(axis=0) == train.max(axis=0)
+    std = np.where(constant, 1.0, train.std(axis=0))
+    content = path.read_bytes()
+    spelling = {name.lower(): name for name in _ZERO_SHOT}
+    return Benchmark(
+        name=spelling.get(path.stem.lower(), path.stem),
+        path=path,
+        columns=table.columns,
+        timestamps=table.timestamps,
+        values=table.values,
+        borders=borders,
+        mean=mean,
+        std=std,
+        scaled=(table.values - mean) / std,
+        season=season_length(table.timestamps),
+        sha256=hashlib.sha256(content).hexdigest(),
+        md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+    )
+
+
+def _check_finite(table: Table) -> None:
+    bad = (~np.isfinite(table.values)).sum(axis=0)
+    for column, count in zip(table.columns, bad, strict=True):
+        if count:
+            raise DataError(
+                f"{table.path} column {column!r} has {count} missing or infinite values of "
+                f"{len(table.values)}; a benchmark must have none"
+            )
+
+
+def _borders(path: Path, rows: int) -> tuple[int, int, int]:
+    name = path.stem.lower()
+    for part, borders in (("etth", ETT_HOURLY_BORDERS), ("ettm", ETT_QUARTER_HOURLY_BORDERS)):
+        if part in name:
+            if rows < borders[-1]:
+                raise DataError(
+                    f"{path} has {rows} rows, but its name says {part.upper()}, whose test split "
+                    f"ends at row {borders[-1]}; fetch the whole file or rename it"
+                )
+            return borders
+    train, test = int(0.7 * rows), int(0.2 * rows)
+    if not train or not test:
+        raise DataError(f"{path} has {rows} rows, too few to split 70/10/20; give at least 5")
+    return train, rows - test, rows
+
+
+def season_length(timestamps: Shaped[np.ndarray, " T"] | None) -> int:
+    """Guesses the number of steps in a season from the median step.
+
+    Args:
+      timestamps: the dates [T], datetime64; None if there are none.
+
+    Returns:
+      the steps in a day where a step is at most half a day; else 7 for days, 52 for weeks, 12 for
+      months, 4 for quarters; 1 for anything else, and without dates.
+    """
+    if timestamps is None or len(timestamps) < 2:
+        return 1
+    step = float(np.median(np.diff(timestamps) / np.timedelta64(1, "s")))
+    if 0 < step <= DAY / 2:
+        return round(DAY / step)
+    for days, tolerance, season in _LONG_STEPS:
+        if abs(step / DAY - days) <= tolerance * days:
+            return season
+    return 1
+
+
+class BenchmarkWindows:
+    """Windows over the test split: a context, and the horizon that follows, of one channel.
+
+    Numbered channel by channel, and in each by time. Only `benchmark_windows` makes them.
+
+    Attributes:
+      context_length: the points of each context.
+      horizon: the points of each target.
+      num_per_channel: the windows of each channel that the protocol scores.
+      total: the windows of all channels that the protocol scores; `len` may be less.
+    """
+
+    __test__ = False  # or pytest would take the class for one of tests
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        context_length: int,
+        horizon: int,
+        num_per_channel: int,
+        max_windows: int | None,
+    ):
+        self.context_length = context_length
+        self.horizon = horizon
+        self.num_per_channel = num_per_channel
+        self.total = num_per_channel * len(benchmark.columns)
+        self._timestamps = benchmark.timestamps
+        self._begin = benchmark.borders[1] - context_length
+        # [C, window, context + horizon], all of it a view of the scaled values.
+        self._windows = np.lib.stride_tricks.sliding_window_view(
+            benchmark.scaled[self._begin :].T, context_length + horizon, axis=1
+        )
+        chosen = self.total if max_windows is None else min(max_windows, self.total)
+        # The middles of as many equal parts: whole numbers, and none of them twice.
+        self._chosen = (2 * np.arange(chosen, dtype=np.int64) + 1) * self.total // (2 * chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def batches(
+        self, batch_size: int
+    ) -> Iterator[
+        tuple[
+            Float64[np.ndarray, "B context"],
+            Float64[np.ndarray, "B horizon"],
+            Int64[np.ndarray, " B"],
+            Int64[np.ndarray, " B"],
+        ]
+    ]:
+        """Yields the windows in order; only a batch at a time is in memory.
+
+        Args:
+          batch_size: the windows in a batch; the last batch may have fewer.
+
+        Yields:
+          contexts [B, context_length] and targets [B, horizon], float64 and scaled; the channel
+          of each [B]; the row of the file at which its context starts [B].
+
+        Raises:
+          DataError: batch_size is not positive.
+        """
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, but is {batch_size}")
+        for first in range(0, len(self), batch_size):
+            channel, start = divmod(self._chosen[first : first + batch_size], self.num_per_channel)
+            window = self._windows[channel, start]
+            context, target = window[:, : self.context_length], window[:, self.context_length :]
+            yield context, target, channel, start + self._begin
+
+    @property
+    def first_target_time(self) -> str | int:
+        """The earliest date that is forecast, in ISO 8601; its row where there are no dates."""
+        start = int((self._chosen % self.num_per_channel).min())
+        return self._time(start + self._begin + self.context_length)
+
+    @property
+    def last_target_time(self) -> str | int:
+        """The latest date that is forecast, in ISO 8601; its row where there are no dates."""
+        start = int((self._chosen % self.num_per_channel).max())
+        return self._time(start + self._begin + self.context_length + self.horizon - 1)
+
+    def _time(self, row: int) -> str | int:
+        if self._timestamps is None:
+            return row
+        return str(np.datetime_as_string(self._timestamps[row], unit="s"))
+
+
+def benchmark_windows(
+    benchmark: Benchmark,
+    context_length: int,
+    horizon: int,
+    protocol: str = "complete",
+    max_windows: int | None = None,
+) -> BenchmarkWindows:
+    """The windows of a benchmark's test split, at stride 1, each of a single channel.
+
+    The first target is the first row of the test split, so its context lies before that.
+
+    Args:
+      benchmark: the dataset.
+      context_length: the points to forecast from.
+      horizon: the points to forecast.
+      protocol: "complete", or "published", which leaves out the last window of each channel, as
+        the published results do.
+      max_windows: so many windows at most, evenly spaced over all; None takes all.
+
+    Raises:
+      DataError: an argument is out of range, or the splits are too short for such a window.
+    """
+    if protocol not in PROTOCOLS:
+        raise DataError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+    for name, value in (("context_length", context_length), ("horizon", horizon)):
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, but is {value}")
+    if max_windows is not None and max_windows < 1:
+        raise DataError(f"max_windows must be at least 1, but is {max_windows}")
+    _, start, end = benchmark.borders
+    if context_length > start:
+        raise DataError(
+            f"{benchmark.path} has {start} rows before its test split, fewer than the "
+            f"{context_length} of context_length"
+        )
+    published = protocol == "published"
+    num_per_channel = end - start - horizon + 1 - published
+    if num_per_channel < 1:
+        raise DataError(
+            f"{benchmark.path} has {end - start} rows in its test split, too few for a horizon of "
+            f"{horizon} under the {protocol} protocol; it must have {horizon + published} or more"
+        )
+    return BenchmarkWindows(benchmark, context_length, horizon, num_per_channel, max_windows)

@@ -1,0 +1,303 @@
+"""How well a model forecasts series that were held out, source by source.
+
+timemoe score --checkpoint=RUN --path=DIRS --horizons=96,336,720 --context=512
+
+Every model is scored on the same windows: a context, z-scored by its own statistics, and what
+follows it, in the same units. So a score does not depend on a model's heads, loss or
+standardisation, and models that differ in those can be compared.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from timemoe_jax.errors import DataError
+from timemoe_jax.evaluation.held_out_windows import Chunk, HeldOut, SourceWindows, read_windows
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.forecasting.scoring.metrics import ErrorSums
+from timemoe_jax.models.decoding import horizon_plan
+from timemoe_jax.runtime.progress import progress_bar
+
+METHODS = ("model", "naive", "context_mean")
+# Units of the context's deviation, as in training with data.clip: one window that leaves its
+# context far behind would otherwise decide the score of its source.
+CLIP = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Errors at one horizon, in units of each context's deviation; NaN without a window."""
+
+    mse: float
+    mae: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceScore:
+    """What one source says of a model.
+
+    Attributes:
+      name: domain and name of the source.
+      num_series: how many it has.
+      too_short: series without room for a context and the shortest horizon.
+      unusable: windows not scored, since their context is flat or its last point is missing.
+      windows: by horizon, how many were scored.
+      clipped: by horizon, the share of the true values that were clipped.
+      errors: by horizon and method.
+    """
+
+    name: str
+    num_series: int
+    too_short: int
+    unusable: int
+    windows: dict[int, int]
+    clipped: dict[int, float]
+    errors: dict[int, dict[str, Errors]]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutScores:
+    """What `score` found.
+
+    Attributes:
+      context_length, horizons, max_windows: as they were asked for.
+      clip: how far from its context's mean a value counts, in deviations.
+      num_read: how many of a context's last points the model read.
+      sources: each by itself.
+    """
+
+    context_length: int
+    horizons: tuple[int, ...]
+    max_windows: int
+    clip: float
+    num_read: int
+    sources: tuple[SourceScore, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What was scored: the model, if there was one, and what any has to beat."""
+        return tuple(
+            m for m in METHODS if any(m in s.errors[self.horizons[0]] for s in self.sources)
+        )
+
+    def average(self, horizon: int, method: str = "model") -> Errors:
+        """The mean over the sources that have a window at a horizon, each counting the same."""
+        found = [s.errors[horizon][method] for s in self.sources if s.windows[horizon]]
+        if not found:
+            return Errors(float("nan"), float("nan"))
+        return Errors(*np.mean([(e.mse, e.mae) for e in found], axis=0).tolist())
+
+    def relative_mse(self, horizon: int, method: str = "model") -> float:
+        """The geometric mean over sources of the MSE over that of the context's mean.
+
+        No source decides it by being hard to forecast. NaN where no source has a window, or an
+        error is 0.
+        """
+        errors = [s.errors[horizon] for s in self.sources if s.windows[horizon]]
+        pairs = np.array([(e[method].mse, e["context_mean"].mse) for e in errors])
+        if not pairs.size or (pairs == 0).any():
+            return float("nan")
+        return float(np.exp(np.mean(np.log(pairs[:, 0] / pairs[:, 1]))))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it: None in place of NaN."""
+        averages = {
+            str(h): {
+                m: dataclasses.asdict(self.average(h, m))
+                | {"relative_mse": self.relative_mse(h, m)}
+                for m in self.methods
+            }
+            for h in self.horizons
+        }
+        return _jsonable({**dataclasses.asdict(self), "average": averages})
+
+    def to_markdown(self) -> str:
+        """A table with a row for each source and horizon, the averages, and what was left out."""
+        head = ["source", "horizon", "windows", *(m.replace("_", " ") for m in self.methods)]
+        rows = [
+            [s.name, str(h), f"{s.windows[h]:,}", *(_pair(s.errors[h][m]) for m in self.methods)]
+            for s in self.sources
+            for h in self.horizons
+            if s.windows[h]
+        ]
+        for h in self.horizons:
+            count = sum(s.windows[h] > 0 for s in self.sources)
+            averages = [_pair(self.average(h, m)) for m in self.methods]
+            rows.append([f"mean of {count} sources", str(h), "", *averages])
+        for h in self.horizons:
+            relative = [f"{self.relative_mse(h, m):.4f}" for m in self.methods]
+            rows.append(["MSE over context mean's", str(h), "", *relative])
+        lines = [head, ["---"] * len(head), *rows]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return table + "\n" + self._notes() + "\n"
+
+    def _notes(self) -> str:
+        without = [s.name for s in self.sources if not any(s.windows.values())]
+        share = max((c for s in self.sources for c in s.clipped.values()), default=0.0)
+        notes = [
+            f"MSE / MAE in units of each context's deviation, context {self.context_length}, of "
+            f"which the model reads the last {self.num_read}, "
+            f"clipped at {self.clip:g} (at most {share:.2%} of a source's true values); the last "
+            "rows are geometric means over sources.",
+            f"At most {self.max_windows:,} windows of each source, evenly spaced. Series too "
+            f"short: {sum(s.too_short for s in self.sources):,} of "
+            f"{sum(s.num_series for s in self.sources):,}; windows with a flat context or a "
+            f"missing last point, not scored: {sum(s.unusable for s in self.sources):,}.",
+        ]
+        if without:
+            notes.append(f"Sources without a window: {', '.join(without)}.")
+        return "\n".join(notes)
+
+
+def score(
+    forecaster: Forecaster | None,
+    held_out: HeldOut,
+    *,
+    clip: float = CLIP,
+    num_read: int | None = None,
+    batch_size: int | str = "auto",
+    progress: bool = False,
+) -> HeldOutScores:
+    """Scores a model, the last value and the context's mean on the same windows.
+
+    Forecasts are made with normalize="instance". Contexts, truths and forecasts are z-scored by the
+    context (population deviation), and what lies farther than `clip` from 0 is moved there, in
+    truths and forecasts alike. A missing truth counts for nothing; a window whose context is flat
+    or ends with a missing point is not scored, and counted.
+
+    Args:
+      forecaster: the model; None scores the other two alone.
+      held_out: of `choose_windows`.
+      clip: in deviations of the context, above 0.
+      num_read: how many of a context's last points the model reads, so that lengths can be compared
+        on the same windows and in the same units; None: all.
+      batch_size: of the forecasts, see `Forecaster.forecast`.
+      progress: whether to show a progress bar.
+
+    Raises:
+      DataError: clip is not above 0, num_read is not from 1 to the context's length, or the model
+        has no room for what it reads and the horizon.
+    """
+    if not clip > 0:
+        raise DataError(f"clip must be above 0, but is {clip}")
+    length = held_out.context_length
+    num_read = length if num_read is None else num_read
+    if not 1 <= num_read <= length:
+        raise DataError(f"num_read must be from 1 to the context's {length}, but is {num_read}")
+    if forecaster is not None:
+        forecaster.usable_context(num_read, held_out.horizons[-1])
+    total = sum(len(w.sequence) for w in held_out.windows)
+    with progress_bar(total=total, unit="window", disable=not progress) as bar:
+        scores = []
+        for windows in held_out.windows:
+            tally = _Tally(held_out.horizons, clip, forecaster is not None)
+            for chunk in read_windows(held_out, windows):
+                made = _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
+                tally.add(chunk, made)
+                bar.update(chunk.num_windows)
+            scores.append(tally.finish(windows))
+    return HeldOutScores(
+        length, held_out.horizons, held_out.max_windows, clip, num_read, tuple(scores)
+    )
+
+
+def _forecast(
+    forecaster: Forecaster | None,
+    chunk: Chunk,
+    horizons: Sequence[int],
+    num_read: int,
+    batch_size: int | str,
+) -> dict[int, Float64[np.ndarray, "W H"]]:
+    """The model's forecasts of each horizon that there is room for.
+
+    One of a longer horizon serves a shorter one where it begins with the same heads.
+    """
+    made: dict[int, Float64[np.ndarray, "W H"]] = {}
+    if forecaster is None or not len(chunk.contexts):
+        return made
+    plans = {
+        h: horizon_plan(h, forecaster.config.horizon_lengths, forecaster.config.forecast_plan)
+        for h in horizons
+        if h <= chunk.truths.shape[1]
+    }
+    for h in sorted(plans, reverse=True):
+        longer = [other for other in made if plans[other][: len(plans[h])] == plans[h]]
+        if longer:
+            made[h] = made[longer[0]][:, :h]
+        else:
+            made[h] = forecaster.forecast(
+                chunk.contexts[:, -num_read:],
+                h,
+                context_length=num_read,
+                normalize="instance",
+                batch_size=batch_size,
+            ).point
+    return made
+
+
+class _Tally:
+    """Errors of a source so far."""
+
+    def __init__(self, horizons: tuple[int, ...], clip: float, model: bool):
+        methods = METHODS if model else METHODS[1:]
+        self._clip = clip
+        self._sums = {h: {m: ErrorSums() for m in methods} for h in horizons}
+        self._windows = dict.fromkeys(horizons, 0)
+        self._clipped = dict.fromkeys(horizons, 0)
+        self._unusable = 0
+
+    def add(self, chunk: Chunk, made: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
+        """Counts windows and the forecasts of them."""
+        self._unusable += chunk.num_windows - len(chunk.contexts)
+
+        def scaled(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
+            return (values - chunk.mean[:, None]) / chunk.deviation[:, None]
+
+        def clipped(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
+            return np.clip(scaled(values), -self._clip, self._clip)
+
+        for h, sums in self._sums.items():
+            if h > chunk.truths.shape[1]:
+                continue
+            truths = clipped(chunk.truths[:, :h])
+            seen: Bool[np.ndarray, "W H"] = ~np.isnan(truths)
+            self._windows[h] += int(np.count_nonzero(seen.any(axis=1)))
+            far = np.abs(scaled(chunk.truths[:, :h])[seen]) > self._clip
+            self._clipped[h] += int(np.count_nonzero(far))
+            last = np.broadcast_to(clipped(chunk.contexts[:, -1:]), truths.shape)
+            forecasts = {"naive": last, "context_mean": np.zeros(truths.shape)}
+            if h in made:
+                forecasts["model"] = clipped(made[h])
+            for method, forecast in forecasts.items():
+                sums[method].update(forecast[seen], truths[seen])
+
+    def finish(self, windows: SourceWindows) -> SourceScore:
+        """The means."""
+        counts = {h: sums["naive"].count for h, sums in self._sums.items()}
+        return SourceScore(
+            windows.name,
+            windows.num_series,
+            windows.too_short,
+            self._unusable,
+            dict(self._windows),
+            {h: self._clipped[h] / max(counts[h], 1) for h in counts},
+            {
+                h: {m: Errors(each.mse, each.mae) for m, each in sums.items()}
+                for h, sums in self._sums.items()
+            },
+        )
+
+
+def _pair(errors: Errors) -> str:
+    return f"{errors.mse:.4f} / {errors.mae:.4f}"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,375 @@
+"""Scoring a checkpoint on long-horizon benchmarks, beside baselines on the same windows.
+
+A cell is a dataset at a horizon. Cells whose forecasts are beginnings of one another form a group:
+each context is forecast once, as far as the longest of them. Any other cell is a group of one.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from timemoe_jax.evaluation.benchmarks import (
+    Benchmark,
+    BenchmarkWindows,
+    benchmark_windows,
+    default_context,
+    find_dataset,
+    load_benchmark,
+    published_results,
+)
+from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.forecasting.scoring import baselines
+from timemoe_jax.forecasting.scoring.metrics import ErrorSums
+from timemoe_jax.models.decoding import horizon_plan
+from timemoe_jax.runtime.progress import progress_bar
+
+PUBLISHED_MODELS = ("base", "large", "ultra")
+VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
+
+# Context parroting compares a season, but no fewer points than these: one or a few of them say at
+# what level a series is, not where in its course.
+MIN_STRETCH = 8
+
+BASELINES = ("naive", "seasonal_naive", "parroting")
+
+Cell = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Cells of one dataset and context length that are scored from one forecast of each context.
+
+    Attributes:
+      benchmark: the dataset.
+      windows: of each cell.
+      places: of each cell in the manifest.
+    """
+
+    benchmark: Benchmark
+    windows: tuple[BenchmarkWindows, ...]
+    places: tuple[int, ...]
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Of the cells."""
+        return tuple(windows.horizon for windows in self.windows)
+
+
+def run(config: EvalConfig) -> dict[str, Any]:
+    """Scores every dataset at every horizon; prints a table and writes it with a manifest.
+
+    `results.md` and `manifest.json` in the output folder are written anew after every group of
+    cells, so that a long evaluation that is cut short keeps what it has.
+
+    Returns:
+      the manifest.
+
+    Raises:
+      DataError, CheckpointError, ConfigError: what was given cannot be used; nothing is scored.
+    """
+    # Everything that can be wrong is looked at before the first forecast.
+    benchmarks = [load_benchmark(find_dataset(d, config.data_dir)) for d in config.datasets]
+    plan = [(b, _windows(b, h, config)) for b in benchmarks for h in config.horizons]
+    forecaster = _load(config)
+    if forecaster:
+        for _, windows in plan:
+            forecaster.usable_context(windows.context_length, windows.horizon)
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "checkpoint": config.checkpoint or None,
+        "checkpoint_hash": forecaster.digest if forecaster else None,
+        "protocol": config.protocol,
+        "max_windows": config.max_windows,
+        "cells": [],
+    }
+    cells: dict[int, Cell] = {}
+    for group in group_cells(plan, forecaster, config.max_windows):
+        scored = evaluate_group(forecaster, group, config)
+        cells |= zip(group.places, scored, strict=True)
+        manifest["cells"] = [cells[place] for place in sorted(cells)]
+        (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (output / "results.md").write_text(results_table(manifest))
+    print(results_table(manifest))
+    print(f"wrote {output / 'results.md'} and {output / 'manifest.json'}")
+    return manifest
+
+
+def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> BenchmarkWindows:
+    context = config.context_length or default_context(horizon)
+    return benchmark_windows(benchmark, context, horizon, config.protocol, config.max_windows)
+
+
+def _load(config: EvalConfig) -> Forecaster | None:
+    if not config.checkpoint:
+        return None
+    return Forecaster.from_pretrained(config.checkpoint, config.dtype)
+
+
+def group_cells(
+    plan: Sequence[tuple[Benchmark, BenchmarkWindows]],
+    forecaster: Forecaster | None,
+    max_windows: int | None,
+) -> list[Group]:
+    """Finds the cells that can be scored from one forecast of each context.
+
+    They are of one dataset and context length, and the model reads the same heads for all of them,
+    so that the forecast of a horizon is the beginning of that of a longer one. The baselines'
+    always is. Subsets of windows are others for each horizon, so that nothing is shared there.
+
+    Args:
+      plan: the dataset and the windows of each cell, in the order of the manifest.
+      forecaster: None if the baselines alone are scored.
+      max_windows: the most windows of a cell; None takes all.
+
+    Returns:
+      groups in the order of their first cells.
+    """
+
+    def shared(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
+        heads = None
+        if forecaster:
+            model = forecaster.config
+            heads = horizon_plan(windows.horizon, model.horizon_lengths, model.forecast_plan)
+        subset = None if max_windows is None else windows.horizon
+        return id(benchmark), windows.context_length, heads, subset
+
+    found: dict[Hashable, list[int]] = {}
+    for place, cell in enumerate(plan):
+        found.setdefault(shared(*cell), []).append(place)
+    return [
+        Group(plan[places[0]][0], tuple(plan[place][1] for place in places), tuple(places))
+        for places in found.values()
+    ]
+
+
+def evaluate_group(
+    forecaster: Forecaster | None, group: Group, config: EvalConfig, progress: bool = True
+) -> list[Cell]:
+    """Scores one dataset at some horizons, on the scale of the train split, in float64.
+
+    Every cell is scored on its own windows alone, of which shorter horizons have more.
+
+    Args:
+      forecaster: None scores the baselines alone.
+      group: the cells; a single one, or as `group_cells` found them.
+      config: batch size, normalisation and protocol.
+      progress: whether to show a progress bar.
+
+    Returns:
+      the cells, in the order of the group.
+    """
+    sums: list[dict[str, ErrorSums]] = [{} for _ in group.windows]
+    start = time.perf_counter()
+    # The windows of the shortest horizon hold the contexts of all.
+    all_contexts = min(group.windows, key=lambda windows: windows.horizon)
+    title = f"{group.benchmark.name} {','.join(map(str, group.horizons))}"
+    bar = progress_bar(total=len(all_contexts), desc=title, unit="window", disable=not progress)
+    with bar:
+        for context, _, channel, first_row in all_contexts.batches(config.batch_size):
+            forecasts = _forecasts(forecaster, group, context, config)
+            target_row = first_row + context.shape[1]
+            for windows, cell_sums in zip(group.windows, sums, strict=True):
+                scored, target = _targets(group.benchmark, windows, channel, target_row)
+                for method, forecast in forecasts.items():
+                    errors = cell_sums.setdefault(method, ErrorSums())
+                    errors.update(forecast[scored, : windows.horizon], target)
+            bar.update(len(context))
+    seconds = round(time.perf_counter() - start, 3)
+    return [
+        {
+            **_describe(forecaster, group.benchmark, windows, config),
+            **_score_fields(cell_sums),
+            "wall_seconds": seconds,
+            "wall_seconds_of_horizons": list(group.horizons),
+        }
+        for windows, cell_sums in zip(group.windows, sums, strict=True)
+    ]
+
+
+def _forecasts(
+    forecaster: Forecaster | None,
+    group: Group,
+    context: Float64[np.ndarray, "B T"],
+    config: EvalConfig,
+) -> dict[str, Float64[np.ndarray, "B H"]]:
+    """By method, as far as the longest horizon of the group."""
+    horizon = max(group.horizons)
+    forecasts = _baselines(context, horizon, group.benchmark.season)
+    if forecaster:
+        forecasts["model"] = forecaster.forecast(
+            context,
+            horizon,
+            context_length=context.shape[1],
+            normalize=config.normalize,
+            batch_size=config.batch_size,
+        ).point
+    return forecasts
+
+
+def _targets(
+    benchmark: Benchmark,
+    windows: BenchmarkWindows,
+    channel: Int64[np.ndarray, " B"],
+    target_row: Int64[np.ndarray, " B"],
+) -> tuple[Int64[np.ndarray, " S"], Float64[np.ndarray, "S H"]]:
+    """Which contexts of a batch are followed by a window's target, and these targets.
+
+    Args:
+      benchmark: the dataset.
+      windows: of one horizon.
+      channel: of each context.
+      target_row: the row that follows each context.
+    """
+    # Window k of a channel has its first target in row k of the test split.
+    scored = np.flatnonzero(target_row - benchmark.borders[1] < windows.num_per_channel)
+    rows = target_row[scored, None] + np.arange(windows.horizon)
+    return scored, benchmark.scaled[rows, channel[scored, None]]
+
+
+def _score_fields(sums: Mapping[str, ErrorSums]) -> dict[str, float]:
+    """MSE and MAE of the model, whose names are bare, and of the baselines."""
+    fields: dict[str, float] = {}
+    for method, prefix in (("model", ""), *((name, f"{name}_") for name in BASELINES)):
+        if method in sums:
+            fields |= {f"{prefix}mse": sums[method].mse, f"{prefix}mae": sums[method].mae}
+    return fields
+
+
+def _baselines(
+    context: Float64[np.ndarray, "B T"], horizon: int, season: int
+) -> dict[str, Float64[np.ndarray, "B H"]]:
+    length = context.shape[1]
+    made = {
+        "naive": baselines.naive(context, horizon),
+        "seasonal_naive": baselines.seasonal_naive(context, horizon, min(season, length)),
+    }
+    stretch = parroting_stretch(season, length)
+    if stretch:
+        made["parroting"] = baselines.context_parroting(context, horizon, stretch)
+    return made
+
+
+def parroting_stretch(season: int, context_length: int) -> int | None:
+    """The points that context parroting compares: a season, at least `MIN_STRETCH`.
+
+    At most half of the context, so that there is an earlier stretch; None for one of a single
+    point, which has none.
+
+    Args:
+      season: the steps of one.
+      context_length: the points of a context.
+    """
+    return min(max(season, MIN_STRETCH), context_length // 2) or None
+
+
+def _describe(
+    forecaster: Forecaster | None,
+    benchmark: Benchmark,
+    windows: BenchmarkWindows,
+    config: EvalConfig,
+) -> Cell:
+    """How a cell was obtained, in enough detail to obtain it again."""
+    scaler = {
+        column: {"mean": float(mean), "std": float(std)}
+        for column, mean, std in zip(benchmark.columns, benchmark.mean, benchmark.std, strict=True)
+    }
+    return {
+        "dataset": benchmark.name,
+        "horizon": windows.horizon,
+        "context_length": windows.context_length,
+        "protocol": config.protocol,
+        "normalize": config.normalize,
+        "windows": len(windows),
+        "windows_in_protocol": windows.total,
+        "first_target_time": windows.first_target_time,
+        "last_target_time": windows.last_target_time,
+        "season": min(benchmark.season, windows.context_length),
+        "parroting_stretch": parroting_stretch(benchmark.season, windows.context_length),
+        "dataset_sha256": benchmark.sha256,
+        "scaler": scaler,
+        "checkpoint_hash": forecaster.digest if forecaster else None,
+        "dtype": forecaster.config.dtype if forecaster else None,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def results_table(manifest: Mapping[str, Any]) -> str:
+    """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
+    cells = manifest["cells"]
+    published = [name for name in PUBLISHED_MODELS if any(_published(c, name)[0] for c in cells)]
+    header = ["dataset", "horizon", "ours", "naive", "seasonal naive", "context parroting"]
+    header += [f"published {name}" for name in published]
+    header += ["windows"] if manifest["max_windows"] else []
+    subset = bool(manifest["max_windows"])
+    rows = [_row(cell, published, subset) for cell in cells]
+    rows += [_average_row(cells, published, subset)] if len(cells) > 1 else []
+    lines = [" | ".join(header), " | ".join("---" for _ in header), *map(" | ".join, rows)]
+    notes = [
+        f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
+        f"checkpoint {manifest['checkpoint'] or 'none'}."
+    ]
+    if manifest["max_windows"]:
+        notes.append(
+            f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."
+        )
+    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+_Scores = tuple[float | None, float | None]  # MSE and MAE
+
+
+def _published(cell: Cell, model: str) -> _Scores:
+    """The published zero-shot scores of a cell, if there are any."""
+    return published_results.get((cell["dataset"], cell["horizon"]), {}).get(model, (None, None))
+
+
+def _scores(cell: Cell, method: str) -> _Scores:
+    return cell.get(f"{method}mse"), cell.get(f"{method}mae")
+
+
+def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
+    """Ours, the baselines', and those of the published models named."""
+    ours = [_scores(cell, method) for method in ("", *(f"{name}_" for name in BASELINES))]
+    return ours + [_published(cell, name) for name in published]
+
+
+def _row(cell: Cell, published: Sequence[str], subset: bool) -> list[str]:
+    row = [cell["dataset"], str(cell["horizon"])]
+    row += [_pair(scores) for scores in _all_scores(cell, published)]
+    return row + ([f"{cell['windows']:,} of {cell['windows_in_protocol']:,}"] if subset else [])
+
+
+def _average_row(cells: Sequence[Cell], published: Sequence[str], subset: bool) -> list[str]:
+    """Means over the cells, where each cell has a score."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return float(np.mean(numbers)) if len(numbers) == len(cells) else None
+
+    columns = zip(*(_all_scores(cell, published) for cell in cells), strict=True)
+    averages = [(mean([s[0] for s in column]), mean([s[1] for s in column])) for column in columns]
+    return ["average", "", *map(_pair, averages), *([""] if subset else [])]
+
+
+def _pair(scores: _Scores) -> str:
+    mse, mae = scores
+    return "" if mse is None or mae is None else f"{mse:.4f} / {mae:.4f}"

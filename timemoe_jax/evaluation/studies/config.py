@@ -1,0 +1,89 @@
+"""What a study is determined by."""
+
+import dataclasses
+
+from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
+from timemoe_jax.evaluation.studies.ablations import ABLATIONS
+from timemoe_jax.training.config import RunConfig
+
+STUDIES = ("scaling", "ablations")
+KINDS = ("sparse", "dense")
+MEASURES = ("validation_loss", "held_out_mse")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingConfig:
+    """Model sizes, numbers of points, and what is fitted: one entry of each tuple per size."""
+
+    hidden_sizes: tuple[int, ...] = (48, 64, 96, 128)
+    num_layers: tuple[int, ...] = (2, 3, 3, 4)
+    num_heads: tuple[int, ...] = (8, 8, 8, 8)
+    learning_rates: tuple[float, ...] = ()  # empty: the base's for all
+    points: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)
+    measure: str = "validation_loss"  # the loss that the law is fitted to
+    num_resamples: int = 200
+    confidence: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_choice(self, "measure", MEASURES)
+        require_positive(self, "num_resamples")
+        sizes = len(self.hidden_sizes)
+        for name in ("num_layers", "num_heads", "learning_rates"):
+            values = getattr(self, name)
+            require(
+                len(values) == sizes or (name == "learning_rates" and not values),
+                f"{name} has {len(values)} entries for {sizes} hidden_sizes; give one each",
+            )
+        require(sizes > 0, "hidden_sizes is empty; name at least one")
+        require(len(self.points) > 0, "points is empty; name at least one number")
+        for name in ("hidden_sizes", "num_layers", "num_heads", "learning_rates", "points"):
+            values = getattr(self, name)
+            require(all(v > 0 for v in values), f"{name} must be positive, but are {values}")
+        require(0 < self.confidence < 1, f"confidence must be in (0, 1), but is {self.confidence}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationsConfig:
+    """Which variants, how often, and how long each is trained."""
+
+    variants: tuple[str, ...] = ()  # of ABLATIONS; empty: all that differ from the base
+    seeds: tuple[int, ...] = (0, 1, 2)
+    points: int = 0  # that each reads, as in a scaling study; 0: as many as the base
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            require(name in ABLATIONS, f"variants names {name!r}; known: {', '.join(ABLATIONS)}")
+        require(len(self.seeds) > 0, "seeds is empty; name at least one")
+        require_not_negative(self, "points")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """How every variant is scored on what its data hold out (`held_out.score`)."""
+
+    horizons: tuple[int, ...] = (24, 96)
+    context_length: int | None = None  # None: data.length, or what the positions have room for
+    max_windows: int = 200  # of each source
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_windows")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """A study: the run that its variants are variants of, and which they are."""
+
+    base: RunConfig
+    study: str
+    scaling: ScalingConfig = dataclasses.field(default_factory=ScalingConfig)
+    ablations: AblationsConfig = dataclasses.field(default_factory=AblationsConfig)
+    score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
+
+    def __post_init__(self) -> None:
+        require_choice(self, "study", STUDIES)
+        data = self.base.data
+        require(
+            bool(data.validation_path or data.validation_sources or data.validation_fraction),
+            "base.data holds nothing out, so that nothing could be compared; set "
+            "base.data.validation_sources, validation_path or validation_fraction",
+        )

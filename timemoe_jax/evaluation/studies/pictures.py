@@ -1,0 +1,129 @@
+"""Pictures of studies: losses against points with the fitted law, ablations with their spread."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from timemoe_jax.errors import DataError
+from timemoe_jax.evaluation.studies.run import measured
+from timemoe_jax.evaluation.studies.scaling_law import ScalingFit
+from timemoe_jax.plotting import FORECAST_COLOR, TRUTH_COLOR, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = {"sparse": FORECAST_COLOR, "dense": TRUTH_COLOR}
+MARKERS = {"sparse": "o", "dense": "s"}
+
+
+def plot_scaling(
+    path: str | os.PathLike[str],
+    measure: str,
+    results: Sequence[Mapping[str, Any]],
+    fits: Mapping[str, ScalingFit],
+) -> Path:
+    """Writes a panel for each size: the loss against points, sparse and dense, with the laws.
+
+    Args:
+      path: of the picture; its folder is made if needed.
+      measure: which loss: see `study_reports.measured`.
+      results: of the variants.
+      fits: by kind; curves and bands are drawn of those there are.
+
+    Raises:
+      DataError: there is no result, or no such kind of picture.
+    """
+    if not results:
+        raise DataError("results is empty; a picture needs at least one run")
+    sizes = sorted({(r["hidden_size"], r["layers"]) for r in results})
+    figure = new_figure(path, 2.9 * len(sizes) + 0.6, 3.4)
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharex=True, sharey=True)[0]
+    for ax, size in zip(axes, sizes, strict=True):
+        for kind in COLORS:
+            runs = [
+                r for r in results if (r["hidden_size"], r["layers"]) == size and r["kind"] == kind
+            ]
+            if runs:
+                _draw_kind(ax, kind, measure, runs, fits.get(kind), results)
+        most = max(
+            r["activated_parameters"] for r in results if (r["hidden_size"], r["layers"]) == size
+        )
+        title = f"hidden {size[0]}, {size[1]} layers:\n{most:,} activated"
+        ax.set_title(title, loc="left", fontsize=10)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("points")
+        ax.spines[["top", "right"]].set_visible(False)
+        _plain_losses(ax)
+    axes[0].set_ylabel(measure.replace("_", " "))
+    axes[0].legend(fontsize=8, frameon=False)
+    return save_figure(figure, path, 130)
+
+
+def _draw_kind(
+    ax: "Axes",
+    kind: str,
+    measure: str,
+    runs: Sequence[Mapping[str, Any]],
+    fit: ScalingFit | None,
+    results: Sequence[Mapping[str, Any]],
+) -> None:
+    """The runs of one kind and size, and what the law says of that size."""
+    losses = [measured(dict(r), measure) for r in runs]
+    activated = runs[0]["activated_parameters"]
+    ax.plot(
+        [r["points"] for r in runs], losses, MARKERS[kind], color=COLORS[kind], ms=4, label=kind
+    )
+    if fit is None:
+        return
+    every = [r["points"] for r in results]
+    points = np.geomspace(min(every), max(every), 60)
+    n = np.full(len(points), float(activated))
+    low, high = fit.predict_interval(n, points)
+    ax.fill_between(points, low, high, color=COLORS[kind], alpha=0.15, lw=0)
+    ax.plot(points, fit.law.predict(n, points), color=COLORS[kind], lw=1)
+
+
+def _plain_losses(ax: "Axes") -> None:
+    """Losses as decimals: a decade of them would have a single tick."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.yaxis.set_major_locator(
+        LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0))
+    )
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plot_ablations(
+    path: str | os.PathLike[str], title: str, summary: Mapping[str, tuple[float, float, int]]
+) -> Path:
+    """Writes a row for each variant: the mean over its seeds, and their deviation.
+
+    Args:
+      path: of the picture; its folder is made if needed.
+      title: of the axis: what was measured.
+      summary: by variant: mean, deviation (NaN of one seed), and how many seeds.
+
+    Raises:
+      DataError: there is no variant, or no such kind of picture.
+    """
+    if not summary:
+        raise DataError("summary is empty; a picture needs at least one variant")
+    figure = new_figure(path, 6.5, 0.3 * len(summary) + 1.0)
+    ax = figure.subplots()
+    for row, (name, (mean, deviation, _)) in enumerate(summary.items()):
+        bar = 0.0 if np.isnan(deviation) else deviation
+        color = FORECAST_COLOR if name == "full" else TRUTH_COLOR
+        ax.errorbar(mean, row, xerr=bar, fmt="o", color=color, ms=4, capsize=3, lw=1)
+    if "full" in summary:
+        ax.axvline(summary["full"][0], color="#bbbbbb", lw=0.8, zorder=0)
+    ax.set_yticks(range(len(summary)), labels=list(summary), fontsize=9)
+    ax.set_ylim(len(summary) - 0.5, -0.5)
+    ax.set_xlabel(f"{title}: mean and deviation over seeds")
+    ax.spines[["top", "right"]].set_visible(False)
+    return save_figure(figure, path, 130)

@@ -1,0 +1,99 @@
+"""The runs of a study: its base config with something changed."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.evaluation.studies.ablations import ABLATIONS, equally_activated_dense
+from timemoe_jax.evaluation.studies.config import KINDS, StudyConfig
+from timemoe_jax.training.config import RunConfig
+
+
+class Variant(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+      name: of its folder.
+      config: of the run.
+      labels: what tells it from the others.
+    """
+
+    name: str
+    config: RunConfig
+    labels: dict[str, Any]
+
+
+def scaling_variants(config: StudyConfig) -> list[Variant]:
+    """Every size with every number of points, sparse and dense, in the order of their cost.
+
+    Widths of feed-forward layers are to the hidden size as in the base. Warm-up and decay are the
+    same share of each run. A number of points becomes whole updates.
+    """
+    base, scaling = config.base, config.scaling
+    rates = scaling.learning_rates or (base.optimizer.learning_rate,) * len(scaling.hidden_sizes)
+    sizes = zip(scaling.hidden_sizes, scaling.num_layers, scaling.num_heads, rates, strict=True)
+    variants = []
+    for hidden, layers, heads, rate in sizes:
+        top = base.model.num_experts_per_tok
+        width = top * max(
+            1, round(hidden * base.model.intermediate_size / base.model.hidden_size / top)
+        )
+        sparse = dataclasses.replace(
+            base.model,
+            hidden_size=hidden,
+            intermediate_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            use_dense=False,
+        )
+        models = {"sparse": sparse, "dense": equally_activated_dense(sparse)}
+        for points in scaling.points:
+            for kind in KINDS:
+                run = _for_points(dataclasses.replace(base, model=models[kind]), points, rate)
+                labels = {"kind": kind, "hidden_size": hidden, "layers": layers, "asked": points}
+                variants.append(Variant(f"{kind}_{hidden}x{layers}_{points}", run, labels))
+    return variants
+
+
+def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
+    steps = max(1, round(points / (run.train.batch_size * run.data.length)))
+    optimizer, share = run.optimizer, steps / run.train.num_steps
+    floor = optimizer.end_learning_rate * rate / optimizer.learning_rate
+    return dataclasses.replace(
+        run,
+        optimizer=dataclasses.replace(
+            optimizer,
+            learning_rate=rate,
+            end_learning_rate=floor,
+            warmup_steps=int(optimizer.warmup_steps * share),
+            decay_steps=int(optimizer.decay_steps * share),
+        ),
+        train=dataclasses.replace(run.train, num_steps=steps, eval_every=0, keep_checkpoints=1),
+    )
+
+
+def ablation_variants(config: StudyConfig) -> list[Variant]:
+    """Every ablation with every seed, seed by seed, so that a first table comes early.
+
+    Where none is named, those that change nothing of the base are left out: they are "full".
+
+    Raises:
+      ConfigError: an ablation cannot be applied to the base.
+    """
+    ablations, base = config.ablations, config.base
+    if ablations.points:
+        base = _for_points(base, ablations.points, base.optimizer.learning_rate)
+    train_ = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
+    base = dataclasses.replace(base, train=train_)
+    variants = []
+    for seed in ablations.seeds:
+        full = dataclasses.replace(base, seed=seed)
+        for name in ablations.variants or tuple(ABLATIONS):
+            try:
+                run = ABLATIONS[name](full)
+            except ConfigError as error:
+                raise ConfigError(f"ablation {name!r} does not fit the base: {error}") from None
+            if ablations.variants or name == "full" or run != full:
+                variants.append(Variant(f"{name}_seed{seed}", run, {"variant": name, "seed": seed}))
+    return variants

@@ -1,0 +1,373 @@
+"""Data frames in and out of a forecast: series on regular times, and the times that follow."""
+
+import dataclasses
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from timemoe_jax.data.formats.table_layout import ColumnNames
+from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.frames.grids import (
+    Frequency,
+    Grid,
+    infer_frequency,
+    lay_out,
+    next_instants,
+    parse_frequency,
+)
+from timemoe_jax.forecasting.frames.rows import (
+    check_once,
+    codes_of,
+    columns_of,
+    layout_of,
+    order_of,
+)
+from timemoe_jax.forecasting.frames.times import TimeType, read_times
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimedSeries:
+    """One series of a data frame, with a value or NaN at every time of its grid.
+
+    Attributes:
+      id: what the id column says; None without one.
+      target_name: the column that the values are from.
+      values: float64 [T]; may share memory with the frame, and must not be written to.
+      instants: int64 [T]; the times, as `TimeType.index` takes them.
+      times: what the column of times holds.
+      freq: the pandas alias of the step between them, or a step number as text.
+      filled: how many times had no row.
+      missing: how many rows had no value.
+      reordered: how many rows of the series were not in their place in time.
+      rows: int64 [T]; the row of the frame at each time, -1 where there is none. None unless the
+        frame was read with covariates.
+      frequency: the same as `freq`, as the grid takes it.
+      clock: the time of day of a calendar's dates.
+    """
+
+    id: Any
+    target_name: str
+    values: Float64[np.ndarray, " T"]
+    instants: Int64[np.ndarray, " T"]
+    times: TimeType
+    freq: str
+    filled: int
+    missing: int
+    reordered: int
+    rows: Int64[np.ndarray, " T"] | None
+    frequency: Frequency = dataclasses.field(repr=False)
+    clock: int = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def timestamps(self) -> Any:
+        """The times as a pandas Index [T]."""
+        return self.times.index(self.instants)
+
+    @property
+    def name(self) -> str:
+        """What to call the series in a message."""
+        if self.id is None:
+            return self.target_name
+        return f"{self.id} {self.target_name}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimedFrame:
+    """The series of a data frame.
+
+    Attributes:
+      series: all of them: by id in the order of the rows, then by target.
+      ids: a pandas Index of the ids, in the dtype of their column; None without one.
+      codes: the place of each series' id in `ids`; 0 without one.
+      id_column: its name; None without one.
+      timestamp_column: the name of the column of times.
+      targets: the columns of values.
+      covariates: the columns that were named as covariates.
+      ignored: the columns that are none of these.
+      times: what the column of times holds.
+    """
+
+    series: tuple[TimedSeries, ...]
+    ids: Any
+    codes: Int64[np.ndarray, " N"]
+    id_column: str | None
+    timestamp_column: str
+    targets: tuple[str, ...]
+    covariates: tuple[str, ...]
+    ignored: tuple[str, ...]
+    times: TimeType
+
+    @property
+    def filled(self) -> int:
+        """How many times of all series had no row."""
+        return sum(series.filled for series in self.series)
+
+    @property
+    def missing(self) -> int:
+        """How many rows of all series had no value."""
+        return sum(series.missing for series in self.series)
+
+    @property
+    def reordered(self) -> int:
+        """How many rows were not in their place in time."""
+        return sum(series.reordered for series in self.series)
+
+
+def read_frame(
+    df: Any,
+    *,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    target: str | Sequence[str] | None = None,
+    freq: Any = None,
+    covariates: Sequence[str] = (),
+    where: str = "df",
+) -> TimedFrame:
+    """Takes the series out of a data frame, each on the regular times of its frequency.
+
+    A long frame has an id column (unique_id, item_id or id), one of times (ds or timestamp) and a
+    target (y or target); in one without an id column every numeric column is a series. Rows may be
+    in any order. Times without a row get the value NaN, on the calendar of the frequency: a
+    weekend is no gap in business days.
+
+    Args:
+      df: a pandas DataFrame; NaN, None and NA are missing values. Not modified. Named levels of
+        the index and an index of times count as columns.
+      id_column: the column that tells series apart.
+      timestamp_column: the column of times.
+      target: the column of values, or several: each is a series.
+      freq: the step between times, for all series: a pandas alias or offset, or an integer for
+        step numbers. By default it is found for each series; one whose own rows are too few or
+        too irregular for that takes the one that all others have.
+      covariates: columns that are no series of their own.
+      where: what to call the frame in a message.
+
+    Raises:
+      DataError: the columns can be understood in more than one way or in none; a value is no
+        number (booleans and text are none) or infinite; a time is missing, comes twice in a
+        series, or is not on the grid of the frequency; no frequency can be found.
+    """
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    frame = columns_of(df, where)
+    layout = layout_of(frame, ColumnNames(id_column, timestamp_column, targets), others, where)
+    instants, times = read_times(frame[layout.timestamp], where)
+    codes, ids = codes_of(frame, layout, where)
+    count = 1 if ids is None else len(ids)
+    order, starts, reordered = order_of(codes, instants, count)
+    if order is not None:
+        instants = instants[order]
+    labels = [where] if ids is None else [f"series {label!s:.40}" for label in ids]
+    check_once(instants, starts, labels, times, where)
+    grids = _grids(instants, starts, labels, freq, times)
+    columns = {name: _values(frame, name, order, where) for name in layout.targets}
+    for name, values in columns.items():
+        _check_finite(values, name, instants, starts, labels, times)
+    series: list[TimedSeries] = []
+    for i, grid in enumerate(grids):
+        part = slice(starts[i], starts[i + 1])
+        series += _series(
+            None if ids is None else ids[i],
+            {name: values[part] for name, values in columns.items()},
+            grid,
+            times,
+            int(reordered[i]),
+            _rows(order, part, grid) if others else None,
+        )
+    codes = np.repeat(np.arange(count), len(layout.targets))
+    ignored = tuple(name for name in layout.ignored if name not in others)
+    stamps = str(layout.timestamp)
+    return TimedFrame(
+        tuple(series), ids, codes, layout.id, stamps, layout.targets, others, ignored, times
+    )
+
+
+def _grids(
+    instants: Int64[np.ndarray, " rows"],
+    starts: Int64[np.ndarray, " _"],
+    labels: list[str],
+    freq: Any,
+    times: TimeType,
+) -> list[Grid]:
+    """The grid of each series; one object for all series with the same times."""
+    given = None if freq is None else parse_frequency(freq, times)
+    keys = []
+    found: dict[bytes, Frequency | None] = {}
+    for i in range(len(labels)):
+        part = instants[starts[i] : starts[i + 1]]
+        keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
+        if keys[-1] not in found:
+            found[keys[-1]] = given or infer_frequency(part, times)
+    known = Counter(frequency.alias for frequency in found.values() if frequency is not None)
+    made: dict[bytes, Grid] = {}
+    for i, key in enumerate(keys):
+        if key in made:
+            continue
+        part = instants[starts[i] : starts[i + 1]]
+        frequency = found[key]
+        if frequency is None:
+            if len(known) != 1:
+                why = f"the others have {', '.join(known)}" if known else "no other series has one"
+                raise DataError(
+                    f"{labels[i]} has {len(part)} rows, too few or too irregular to find its "
+                    f"frequency, and {why}; give freq="
+                )
+            frequency = next(f for f in found.values() if f is not None)
+        made[key] = lay_out(part, frequency, times, labels[i])
+    return [made[key] for key in keys]
+
+
+def _values(
+    frame: Any, name: str, order: Int64[np.ndarray, " rows"] | None, where: str
+) -> Float64[np.ndarray, " rows"]:
+    try:
+        values = frame[name].to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: column {name!r} must hold numbers: {error}") from None
+    return values if order is None else values[order]
+
+
+def _check_finite(
+    values: Float64[np.ndarray, " rows"],
+    name: str,
+    instants: Int64[np.ndarray, " rows"],
+    starts: Int64[np.ndarray, " _"],
+    labels: list[str],
+    times: TimeType,
+) -> None:
+    infinite = np.isinf(values)
+    if infinite.any():
+        at = int(infinite.argmax())
+        series = labels[int(np.searchsorted(starts, at, side="right")) - 1]
+        raise DataError(
+            f"{series}: column {name!r} is infinite at {times.show(int(instants[at]))} "
+            f"({int(infinite.sum())} such values); mark missing values as NaN"
+        )
+
+
+def _rows(
+    order: Int64[np.ndarray, " rows"] | None, part: slice, grid: Grid
+) -> Int64[np.ndarray, " T"]:
+    rows = np.arange(part.start, part.stop) if order is None else order[part]
+    if grid.positions is None:
+        return rows
+    placed = np.full(len(grid.instants), -1)
+    placed[grid.positions] = rows
+    return placed
+
+
+def _series(
+    label: Any,
+    columns: dict[str, Float64[np.ndarray, " rows"]],
+    grid: Grid,
+    times: TimeType,
+    reordered: int,
+    rows: Int64[np.ndarray, " T"] | None,
+) -> list[TimedSeries]:
+    """The series of one id: its targets, put on its grid."""
+    made = []
+    for name, values in columns.items():
+        missing = int(np.isnan(values).sum())
+        filled = len(grid.instants) - len(values)
+        placed = values
+        if grid.positions is not None:
+            placed = np.full(len(grid.instants), np.nan)
+            placed[grid.positions] = values
+        frequency = grid.frequency
+        made.append(
+            TimedSeries(
+                label,
+                name,
+                placed,
+                grid.instants,
+                times,
+                frequency.alias,
+                filled,
+                missing,
+                reordered,
+                rows,
+                frequency,
+                grid.clock,
+            )
+        )
+    return made
+
+
+def future_index(series: TimedSeries, horizon: int) -> Any:
+    """The times that follow a series, as a pandas Index of the type of its own.
+
+    Args:
+      series: one of `TimedFrame.series`.
+      horizon: how many.
+
+    Returns:
+      the next `horizon` times of the grid, a pandas Index [H].
+    """
+    return series.times.index(future_instants(series, horizon))
+
+
+def future_instants(series: TimedSeries, horizon: int) -> Int64[np.ndarray, " H"]:
+    """The same as integers, as `TimeType.index` takes them.
+
+    Args:
+      series: one of `TimedFrame.series`.
+      horizon: how many.
+    """
+    last = int(series.instants[-1])
+    return next_instants(last, series.clock, series.frequency, series.times, horizon)
+
+
+def to_frame(
+    timed: TimedFrame,
+    point: Float[np.ndarray, "N H"],
+    quantiles: Float[np.ndarray, "N H Q"] | None = None,
+    levels: Sequence[float] = (),
+) -> Any:
+    """Writes forecasts as a long data frame.
+
+    Args:
+      timed: what was forecast.
+      point: the forecast of each series, in the order of `timed.series`.
+      quantiles: of each forecast, if there are any.
+      levels: of the quantiles, between 0 and 1.
+
+    Returns:
+      a pandas DataFrame with the id column, if there was one, the column of times, `target_name`,
+      `predictions` and one column per level, named "0.1" and so on. Ids and times are of the type
+      that they were of.
+
+    Raises:
+      DataError: the id or timestamp column has the name of another column of the result.
+    """
+    import pandas as pd
+
+    count, horizon = point.shape
+    if count != len(timed.series):
+        raise ValueError(f"there are {count} forecasts of {len(timed.series)} series")
+    if (0 if quantiles is None else quantiles.shape[-1]) != len(levels):
+        raise ValueError("there must be a level for each quantile")
+    results: dict[str, Any] = {}
+    for i, level in enumerate(levels):
+        assert quantiles is not None
+        results[str(float(level))] = quantiles[:, :, i].reshape(-1)
+    own = {"target_name", "predictions", *results}
+    for name in (timed.id_column, timed.timestamp_column):
+        if name in own:
+            raise DataError(
+                f"the column {name!r} of the data frame has the name of a column of the result; "
+                "rename it"
+            )
+    columns: dict[str, Any] = {}
+    if timed.id_column is not None:
+        columns[timed.id_column] = timed.ids.take(np.repeat(timed.codes, horizon))
+    instants = [future_instants(series, horizon) for series in timed.series]
+    columns[timed.timestamp_column] = timed.times.index(np.concatenate(instants))
+    names = pd.Index([series.target_name for series in timed.series])
+    columns["target_name"] = names.repeat(horizon)
+    columns["predictions"] = point.reshape(-1)
+    return pd.DataFrame(columns | results)

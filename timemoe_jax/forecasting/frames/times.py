@@ -1,0 +1,177 @@
+"""Columns of times as int64: dates with or without a time zone, periods, or step numbers."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from timemoe_jax.data.formats.csv_files import parse_dates
+from timemoe_jax.errors import DataError
+
+# Units of a datetime64 in a second.
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeType:
+    """What a column of times holds, and how it is written back.
+
+    Attributes:
+      dtype: of the column: datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
+    """
+
+    dtype: Any
+
+    @property
+    def is_datetime(self) -> bool:
+        """Whether the times are instants, rather than periods or step numbers."""
+        return self.unit is not None
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of instants: "s", "ms", "us" or "ns"."""
+        if isinstance(self.dtype, np.dtype):
+            return np.datetime_data(self.dtype)[0] if self.dtype.kind == "M" else None
+        return getattr(self.dtype, "unit", None)
+
+    @property
+    def zone(self) -> Any:
+        """The time zone of instants, if they have one."""
+        return getattr(self.dtype, "tz", None)
+
+    @property
+    def per_second(self) -> int:
+        """Units in a second."""
+        return _PER_SECOND[str(self.unit)]
+
+    def index(self, instants: Int64[np.ndarray, " T"]) -> Any:
+        """The times as a pandas Index of this type.
+
+        Args:
+          instants: [T]; units since 1970 UTC, ordinals of periods, or step numbers.
+        """
+        import pandas as pd
+
+        if isinstance(self.dtype, pd.PeriodDtype):
+            return pd.PeriodIndex.from_ordinals(instants, freq=self.dtype.freq)
+        if not self.is_datetime:
+            return pd.Index(instants.astype(self.dtype))
+        index = pd.DatetimeIndex(instants.view(f"M8[{self.unit}]"))
+        return index if self.zone is None else index.tz_localize("UTC").tz_convert(self.zone)
+
+    def show(self, instant: int) -> str:
+        """One time as text."""
+        return str(self.index(np.array([instant], np.int64))[0])
+
+    def walls(self, instants: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
+        """What the clocks of the time zone show at some instants, in units since 1970.
+
+        Args:
+          instants: [T]; units since 1970 UTC.
+        """
+        return instants if self.zone is None else self.index(instants).tz_localize(None).asi8
+
+    def from_walls(self, walls: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
+        """The instants at which the clocks show some times.
+
+        A time that the clocks skip is the first instant after it; of one that they show twice it
+        is the first.
+
+        Args:
+          walls: [T]; units since 1970.
+        """
+        import pandas as pd
+
+        if self.zone is None:
+            return walls
+        index = pd.DatetimeIndex(walls.view(f"M8[{self.unit}]"))
+        first = np.ones(len(walls), bool)
+        return index.tz_localize(self.zone, ambiguous=first, nonexistent="shift_forward").asi8
+
+
+def read_times(column: Any, where: str) -> tuple[Int64[np.ndarray, " rows"], TimeType]:
+    """Turns a column of times into integers.
+
+    Args:
+      column: a pandas Series of datetime64 with or without a time zone, periods, integers, dates
+        as text, or `datetime` and `date` objects. Not modified.
+      where: what to call the frame in a message.
+
+    Returns:
+      the time of each row and what to write times back as. Text and objects become datetime64.
+
+    Raises:
+      DataError: a time is missing or no date, the time zones are mixed, or the column holds
+        something else.
+    """
+    import pandas as pd
+
+    place = f"{where}: column {column.name!r}"
+    column = _as_times(column, place)
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{place} has no time in row {int(missing.argmax())} ({int(missing.sum())} such rows); "
+            "every row needs one"
+        )
+    dtype = column.dtype
+    if pd.api.types.is_integer_dtype(dtype):
+        instants = np.ascontiguousarray(column.to_numpy(np.int64))
+        times = TimeType(np.dtype(getattr(dtype, "numpy_dtype", dtype)))
+    else:
+        instants, times = np.ascontiguousarray(column.array.asi8), TimeType(dtype)
+    first, last = int(instants.min()), int(instants.max())
+    if last - first >= 2**63:
+        raise DataError(
+            f"{place} spans from {times.show(first)} to {times.show(last)}, more than its unit can "
+            "tell apart; correct the times"
+        )
+    return instants, times
+
+
+def _as_times(column: Any, place: str) -> Any:
+    """The column as integers, periods or datetime64."""
+    import pandas as pd
+
+    dtype = column.dtype
+    if isinstance(dtype, pd.ArrowDtype) and dtype.kind == "M":
+        zone, unit = dtype.pyarrow_dtype.tz, dtype.pyarrow_dtype.unit
+        return column.astype(pd.DatetimeTZDtype(unit, zone) if zone else f"datetime64[{unit}]")
+    kinds = pd.api.types
+    if (
+        isinstance(dtype, pd.PeriodDtype)
+        or kinds.is_datetime64_any_dtype(dtype)
+        or kinds.is_integer_dtype(dtype)
+    ):
+        return column
+    if kinds.is_numeric_dtype(dtype):
+        raise DataError(
+            f"{place} must hold dates, periods or whole step numbers, but is of dtype {dtype}; "
+            "convert it with pandas.to_datetime or astype(int)"
+        )
+    parsed = _parsed(column, place)
+    if parsed is None:
+        raise DataError(
+            f"{place} mixes time zones or offsets from UTC; bring all rows to one time zone, "
+            "with pandas.to_datetime(..., utc=True).dt.tz_convert(...)"
+        )
+    return parsed
+
+
+def _parsed(column: Any, place: str) -> Any:
+    """Text or objects as datetime64; None where the only thing wrong is more than one zone."""
+    import pandas as pd
+
+    for layout in (None, "ISO8601"):
+        with warnings.catch_warnings():
+            # pandas warns where it would read each row in a way of its own.
+            warnings.simplefilter("error")
+            try:
+                return pd.to_datetime(column, format=layout)
+            except (Warning, ValueError, TypeError, OverflowError):
+                continue
+    cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
+    parse_dates(cells, lambda row: f"{place}: row {row}")
+    return None

@@ -1,0 +1,1 @@
+"""Quantiles and sample paths: of the heads of a model, or of its earlier errors."""

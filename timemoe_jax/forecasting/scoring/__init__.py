@@ -1,0 +1,1 @@
+"""Scores of forecasts, and the simple methods that they stand beside."""

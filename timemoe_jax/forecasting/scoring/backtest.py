@@ -1,0 +1,326 @@
+"""Backtests: how a model would have done on the last points of each series, beside seasonal naive.
+
+A fold hides one horizon and what follows, forecasts it from the points before, and scores that.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.intervals.rolling import (
+    Predict,
+    first_observed,
+    label_series,
+    rolling_forecasts,
+)
+from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
+from timemoe_jax.forecasting.scoring.metrics import seasonal_scale
+
+# Steps of a season that calendars give to series: quarters and months in a year, days in a week and
+# a month, weeks in a year, and the days, weeks and years of steps from a minute to a day.
+SEASONS = (4, 7, 12, 24, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672, 1440)
+# An autocorrelation below this is no season worth repeating, nor is a peak by less than this.
+LEAST_AUTOCORRELATION = 0.2
+LEAST_PROMINENCE = 0.1
+FLAT_PEAK = 0.03  # noise moves the top of a smooth peak by a few lags
+# Multiples of a season correlate as much as it does, but for chance: the shortest counts.
+SAME_AUTOCORRELATION = 0.05
+NAMES_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Errors over all folds of a series; NaN where none can be had.
+
+    Attributes:
+      mae: the mean absolute error, in the units of the series.
+      rmse: the root of the mean squared error, in the same units.
+      mase: the MAE over the mean absolute change over a season before the first fold.
+    """
+
+    mae: float
+    rmse: float
+    mase: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesBacktest:
+    """One series.
+
+    Attributes:
+      name: of the series.
+      model: the errors of the model.
+      seasonal_naive: those of seasonal naive on the same points.
+      season: its steps; 1 repeats the last value.
+      season_found: whether the season was found in the series, rather than given.
+      points: how many points were scored: those observed, and for which seasonal naive has a value.
+      missing: how many points of the folds were not scored, for want of an observation or of
+        anything to forecast from.
+      loses: whether the MAE of the model is above that of seasonal naive.
+    """
+
+    name: str
+    model: Score
+    seasonal_naive: Score
+    season: int
+    season_found: bool
+    points: int
+    missing: int
+    loses: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backtest:
+    """What `backtest` found.
+
+    Attributes:
+      horizon: the points of a fold.
+      folds: of each series.
+      series: the errors of each.
+      forecasts: of the model [N, folds, horizon], in the units of each series, oldest first.
+      origins: for each series the indices of the first points of its folds [N, folds].
+    """
+
+    horizon: int
+    folds: int
+    series: tuple[SeriesBacktest, ...]
+    forecasts: Float64[np.ndarray, "N folds H"]
+    origins: Int[np.ndarray, "N folds"]
+
+    @property
+    def losing(self) -> tuple[SeriesBacktest, ...]:
+        """The series on which the model loses to seasonal naive."""
+        return tuple(each for each in self.series if each.loses)
+
+    def summary(self) -> str:
+        """A few lines: the mean scores, and by name where the model loses to seasonal naive."""
+        head = f"backtest of {len(self.series)} series, {_count(self.folds, 'fold')} of "
+        lines = [f"{head}{_count(self.horizon, 'step')}"]
+        for title, key in (("model", "model"), ("seasonal naive", "seasonal_naive")):
+            scores: list[Score] = [getattr(each, key) for each in self.series]
+            mase, without = _mean([score.mase for score in scores])
+            note = f" (without {_count(without, 'series')} that has none)" if without else ""
+            mae = f", MAE {scores[0].mae:.4g}" if len(scores) == 1 else ""
+            lines.append(f"{title}: mean MASE {mase:.3f}{note}{mae}")
+        missing = sum(each.missing for each in self.series)
+        if missing:
+            lines.append(f"{_count(missing, 'missing point')} not scored")
+        if not self.losing:
+            lines.append("the model loses to seasonal naive on no series")
+            return "\n".join(lines)
+        shown = [_loss(each) for each in self.losing[:NAMES_SHOWN]]
+        more = len(self.losing) - len(shown)
+        lines.append(
+            f"the model LOSES to seasonal naive on {len(self.losing)} of "
+            + f"{len(self.series)} series: {'; '.join(shown)}"
+            + (f"; and {more} more" if more else "")
+        )
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the forecasts, as JSON takes it: None in place of NaN."""
+        rows = [_jsonable(dataclasses.asdict(each)) for each in self.series]
+        return {"horizon": self.horizon, "folds": self.folds, "series": rows}
+
+
+def backtest(
+    series: Sequence[Float64[np.ndarray, " _"]],
+    horizon: int,
+    folds: int,
+    predict: Predict,
+    context_length: int,
+    season: int | None = None,
+    names: Sequence[str] | None = None,
+) -> Backtest:
+    """Scores a model on the last `folds` horizons of each series, beside seasonal naive.
+
+    Folds do not overlap. Both forecast from what is before the fold: the model from its context,
+    seasonal naive from everything. A step counts for both or for neither: what is missing does not,
+    nor does a phase that was never observed.
+
+    Args:
+      series: NaN where a value is missing.
+      horizon: the points of a fold.
+      folds: of each series.
+      predict: the model.
+      context_length: at most so many points are read by a forecast of the model.
+      season: the steps of a season; None finds it in each series, see `find_season`.
+      names: what to call each series.
+
+    Raises:
+      DataError: an argument is out of range, a series is too short, has nothing observed before
+        its first fold or nothing to score in its folds, or the model returned what is no forecast.
+    """
+    for name, value in (("horizon", horizon), ("folds", folds), ("context_length", context_length)):
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, but is {value}")
+    if season is not None and season < 1:
+        raise DataError(f"season must be at least 1, but is {season}")
+    labels = label_series(names, len(series))
+    origins = [
+        _fold_origins(each, horizon, folds, season, label)
+        for each, label in zip(series, labels, strict=True)
+    ]
+    made = rolling_forecasts(series, origins, horizon, predict, context_length, None, labels)
+    results = [
+        _score(each, where, forecasts, season, label)
+        for each, where, forecasts, label in zip(series, origins, made, labels, strict=True)
+    ]
+    shape = (len(series), folds)
+    return Backtest(
+        horizon=horizon,
+        folds=folds,
+        series=tuple(results),
+        forecasts=np.array(made, np.float64).reshape(*shape, horizon),
+        origins=np.array(origins, np.int64).reshape(shape),
+    )
+
+
+def find_season(values: Float64[np.ndarray, " T"]) -> int:
+    """The season of a series: where its autocorrelation peaks, among the usual lengths.
+
+    The series loses its straight line first. A length of `SEASONS` counts where it fits three
+    times, its
+    autocorrelation is 0.2 or more, within 0.03 of the highest at lags up to a sixteenth away, and
+    0.1 above the lowest at any shorter lag, unlike that of a trend. Of those within 0.05 of the
+    highest, the shortest is the season.
+
+    Args:
+      values: NaN where a value is missing; pairs with one do not count.
+
+    Returns:
+      the steps of the season; 1 where there is none.
+    """
+    observed = ~np.isnan(values)
+    if observed.sum() < 3:
+        return 1
+    steps = np.arange(len(values), dtype=np.float64)
+    # Of a size near 1, so that no square overflows.
+    scaled = values / (np.abs(values[observed]).max() or 1.0)
+    line = np.polynomial.Polynomial.fit(steps[observed], scaled[observed], 1)
+    rest = np.where(observed, scaled - line(steps), 0.0)
+    if np.abs(rest).max() < 1e-12:
+        return 1
+    correlation = _autocorrelation(rest, observed, len(values) // 3 + 2)
+    found = {}
+    for season in SEASONS:
+        if season >= len(correlation) - 1:
+            break
+        here = correlation[season]
+        if here < LEAST_AUTOCORRELATION:
+            continue
+        around = correlation[season - max(1, season // 16) : season + max(1, season // 16) + 1]
+        peak = here >= np.nanmax(around) - FLAT_PEAK
+        if peak and here - np.nanmin(correlation[1:season]) >= LEAST_PROMINENCE:
+            found[season] = here
+    near = [s for s, here in found.items() if here >= max(found.values()) - SAME_AUTOCORRELATION]
+    return min(near, default=1)
+
+
+def _autocorrelation(
+    values: Float64[np.ndarray, " T"], observed: np.ndarray, lags: int
+) -> Float64[np.ndarray, " lags"]:
+    """Of the lags from 0 up, each over its own pairs of observed values; NaN without such."""
+    size = 1 << (2 * len(values) - 1).bit_length()
+
+    def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        spectrum = np.conj(np.fft.rfft(a, size)) * np.fft.rfft(b, size)
+        return np.fft.irfft(spectrum, size)[:lags]
+
+    there = observed.astype(np.float64)
+    squares = np.square(values)
+    # Each lag by the power of the very values it pairs: 1 for a series that repeats exactly.
+    power = np.sqrt(np.maximum(products(squares, there) * products(there, squares), 0))
+    pairs = products(there, there)
+    small = (pairs < 2.5) | (power <= 1e-12 * squares.sum())
+    return np.where(small, np.nan, products(values, values) / np.where(small, 1, power))
+
+
+def _fold_origins(
+    series: Float64[np.ndarray, " T"], horizon: int, folds: int, season: int | None, label: str
+) -> Int[np.ndarray, " folds"]:
+    """Where the folds begin, of which the last ends with the series."""
+    before = max(2, season or 1)  # for seasonal naive, and to see a change
+    first = len(series) - folds * horizon
+    if first < before:
+        raise DataError(
+            f"{label} has {len(series)} points, too few for {_count(folds, 'fold')} of "
+            f"{_count(horizon, 'step')}: it needs at least {folds * horizon + before}, "
+            f"{before} of them before the first fold; give fewer folds or a shorter horizon"
+        )
+    if first_observed(series) >= first:
+        raise DataError(
+            f"{label} has no observed value among the {first} points before its first fold; give "
+            "fewer folds or a shorter horizon"
+        )
+    return first + horizon * np.arange(folds)
+
+
+def _score(
+    series: Float64[np.ndarray, " T"],
+    origins: Int[np.ndarray, " folds"],
+    forecasts: Float64[np.ndarray, "folds H"],
+    season: int | None,
+    label: str,
+) -> SeriesBacktest:
+    horizon = forecasts.shape[1]
+    past = series[: origins[0]]
+    chosen = find_season(past) if season is None else season
+    naive = np.concatenate([seasonal_naive(series[None, :t], horizon, chosen) for t in origins])
+    target = series[origins[0] :].reshape(forecasts.shape)
+    counted = ~(np.isnan(target) | np.isnan(naive) | np.isnan(forecasts))
+    if not counted.any():
+        raise DataError(f"{label} has no observed value to score in its folds; give more folds")
+    scale = seasonal_scale(past, chosen)
+    model, baseline = (
+        _errors(target[counted] - made[counted], scale) for made in (forecasts, naive)
+    )
+    return SeriesBacktest(
+        name=label,
+        model=model,
+        seasonal_naive=baseline,
+        season=chosen,
+        season_found=season is None,
+        points=int(counted.sum()),
+        missing=int(counted.size - counted.sum()),
+        loses=model.mae > baseline.mae,
+    )
+
+
+def _errors(errors: Float64[np.ndarray, " _"], scale: float) -> Score:
+    largest = float(np.abs(errors).max()) or 1.0  # or the squares of large values overflow
+    mae = float(np.abs(errors).mean())
+    rmse = largest * float(np.sqrt(np.square(errors / largest).mean()))
+    return Score(mae, rmse, mae / scale if scale > 0 else math.nan)
+
+
+def _loss(each: SeriesBacktest) -> str:
+    how = "found" if each.season_found else "given"
+    return (
+        f"{each.name} (MAE {each.model.mae:.4g} against {each.seasonal_naive.mae:.4g}, season "
+        f"{each.season} {how})"
+    )
+
+
+def _mean(values: Sequence[float]) -> tuple[float, int]:
+    """The mean of what is there, and how many are not."""
+    known = [value for value in values if not math.isnan(value)]
+    return (float(np.mean(known)) if known else math.nan), len(values) - len(known)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 or noun == "series" else "s")
+
+
+def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _jsonable(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {key: clean(value) for key, value in row.items()}

@@ -1,0 +1,202 @@
+"""Forecasts that any model has to beat: the last value, the last season, the nearest match."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from timemoe_jax.data.series import check_levels
+from timemoe_jax.errors import DataError
+
+
+def naive(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, "B horizon"]:
+    """Forecasts the last observed value for every step.
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value.
+      horizon: the number of steps to forecast.
+
+    Returns:
+      forecasts [B, horizon] in the units and the dtype of the context; NaN for a series without
+      a single observation.
+
+    Raises:
+      DataError: horizon is not positive, or the context is not [B, T] with at least one point.
+    """
+    _check(context, horizon)
+    return np.repeat(_fill_forward(context)[:, -1:], horizon, axis=1)
+
+
+def seasonal_naive(
+    context: Float[np.ndarray, "B T"], horizon: int, season: int
+) -> Float[np.ndarray, "B horizon"]:
+    """Repeats the last full season: the forecast of a step is the last value at its phase.
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value, in place of which the last value
+        observed at the same phase counts.
+      horizon: the number of steps to forecast.
+      season: the number of steps in a season, at most T.
+
+    Returns:
+      forecasts [B, horizon] in the units and the dtype of the context; NaN at a phase that was
+      never observed.
+
+    Raises:
+      DataError: horizon or season is not positive, season exceeds the T points of the context,
+        or the context is not [B, T] with at least one point.
+    """
+    _check(context, horizon)
+    batch, length = context.shape
+    if season < 1:
+        raise DataError(f"season must be at least 1, but is {season}")
+    if season > length:
+        raise DataError(
+            f"season is {season}, but the context has only {length} points; it must hold a full "
+            "season"
+        )
+    if np.isnan(context[:, length - season :]).any():
+        # Whole seasons only, counted from the end, so that each column below is one phase.
+        whole = context[:, length % season :].reshape(batch, -1, season)
+        last = _fill_forward(whole.swapaxes(1, 2))[:, :, -1]
+    else:
+        last = context[:, length - season :]
+    return last[:, np.arange(horizon) % season]
+
+
+def seasonal_naive_quantiles(
+    context: Float[np.ndarray, "B T"],
+    horizon: int,
+    season: int,
+    levels: Sequence[float] | Float64[np.ndarray, " Q"],
+) -> Float64[np.ndarray, "B horizon Q"]:
+    """Quantiles around `seasonal_naive`: those of the changes over a season within the context.
+
+    They grow with the square root of the number of seasons ahead, as the changes of a seasonal
+    random walk do (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd edition,
+    Section 5.5). Their shape is that of the changes, not a normal distribution's.
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value, whose changes do not count.
+      horizon: the number of steps to forecast.
+      season: the number of steps in a season, less than T.
+      levels: of the quantiles [Q], rising.
+
+    Returns:
+      quantiles [B, horizon, Q], float64, in the units of the context; NaN at a phase that was never
+      observed, and for a series of which no change is.
+
+    Raises:
+      DataError: as `seasonal_naive` does; the levels do not rise between 0 and 1; or T is not
+        above season, so that there is no change over a season.
+    """
+    tau = check_levels(levels)
+    values = context.astype(np.float64)
+    point = seasonal_naive(values, horizon, season)
+    if values.shape[1] == season:
+        raise DataError(
+            f"season is {season}, but the context has only {season} points; quantiles take changes "
+            "over a season, so more than one"
+        )
+    changes = values[:, season:] - values[:, :-season]
+    spread = np.full((len(values), len(tau)), np.nan)
+    known = ~np.isnan(changes).all(axis=1)
+    if known.any():
+        spread[known] = np.nanquantile(changes[known], tau, axis=1).T
+    seasons_ahead = np.sqrt(np.arange(horizon) // season + 1.0)
+    return point[..., None] + spread[:, None, :] * seasons_ahead[None, :, None]
+
+
+def context_parroting(
+    context: Float[np.ndarray, "B T"], horizon: int, stretch: int
+) -> Float[np.ndarray, "B horizon"]:
+    """Copies what followed the earlier stretch of the context that is nearest to the last one.
+
+    The match begins at least `stretch` points before the last stretch, so that they do not
+    overlap. Where what followed it reaches the end of the context, the copy goes on with itself:
+    the points between match and last stretch repeat. Of equally near matches the latest counts,
+    since the least has changed since then; of a periodic series that is the last period. A series
+    without a match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
+
+    Args:
+      context: the past [B, T]; NaN marks a missing value. Distances are mean squares over the
+        points that both stretches have; a stretch without such a point is no match. Of what is
+        copied, the last value observed before a missing one stands for it.
+      horizon: the number of steps to forecast.
+      stretch: the number of points to compare, at most half of T.
+
+    Returns:
+      forecasts [B, horizon] in the units and the dtype of the context; NaN for a series without
+      a single observation.
+
+    Raises:
+      DataError: horizon or stretch is not positive, the context holds fewer than 2 * stretch
+        points, or it is not [B, T] with at least one point.
+    """
+    _check(context, horizon)
+    length = context.shape[1]
+    if stretch < 1:
+        raise DataError(f"stretch must be at least 1, but is {stretch}")
+    if length < 2 * stretch:
+        raise DataError(
+            f"stretch is {stretch}, but the context has only {length} points; it must have "
+            f"{2 * stretch}, so that an earlier stretch lies beside the last one"
+        )
+    # By lag, from the smallest: of equals, argmin takes the first.
+    distances = _distances_to_last(context, stretch)[:, ::-1]
+    lags = stretch + distances.argmin(axis=1)
+    lags[np.isinf(distances).all(axis=1)] = 1  # the last value again and again: naive
+    sources = length - lags[:, None] + np.arange(horizon) % lags[:, None]
+    return np.take_along_axis(_fill_forward(context), sources, axis=1)
+
+
+def _distances_to_last(
+    context: Float[np.ndarray, "B T"], stretch: int
+) -> Float64[np.ndarray, "B N"]:
+    """Mean squared distances of earlier stretches, by where they begin, to the last one.
+
+    They are relative to a power of two near the largest value, so that no square overflows;
+    infinite where two stretches have no point in common.
+    """
+    batch, length = context.shape
+    count = length - 2 * stretch + 1
+    values = context.astype(np.float64)
+    missing = np.isnan(values)
+    any_missing = bool(missing.any())
+    _, exponents = np.frexp(np.abs(np.where(missing, 0, values)).max(axis=1))
+    values = np.ldexp(values, -exponents[:, None])
+    squares = np.empty((batch, count))
+    sums = np.zeros((batch, count))
+    common = np.zeros((batch, count), np.int64)
+    # Point by point of the stretches: all of them at once would be `stretch` times the context.
+    for i in range(stretch):
+        last = length - stretch + i
+        np.subtract(values[:, i : i + count], values[:, last : last + 1], out=squares)
+        np.square(squares, out=squares)
+        if any_missing:
+            known = ~(missing[:, i : i + count] | missing[:, last : last + 1])
+            common += known
+            np.add(sums, squares, out=sums, where=known)
+        else:
+            sums += squares
+    if not any_missing:
+        return sums / stretch
+    return np.where(common > 0, sums / np.maximum(common, 1), np.inf)
+
+
+def _fill_forward(values: Float[np.ndarray, "*batch T"]) -> Float[np.ndarray, "*batch T"]:
+    """Each missing value becomes the last one observed before it, if there is any."""
+    missing = np.isnan(values)
+    if not missing.any():
+        return values
+    observed = np.where(missing, 0, np.arange(values.shape[-1]))
+    return np.take_along_axis(values, np.maximum.accumulate(observed, axis=-1), axis=-1)
+
+
+def _check(context: np.ndarray, horizon: int) -> None:
+    if horizon < 1:
+        raise DataError(f"horizon must be at least 1, but is {horizon}")
+    if context.ndim != 2 or not context.shape[1]:
+        raise DataError(
+            f"context must be [B, T] with at least one point, but has the shape {context.shape}"
+        )

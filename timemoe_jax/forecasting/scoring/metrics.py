@@ -1,0 +1,213 @@
+"""Errors of forecasts and of their quantiles, in float64."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from timemoe_jax.data.series import check_levels
+from timemoe_jax.errors import DataError
+
+
+class ErrorSums:
+    """Sums of squared and absolute errors, whose means are over every value of every batch.
+
+    Attributes:
+      squared: the sum of the squared errors so far.
+      absolute: the sum of the absolute errors so far.
+      count: the number of values so far.
+    """
+
+    def __init__(self) -> None:
+        self.squared = 0.0
+        self.absolute = 0.0
+        self.count = 0
+
+    def update(
+        self, forecast: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"]
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+          forecast: what was forecast [B, T], of any floating-point type.
+          target: what came [B, T], in the same units.
+
+        Raises:
+          DataError: the shapes differ, or a value is NaN or infinite; nothing is added then.
+        """
+        _check_shape("forecast", forecast.shape, "target", target.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # NumPy would subtract two float32 arrays in float32, and round what is measured.
+            error = (forecast.astype(np.float64) - target).ravel()
+            squared = float(error @ error)
+        if not math.isfinite(squared):
+            raise DataError(_what_is_not_finite(forecast, target))
+        self.squared += squared
+        self.absolute += float(np.abs(error).sum())
+        self.count += error.size
+
+    @property
+    def mse(self) -> float:
+        """The mean squared error, in squared units of the target; NaN before any value."""
+        return self.squared / self.count if self.count else float("nan")
+
+    @property
+    def mae(self) -> float:
+        """The mean absolute error, in units of the target; NaN before any value."""
+        return self.absolute / self.count if self.count else float("nan")
+
+
+def _what_is_not_finite(forecast: np.ndarray, target: np.ndarray) -> str:
+    for name, values in (("target", target), ("forecast", forecast)):
+        bad = int(values.size - np.isfinite(values).sum())
+        if bad:
+            return (
+                f"{bad} of the {values.size} values of {name} are NaN or infinite; an error needs "
+                "finite numbers"
+            )
+    return "forecast and target are so far apart that the square of their difference overflows"
+
+
+def pinball_loss(
+    target: Float[np.ndarray, "*shape"],
+    quantiles: Float[np.ndarray, "*shape Q"],
+    levels: Sequence[float] | Shaped[np.ndarray, " Q"],
+) -> float:
+    """The mean pinball loss over steps and levels: that of half the absolute error at level 0.5.
+
+    The loss of the quantile q of level tau at the target y is tau (y - q) where y >= q, else
+    (1 - tau) (q - y) (Koenker and Bassett, Regression Quantiles, 1978). The true quantile has the
+    least expected loss.
+
+    Args:
+      target: what came; where it is NaN nothing counts.
+      quantiles: as forecast, in the same units.
+      levels: of the quantiles.
+
+    Returns:
+      the loss in units of the target; NaN where nothing counts.
+
+    Raises:
+      DataError: the levels are no levels, a quantile is not finite, or shapes differ.
+    """
+    tau = check_levels(levels)
+    if quantiles.shape[-1] != len(tau):
+        raise DataError(f"quantiles hold {quantiles.shape[-1]} levels, but levels {len(tau)}")
+    _check_shape("quantiles of a level", quantiles.shape[:-1], "target", target.shape)
+    counted = ~np.isnan(target)
+    _check_numbers("quantiles", quantiles[counted])
+    over = target[counted].astype(np.float64)[:, None] - quantiles[counted].astype(np.float64)
+    loss = np.maximum(tau * over, (tau - 1) * over)
+    return float(loss.mean()) if loss.size else float("nan")
+
+
+def coverage(
+    target: Float[np.ndarray, "*shape"],
+    lower: Float[np.ndarray, "*shape"],
+    upper: Float[np.ndarray, "*shape"],
+) -> float:
+    """The share of the observed targets that lie within an interval, its ends included.
+
+    Args:
+      target: what came; where it is NaN nothing counts.
+      lower: the lower ends, in the same units.
+      upper: the upper ends.
+
+    Returns:
+      a share from 0 to 1; NaN where nothing counts.
+
+    Raises:
+      DataError: an end is not finite where the target is observed, or shapes differ.
+    """
+    _check_shape("lower", lower.shape, "target", target.shape)
+    _check_shape("upper", upper.shape, "target", target.shape)
+    counted = ~np.isnan(target)
+    _check_numbers("lower", lower[counted])
+    _check_numbers("upper", upper[counted])
+    within = (lower[counted] <= target[counted]) & (target[counted] <= upper[counted])
+    return float(within.mean()) if within.size else float("nan")
+
+
+def mean_width(lower: Float[np.ndarray, "*shape"], upper: Float[np.ndarray, "*shape"]) -> float:
+    """The mean width of intervals, in units of the target; NaN where there is none.
+
+    Raises:
+      DataError: an end is not finite, an upper end is below the lower one, or shapes differ.
+    """
+    _check_shape("upper", upper.shape, "lower", lower.shape)
+    _check_numbers("lower", lower)
+    _check_numbers("upper", upper)
+    widths = upper.astype(np.float64) - lower.astype(np.float64)
+    if (widths < 0).any():
+        raise DataError(f"upper is below lower in {(widths < 0).sum()} of {widths.size} intervals")
+    return float(widths.mean()) if widths.size else float("nan")
+
+
+def seasonal_scale(context: Float[np.ndarray, " T"], season: int) -> float:
+    """The mean absolute change over a season within a context, by which errors are scaled.
+
+    Errors over this are the scaled errors of Hyndman and Koehler (Another look at measures of
+    forecast accuracy, 2006).
+
+    Args:
+      context: the past; pairs of which a value is missing (NaN) do not count.
+      season: the steps of a season; 1 for none.
+
+    Returns:
+      the scale in units of the context; NaN where no pair counts.
+
+    Raises:
+      DataError: season is not positive.
+    """
+    if season < 1:
+        raise DataError(f"season must be at least 1, but is {season}")
+    values = context.astype(np.float64)
+    changes = np.abs(values[season:] - values[:-season])
+    changes = changes[~np.isnan(changes)]
+    return float(changes.mean()) if changes.size else float("nan")
+
+
+def mase(
+    target: Float[np.ndarray, " H"],
+    forecast: Float[np.ndarray, " H"],
+    context: Float[np.ndarray, " T"],
+    season: int,
+) -> float:
+    """The mean absolute scaled error: the mean absolute error over `seasonal_scale`.
+
+    Args:
+      target: what came; where it is NaN nothing counts.
+      forecast: in the same units.
+      context: the past that the scale is taken from.
+      season: the steps of a season; 1 for none.
+
+    Returns:
+      a number without units; NaN where nothing counts, or where the context repeats each season
+      exactly, so that there is no scale.
+
+    Raises:
+      DataError: season is not positive, a forecast is not finite where the target is observed, or
+        shapes differ.
+    """
+    _check_shape("forecast", forecast.shape, "target", target.shape)
+    counted = ~np.isnan(target)
+    _check_numbers("forecast", forecast[counted])
+    scale = seasonal_scale(context, season)
+    if not counted.any() or not scale > 0:
+        return float("nan")
+    errors = target[counted].astype(np.float64) - forecast[counted].astype(np.float64)
+    return float(np.abs(errors).mean() / scale)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], other: str, expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise DataError(
+            f"{name} has the shape {shape}, but {other} {expected}; they must be the same"
+        )
+
+
+def _check_numbers(name: str, values: np.ndarray) -> None:
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise DataError(f"{bad} of the {values.size} values of {name} are NaN or infinite")

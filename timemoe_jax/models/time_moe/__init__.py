@@ -1,0 +1,1 @@
+"""Time-MoE (arXiv 2409.16040): a decoder over single points with routed experts."""

@@ -1,0 +1,1 @@
+"""Causal attention: one function, and the ways to compute it."""

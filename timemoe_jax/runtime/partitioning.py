@@ -1,0 +1,188 @@
+"""The device mesh: its axes, which parameter is split along which of them, and what fits.
+
+    data     replicas: each takes a part of the batch
+    fsdp     parts of the batch too, and of every large parameter, gathered when it is used
+    expert   parts of the batch too, and of the experts, to which tokens travel
+    tensor   parts of the heads and of the hidden widths, with all of the batch
+
+Modules know nothing of this. Parameters are placed by rules over their paths; code that needs to
+say more calls `constrain` or `per_device`, which do nothing without a mesh and never ask for the
+platform: what runs on a pod is what runs on emulated devices.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.runtime.config import MeshConfig
+
+AXES = ("data", "fsdp", "expert", "tensor")
+BATCH = ("data", "fsdp", "expert")  # the axes along which the batch is split
+
+# The first pattern found in a parameter's path decides. Blocks are stacked: their axis 0 is L.
+# The paths of the optimiser's moments end in those of the parameters.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"attention\.(query|key|value)\.kernel$", P(None, "fsdp", "tensor")),
+    (r"attention\.(query|key|value)\.bias$", P(None, "tensor")),
+    (r"attention\.out\.kernel$", P(None, "tensor", "fsdp")),
+    (r"ffn\.experts\.(gate|up)$", P(None, "expert", "fsdp", "tensor")),
+    (r"ffn\.experts\.down$", P(None, "expert", "tensor", "fsdp")),
+    (r"ffn\.(shared\.)?(gate|up)\.kernel$", P(None, "fsdp", "tensor")),
+    (r"ffn\.(shared\.)?down\.kernel$", P(None, "tensor", "fsdp")),
+    # Small ones, which every device holds whole.
+    (r"ffn\.(router|shared_gate)\.kernel$", P()),
+    (r"ffn\.selection_bias$", P()),
+    (r"norm\.scale$", P()),
+    (r"embed\.(gate|value)$", P()),
+    (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
+    (r"(^|\.)(count|step|skipped|ns_coeffs)$", P()),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run.
+
+    Args:
+      config: the sizes of its axes, one of which may be -1.
+      devices: to use; by default all of all processes.
+
+    Raises:
+      ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    given = math.prod(size for size in sizes.values() if size > 0)
+    if len(devices) % given or (-1 not in sizes.values() and given != len(devices)):
+        shown = ", ".join(f"mesh.{axis} {size}" for axis, size in sizes.items())
+        raise ConfigError(
+            f"{shown}: the product must be the number of devices, {len(devices)}; -1 takes what "
+            "is left"
+        )
+    shape = tuple(size if size > 0 else len(devices) // given for size in sizes.values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """Makes a mesh that of what is traced within; one of a single device is no mesh."""
+    return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
+
+
+def current_mesh() -> jax.sharding.AbstractMesh | None:
+    """The mesh in use; None where there is none, or where each device is on its own."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes else mesh
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The dotted name of a leaf of a tree of parameters or of an optimiser's state."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def spec_of(name: str) -> P:
+    """How a parameter is split.
+
+    Args:
+      name: its dotted path.
+
+    Raises:
+      ValueError: no rule matches: a new parameter needs a decision.
+    """
+    for pattern, spec in RULES:
+        if re.search(pattern, name):
+            return spec
+    raise ValueError(f"no rule says how to split the parameter {name}; add one to RULES")
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every leaf of a tree of parameters, or of a training state."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: NamedSharding(mesh, spec_of(path_name(path))), tree
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """That of an array whose axis 0 is the batch."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def process_share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of each batch this process feeds to its devices, and of how many parts.
+
+    Processes whose devices differ only along `tensor` feed the same part.
+
+    Raises:
+      ConfigError: the mesh cuts the batch so that a process would feed several parts.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    index = batch_sharding(mesh).addressable_devices_indices_map((parts,))
+    rows = sorted({part.indices(parts)[0] for (part,) in filter(None, index.values())})
+    if parts % len(rows) or rows[0] % len(rows) or rows[-1] - rows[0] != len(rows) - 1:
+        raise ConfigError(
+            f"mesh: this process would feed parts {rows} of the {parts} parts of a batch, which "
+            "are no whole share; make mesh.tensor divide the devices of a process"
+        )
+    return rows[0] // len(rows), parts // len(rows)
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Says along which mesh axes each axis of an array is split; without a mesh, nothing."""
+    if current_mesh() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def gather_fsdp(params: Any, prefix: str = "") -> Any:
+    """Whole parameters from the parts along `fsdp`; the other axes stay split.
+
+    Said of one layer at a time, so that no more than that is ever whole. The kernels of the
+    experts are left to `nn.expert_parallel`, which gathers them in their own dtype.
+
+    Args:
+      params: of the model or of one layer (whose leading axis is gone).
+      prefix: what precedes their paths: "blocks." for one layer.
+    """
+    if current_mesh() is None:
+        return params
+
+    def gather(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        name = prefix + path_name(path)
+        if ".experts." in name:
+            return x
+        spec = spec_of(name)[1:] if prefix else spec_of(name)
+        kept = (None if axis == "fsdp" else axis for axis in spec)
+        return jax.lax.with_sharding_constraint(x, P(*kept))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`function` of each device's part alone (`jax.shard_map`); itself without a mesh.
+
+    Kernels need not know which axes their operands vary along, so that is not checked
+    (`check_vma`); in return every output must name all axes along which it differs.
+    """
+    if current_mesh() is None:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def vary_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Marks an array as differing between devices wherever another does.
+
+    `jax.shard_map` with `check_vma` wants loops and custom gradients to say so; elsewhere this is
+    the identity.
+    """
+    missing = _varying(like) - _varying(x)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset() if kind is None else frozenset(kind.varying)

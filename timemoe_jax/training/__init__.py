@@ -1,0 +1,1 @@
+"""Training: the objective, an update, the loop, and a whole run."""

@@ -1,0 +1,168 @@
+"""What a training run is determined by."""
+
+import dataclasses
+
+from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
+from timemoe_jax.data.config import DataConfig
+from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.runtime.config import MeshConfig
+
+SCHEDULES = ("cosine", "stable")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The training objective: Huber on every head, pinball on quantiles, the balancing loss."""
+
+    huber_delta: float = 2.0
+    # The published code counts padded positions when it balances the experts.
+    balance_counts_padding: bool = False
+    # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
+    router_z_loss_factor: float = 0.0
+    # Of the pinball loss of the quantile heads, where model.quantile_levels asks for them.
+    quantile_factor: float = 1.0
+    # A head of P steps is read at every ceil(P / this)-th position, from a random one on, since
+    # neighbours aim at almost the same values; 0: at every position, as published.
+    max_steps_per_position: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "huber_delta", "quantile_factor")
+        require_not_negative(self, "router_z_loss_factor", "max_steps_per_position")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or Muon, a linear warm-up and a decay to a floor."""
+
+    # "adamw": as published; "muon": orthogonalised momentum for the matrices of blocks and heads
+    # (arXiv 2502.16982), which learns all directions of what it reads alike, also those in which
+    # neighbouring points hardly differ; Adam for all else.
+    algorithm: str = "adamw"
+    learning_rate: float = 1e-3
+    end_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    # "cosine": down from the end of the warm-up, as published; "stable": constant, and linear down
+    # in the last `decay_steps`, so that a run can be made longer (arXiv 2405.18392).
+    schedule: str = "cosine"
+    decay_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    # Parameters that AdamW's decay leaves alone: "vectors" (norm scales and biases) or "none".
+    weight_decay_exclude: str = "vectors"
+    # Of "muon": the learning rate of its matrices in units of the others', and their momentum.
+    matrix_rate_factor: float = 1.0
+    muon_momentum: float = 0.95
+    clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
+    router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "eps", "router_bias_rate", "matrix_rate_factor")
+        require_not_negative(self, "end_learning_rate", "warmup_steps", "weight_decay", "clip_norm")
+        require_choice(self, "schedule", SCHEDULES)
+        require_choice(self, "algorithm", ("adamw", "muon"))
+        require_not_negative(self, "decay_steps")
+        require(
+            self.schedule == "stable" or not self.decay_steps,
+            f"decay_steps is {self.decay_steps}, but schedule is {self.schedule!r}, which decays "
+            "throughout; it is for 'stable'",
+        )
+        for name in ("b1", "b2", "muon_momentum"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
+        require(
+            self.end_learning_rate <= self.learning_rate,
+            f"end_learning_rate ({self.end_learning_rate}) must be at most learning_rate "
+            f"({self.learning_rate})",
+        )
+        require_choice(self, "weight_decay_exclude", ("none", "vectors"))
+        muon = self.algorithm == "muon"
+        require(
+            muon or self.matrix_rate_factor == 1,
+            f"matrix_rate_factor is {self.matrix_rate_factor}, but algorithm is "
+            f"{self.algorithm!r}, which has one learning rate; it is for 'muon'",
+        )
+        require(
+            not muon or self.weight_decay_exclude == "vectors",
+            f"weight_decay_exclude is {self.weight_decay_exclude!r}, but algorithm is 'muon', "
+            "whose decay is of its matrices alone; leave it at 'vectors'",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what to write on the way."""
+
+    num_steps: int = 1000
+    batch_size: int = 64  # windows per update, over all micro-batches
+    gradient_accumulation: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    eval_every: int = 0  # 0: only at the end
+    eval_batches: int = 16
+    max_nonfinite_in_row: int = 10
+    init_from: str = ""  # a checkpoint whose parameters to start from
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            *("num_steps", "batch_size", "gradient_accumulation", "log_every"),
+            *("checkpoint_every", "keep_checkpoints", "eval_batches", "max_nonfinite_in_row"),
+        )
+        require_not_negative(self, "eval_every")
+        require(
+            self.batch_size % self.gradient_accumulation == 0,
+            f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
+            f"({self.batch_size})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """A window of updates to trace, for TensorBoard or Perfetto."""
+
+    start: int = 10  # updates of this start of the program before the trace
+    num_steps: int = 0  # updates to trace; 0: none
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "start", "num_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything a training run is determined by."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.data.length <= self.model.max_position_embeddings,
+            f"data.length ({self.data.length}) exceeds model.max_position_embeddings "
+            f"({self.model.max_position_embeddings})",
+        )
+        require(
+            self.optimizer.warmup_steps < self.train.num_steps,
+            f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be less than "
+            f"train.num_steps ({self.train.num_steps})",
+        )
+        require(
+            self.optimizer.warmup_steps + self.optimizer.decay_steps <= self.train.num_steps,
+            f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) and optimizer.decay_steps "
+            f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
+            f"({self.train.num_steps})",
+        )
+        require_not_negative(self, "seed")
+        require(
+            not (self.loss.max_steps_per_position and self.model.quantile_levels),
+            f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "
+            "model.quantile_levels asks for quantile heads, which are read at every position",
+        )

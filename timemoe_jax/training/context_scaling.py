@@ -1,0 +1,79 @@
+"""Z-scoring a training window by its first points, as a forecast is by its context.
+
+`Forecaster` with normalize="instance" z-scores what it reads by its own statistics. A model trained
+on series z-scored as a whole has seen levels and scales that know the future, and never a context
+of mean 0 and deviation 1. Here the first points of a window, a random number of them, play the
+context: they alone give the statistics, and only forecasts made from the last of them on count.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from timemoe_jax.data.pipeline.standardize import FLAT_CONTEXT
+
+
+class Scaled(NamedTuple):
+    """Windows scaled by their contexts.
+
+    Attributes:
+      values: of all points, inputs and what follows them.
+      positions: 1 where a forecast counts.
+    """
+
+    values: Float[Array, "B S"]
+    positions: Float[Array, "B T"]
+
+
+def context_lengths(key: Array, mask: Bool[Array, "B T"], shortest: int) -> Int[Array, " B"]:
+    """Draws how many of the inputs of each window are its context, all lengths equally likely.
+
+    Args:
+      key: of the random numbers.
+      mask: of the inputs, True where a point is observed.
+      shortest: the fewest; a series that ends before that is its own context.
+    """
+    available = last_observed(mask) + 1
+    share = jax.random.uniform(key, available.shape)
+    drawn = shortest + jnp.floor(share * (available - shortest + 1)).astype(jnp.int32)
+    return jnp.minimum(jnp.maximum(drawn, shortest), available)
+
+
+def last_observed(mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
+    """The last observed position of each window; -1 where there is none."""
+    index = jnp.arange(mask.shape[1])
+    return jnp.max(jnp.where(mask, index, -1), axis=1)
+
+
+def scale_by_context(
+    values: Float[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    contexts: Int[Array, " B"],
+    num_inputs: int,
+    clip: float = 0.0,
+) -> Scaled:
+    """Z-scores windows by the observed points of their contexts (population deviation).
+
+    A window whose context is flat has no scale, and none of its forecasts counts.
+
+    Args:
+      values: windows, of series that are z-scored as a whole.
+      mask: True where a point is observed.
+      contexts: the points of each context.
+      num_inputs: T, the points of a window that are read.
+      clip: how far from 0 values may lie; 0 is any distance.
+    """
+    index = jnp.arange(values.shape[1])
+    used = mask & (index < contexts[:, None])
+    count = jnp.maximum(jnp.sum(used, axis=1), 1)
+    mean = jnp.sum(jnp.where(used, values, 0), axis=1) / count
+    centred = values - mean[:, None]
+    deviation = jnp.sqrt(jnp.sum(jnp.where(used, centred, 0) ** 2, axis=1) / count)
+    flat = deviation < FLAT_CONTEXT
+    scaled = centred / jnp.where(flat, 1.0, deviation)[:, None]
+    if clip > 0:
+        scaled = jnp.clip(scaled, -clip, clip)
+    counts = mask & (index >= contexts[:, None] - 1) & ~flat[:, None]
+    return Scaled(jnp.where(mask, scaled, 0), counts[:, :num_inputs].astype(jnp.float32))

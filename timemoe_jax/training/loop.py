@@ -1,0 +1,330 @@
+"""The loop of a run: updates, and what happens every so many of them."""
+
+import collections
+import itertools
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.data.pipeline.batches import make_dataset
+from timemoe_jax.data.pipeline.mixing import Mixture, share_metrics
+from timemoe_jax.data.pipeline.training_data import TrainingData
+from timemoe_jax.data.pipeline.windows import Windows
+from timemoe_jax.errors import TimeMoeError
+from timemoe_jax.runtime import distributed, partitioning
+from timemoe_jax.runtime.progress import progress_bar, say
+from timemoe_jax.training.config import ProfileConfig, RunConfig
+from timemoe_jax.training.metrics_log import Meter, MetricsLog
+from timemoe_jax.training.objective import Batch, Metrics
+from timemoe_jax.training.step import TrainState, batch_arrays, make_validation
+
+
+class TrainingError(TimeMoeError, ArithmeticError):
+    """The run cannot go on: too many updates in a row were not finite."""
+
+
+def make_batches(
+    windows: Windows,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh,
+    train: bool,
+    mixture: Mixture | None = None,
+) -> Any:
+    """The batches of this process: its share of each batch of the run.
+
+    Those to validate on are shuffled as well, always alike, so that the first of them are of all
+    series.
+    """
+    index, count = partitioning.process_share(mesh)
+    return make_dataset(
+        windows,
+        batch_size=config.train.batch_size // count,
+        seed=config.seed,
+        shuffle=config.data.shuffle,
+        repeat=train,
+        num_threads=config.data.num_threads,
+        process_index=index,
+        process_count=count,
+        mixture=mixture,
+    )
+
+
+class StopSignal:
+    """Notices SIGTERM, so that the loop can save and leave between two updates.
+
+    Of several processes each asks the others (`distributed.stop_requested`), and JAX listens.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = None
+        # Only the main thread may set handlers; elsewhere whoever owns the process decides.
+        main = threading.current_thread() is threading.main_thread()
+        if main and not distributed.is_distributed():
+            self._previous = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def _handle(self, signum: int, frame: types.FrameType | None) -> None:
+        self._requested = True
+
+    def __exit__(self, *exception: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this update; to be asked after each, in every process."""
+        return self._requested or distributed.stop_requested(step)
+
+
+class Trace:
+    """Records a window of updates for TensorBoard and Perfetto.
+
+    Args:
+      config: which updates, counted from where the program started.
+      folder: where the trace goes.
+    """
+
+    def __init__(self, config: ProfileConfig, folder: Path):
+        self._first, self._last = config.start, config.start + config.num_steps
+        self._folder = folder
+        self._running = False
+
+    def before(self, update: int) -> None:
+        """To be called before each update, numbered from 0."""
+        if self._first <= update < self._last and not self._running:
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._running = True
+
+    def after(self, update: int, result: Any) -> None:
+        """To be called with what each update gave."""
+        if self._running and update + 1 == self._last:
+            jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was recorded, if anything."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            say(f"trace of {self._last - self._first} updates in {self._folder}")
+
+
+class _Step(NamedTuple):
+    """An update that was dispatched, before its result is looked at."""
+
+    step: int
+    metrics: Metrics
+    sequences: np.ndarray
+    mixed: np.ndarray  # points of each label of the mixture
+
+
+class Loop:
+    """Updates, and what happens every so many of them.
+
+    Args:
+      config: of the run.
+      mesh: of its devices.
+      update: the compiled `train_step.make_train_step`.
+      data: the windows.
+      saved: the checkpoints.
+      log: where metrics go; None in all processes but one.
+      trace: the window to profile.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mesh: jax.sharding.Mesh,
+        update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+        data: TrainingData,
+        saved: Checkpoints,
+        log: MetricsLog | None,
+        trace: Trace,
+    ):
+        self._config = config
+        self._mesh = mesh
+        self._update = update
+        self._data = data
+        self._saved = saved
+        self._log = log
+        self._trace = trace
+        self._validation = make_validation(config)
+        self._interval: list[dict[str, np.ndarray]] = []
+        self._mixed = np.zeros(len(data.mixture.labels))  # points since the last record
+        self._in_row = 0  # updates skipped since the last one that was not
+        self._skipped = 0
+        self._meter = Meter()
+
+    def run(self, state: TrainState, batches: Iterator[Any], stop: StopSignal) -> TrainState:
+        """Updates until the last step or a stop, and saves at the end."""
+        train = self._config.train
+        start = step = int(state.step)
+        self._skipped = int(state.skipped)
+        pending: _Step | None = None
+        stopping = False
+        primary = distributed.is_primary()
+        with progress_bar(
+            total=train.num_steps, initial=step, unit="step", disable=not primary
+        ) as bar:
+            while step < train.num_steps and not stopping:
+                batch = next(batches)
+                self._trace.before(step - start)
+                state, metrics = self._run_update(step, state, batch)
+                self._trace.after(step - start, state)
+                step += 1
+                stopping = stop.after(step)
+                # One update behind, so that the device never waits for the host.
+                self._observe(pending, bar)
+                mixed = self._data.mixture.count(batch["sequence"], batch["mask"])
+                pending = _Step(step, metrics, batch["sequence"], mixed)
+                saving = step % train.checkpoint_every == 0
+                validating = train.eval_every > 0 and step % train.eval_every == 0
+                if saving or validating:
+                    self._observe(pending, bar)
+                    pending = None
+                if validating:
+                    self._validate(step, state)
+                if saving:
+                    self._save(step, state, batches)
+            self._observe(pending, bar)
+        self._trace.close()
+        validated = train.eval_every > 0 and step % train.eval_every == 0
+        if start < step == train.num_steps and not validated:
+            self._validate(step, state)
+        self._save(step, state, batches)
+        if stopping and step < train.num_steps:
+            say(f"stopped by SIGTERM at step {step:,}; saved")
+        return state
+
+    def _run_update(self, step: int, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        arrays = self._place({name: batch[name] for name in batch_arrays(self._config)})
+        # All that an update reads is on the device by now: anything else would be a mistake that
+        # costs a wait at every step.
+        named = jax.profiler.StepTraceAnnotation("update", step_num=step)
+        with jax.transfer_guard("disallow"), named:
+            return self._update(state, arrays)
+
+    def _place(self, batch: Any) -> dict[str, jax.Array]:
+        """A batch on the devices, each process giving its share."""
+        sharding = partitioning.batch_sharding(self._mesh)
+        return {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
+        }
+
+    def _save(self, step: int, state: TrainState, batches: Iterator[Any]) -> None:
+        extra = {"skipped": int(state.skipped)}
+        self._saved.save(step, state.params, state.opt_state, batches, extra)
+
+    def _observe(self, done: _Step | None, bar: tqdm) -> None:
+        """Looks at the result of an update: counts it, checks it, logs it."""
+        if done is None:
+            return
+        metrics = {name: np.asarray(v) for name, v in jax.device_get(done.metrics).items()}
+        bar.update(1)
+        if metrics.pop("finite"):
+            self._in_row = 0
+        else:
+            self._report_skipped(done, metrics)
+        self._interval.append(metrics)
+        self._mixed += done.mixed
+        self._meter.add(float(metrics["points"]))
+        if self._meter.rate() == 0:
+            self._meter.restart()
+        loss, rate = float(metrics["loss"]), float(metrics["learning_rate"])
+        bar.set_postfix_str(f"loss {loss:.4f}, lr {rate:.2e}, {self._meter.rate():,.0f} points/s")
+        if done.step % self._config.train.log_every == 0:
+            self._write_interval(done.step)
+
+    def _report_skipped(self, done: _Step, metrics: dict[str, np.ndarray]) -> None:
+        """Names the sequences of a batch whose loss or gradient was not finite."""
+        self._skipped += 1
+        self._in_row += 1
+        ids = [i for i in np.unique(done.sequences) if i >= 0]
+        names = ", ".join(self._data.train.source.name(int(i)) for i in ids[:8])
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        tqdm.write(
+            f"step {done.step}: update skipped (loss {metrics['loss']}, gradient norm "
+            f"{metrics['gradient_norm']}); the batch holds {names}{more}",
+            file=sys.stderr,
+        )
+        limit = self._config.train.max_nonfinite_in_row
+        if self._in_row >= limit:
+            raise TrainingError(
+                f"{limit} updates in a row were not finite, the last at step {done.step} with "
+                f"{names}{more}; lower optimizer.learning_rate or look at those sequences"
+            )
+
+    def _write_interval(self, step: int) -> None:
+        """Logs the means over the updates since the last record."""
+        names = [name for name in self._interval[0] if name != "points"]
+        values = {name: _finite_mean([m[name] for m in self._interval]) for name in names}
+        values["learning_rate"] = self._interval[-1]["learning_rate"]
+        values["points_per_second"] = np.asarray(self._meter.rate())
+        values["skipped_updates"] = np.asarray(self._skipped)
+        points = _over_processes(self._mixed)
+        values.update(share_metrics(self._data.mixture.labels, points))
+        self._write(step, values)
+        terms = ", ".join(
+            f"{name} {float(values[name]):.4f}" for name in ("loss", "balancing_loss")
+        )
+        say(
+            f"step {step:,}/{self._config.train.num_steps:,}: {terms}, gradient norm "
+            f"{float(values['gradient_norm']):.3f}, lr {float(values['learning_rate']):.2e}, "
+            f"{float(values['points_per_second']):,.0f} points/s"
+        )
+        self._interval.clear()
+        self._mixed[:] = 0
+        self._meter.restart()
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(step, values)
+
+    def _validate(self, step: int, state: TrainState) -> None:
+        """Logs the mean loss of each head over the held-out windows."""
+        if self._data.validation is None:
+            return
+        sums: dict[str, float] = collections.defaultdict(float)
+        dataset = make_batches(self._data.validation, self._config, self._mesh, train=False)
+        for batch in itertools.islice(dataset, self._config.train.eval_batches):
+            arrays = self._place({name: batch[name] for name in ("values", "mask")})
+            for name, value in self._validation(state.params, arrays).items():
+                sums[name] += float(value)
+        horizons = self._config.model.horizon_lengths
+        each = {p: sums[f"sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
+        mean = sum(each.values()) / len(each)
+        values = {"validation_loss": mean, **{f"validation_loss_{p}": v for p, v in each.items()}}
+        if self._config.model.quantile_levels:
+            heads = {p: sums[f"quantile_sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
+            values["validation_quantile_loss"] = sum(heads.values()) / len(heads)
+            values |= {f"validation_quantile_loss_{p}": v for p, v in heads.items()}
+        self._write(step, values)
+        say(f"step {step:,}: validation loss {mean:.4f}")
+        self._meter.restart()
+
+
+def _finite_mean(values: list[np.ndarray]) -> np.ndarray:
+    """The mean over those that are finite throughout; not a number when none is."""
+    finite = [value for value in values if np.isfinite(value).all()]
+    return np.mean(finite, axis=0) if finite else np.full(values[0].shape, np.nan)
+
+
+def _over_processes(values: np.ndarray) -> np.ndarray:
+    """The sum over all processes; each must call this."""
+    if not distributed.is_distributed():
+        return values
+    from jax.experimental import multihost_utils
+
+    return np.sum(multihost_utils.process_allgather(values), axis=0)

@@ -1,0 +1,269 @@
+"""The training objective, Huber and pinball on the heads, and what keeps the routers healthy."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from timemoe_jax.nn.experts.routing import RouterStatistics
+
+
+def huber(error: Float[Array, "..."], delta: float) -> Float[Array, "..."]:
+    """error²/2 within delta, delta * (|error| - delta/2) beyond (arXiv 2409.16040, Eq. 8)."""
+    magnitude = jnp.abs(error)
+    quadratic = jnp.minimum(magnitude, delta)
+    return quadratic * (magnitude - 0.5 * quadratic)
+
+
+def pinball(
+    quantiles: Float[Array, "*N Q"], targets: Float[Array, "*N"], levels: tuple[float, ...]
+) -> Float[Array, "*N"]:
+    """Mean over levels u of u * e where e >= 0 and (u - 1) * e below, e = target - quantile.
+
+    In expectation least where each quantile is that of its level (Koenker and Bassett, Regression
+    Quantiles, 1978). At the level 1/2 it is half the absolute error.
+    """
+    level = jnp.asarray(levels, jnp.float32)
+    error = targets[..., None] - quantiles
+    return jnp.mean(jnp.maximum(level * error, (level - 1) * error), axis=-1)
+
+
+def following(
+    values: Num[Array, "B S"], horizon: int, at: Int[Array, " R"] | None = None
+) -> Num[Array, "B R P"]:
+    """For each position its value and the horizon - 1 after it, zeros past the end.
+
+    Args:
+      values: of S positions.
+      horizon: P, how many values to take.
+      at: the positions to begin at; None is all of them.
+    """
+    at = jnp.arange(values.shape[1]) if at is None else at
+    padded = jnp.pad(values, ((0, 0), (0, horizon - 1)))
+    return padded[:, at[:, None] + jnp.arange(horizon)]
+
+
+def _counted(
+    mask: Float[Array, "B S"],
+    positions: Float[Array, "B T"] | None,
+    segments: Int[Array, "B S+1"] | None,
+    horizon: int,
+    at: Int[Array, " R"] | None = None,
+) -> Float[Array, "B R P"]:
+    """1 where the target of a position's step counts."""
+    counted = following(mask, horizon, at)
+    own = slice(None) if at is None else at
+    if segments is not None:
+        aimed_at = following(segments[:, 1:], horizon, at)
+        counted = counted * (aimed_at == segments[:, :-1][:, own, None])
+    return counted if positions is None else counted * positions[:, own, None]
+
+
+def horizon_weights(
+    mask: Float[Array, "B S"],
+    horizon_lengths: tuple[int, ...],
+    positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
+    at: Mapping[int, Int[Array, " R"]] | None = None,
+) -> dict[int, Float[Array, ""]]:
+    """How many (position, step) targets of each head count.
+
+    Args:
+      mask: 1 where a target counts, 0 where it is missing or padding.
+      horizon_lengths: of the heads.
+      positions: 1 where a prediction counts; None counts all.
+      segments, at: see `forecast_losses`.
+    """
+
+    def weight(p: int) -> Float[Array, ""]:
+        return jnp.sum(_counted(mask, positions, segments, p, at[p] if at else None))
+
+    return {p: weight(p) for p in horizon_lengths}
+
+
+def forecast_losses(
+    predictions: Mapping[int, Float[Array, "B R P"]],
+    targets: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    *,
+    delta: float,
+    positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
+    weights: Mapping[int, Float[Array, ""]] | None = None,
+    at: Mapping[int, Int[Array, " R"]] | None = None,
+) -> dict[int, Float[Array, ""]]:
+    """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
+
+    Args:
+      predictions: by horizon P, the P values after each position.
+      targets: the value after each position, of at least all that were read, since a head may
+        aim beyond them; head P at position t aims at targets[t : t + P].
+      mask: 1 where a target counts, 0 where it is missing or padding; past the end nothing counts.
+      delta: where Huber turns linear.
+      positions: 1 where a prediction counts, 0 where it was made from a missing point; None
+        counts all.
+      segments: of every point of the windows, that is of each position and of the point after the
+        last: a target counts for positions of its own segment. None is one segment.
+      weights: what to divide each sum by; by default the targets that this mask counts. A batch
+        cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
+        to its loss.
+      at: by horizon, the positions at which that head was read; None is all S of them.
+
+    Returns:
+      the loss of each head; 0 for one that has no target at all.
+    """
+    if weights is None:
+        weights = horizon_weights(mask, tuple(predictions), positions, segments, at)
+    losses = {}
+    for p, predicted in predictions.items():
+        own = at[p] if at else None
+        counted = _counted(mask, positions, segments, p, own)
+        error = jnp.where(counted > 0, predicted - following(targets, p, own), 0)
+        losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
+    return losses
+
+
+def quantile_losses(
+    quantile_head: Callable[[Array, int], Array],
+    hidden: Float[Array, "B T D"],
+    targets: Float[Array, "B S"],
+    mask: Float[Array, "B S"],
+    *,
+    horizon_lengths: tuple[int, ...],
+    levels: tuple[float, ...],
+    positions: Float[Array, "B T"] | None = None,
+    segments: Int[Array, "B S+1"] | None = None,
+    weights: Mapping[int, Float[Array, ""]] | None = None,
+) -> dict[int, Float[Array, ""]]:
+    """Mean pinball loss of each head of quantiles over the targets that count.
+
+    The heads are read at a part of the positions at a time, as many parts as there are levels, and
+    again in the backward pass, so that they take about the memory that the point heads take.
+
+    Args:
+      quantile_head: from hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q].
+      hidden: of every position.
+      horizon_lengths: of the heads.
+      levels: of the quantiles.
+      targets, mask, positions, segments, weights: see `forecast_losses`.
+
+    Returns:
+      the loss of each head; 0 for one that has no target at all.
+    """
+    batch, length, features = hidden.shape
+    if positions is None:
+        positions = jnp.ones((batch, length))
+    if weights is None:
+        at = dict.fromkeys(horizon_lengths, jnp.arange(length))
+        weights = horizon_weights(mask, horizon_lengths, positions, segments, at)
+    aims = _Aims(targets, mask, positions, segments)
+    size = -(-length // len(levels))
+    starts = jnp.arange(0, length, size)
+    padded = jnp.pad(hidden, ((0, 0), (0, len(starts) * size - length), (0, 0)))
+    parts = jnp.moveaxis(padded.reshape(batch, -1, size, features), 1, 0)
+
+    def one(states: Array, start: Array, p: int) -> Array:
+        part = aims.part(start, size + p - 1)
+        counted = _counted(part.mask, part.positions, part.segments, p)[:, :size]
+        # Chosen before the difference, so that what does not count has no gradient either.
+        aimed_at = jnp.where(counted > 0, following(part.targets, p)[:, :size], 0)
+        error = pinball(quantile_head(states, p), aimed_at, levels)
+        return jnp.sum(jnp.where(counted > 0, error, 0))
+
+    def add(totals: dict[int, Array], inputs: tuple[Array, Array]) -> tuple[dict[int, Array], None]:
+        start, states = inputs
+        return {p: total + one(states, start, p) for p, total in totals.items()}, None
+
+    add = jax.checkpoint(add, prevent_cse=False)
+    zeros = {p: jnp.zeros(()) for p in horizon_lengths}
+    totals, _ = jax.lax.scan(add, zeros, (starts, parts))
+    return {p: total / jnp.maximum(weights[p], 1) for p, total in totals.items()}
+
+
+class _Aims(NamedTuple):
+    """What predictions aim at, and what of it counts: see `forecast_losses`."""
+
+    targets: Array
+    mask: Array
+    positions: Array
+    segments: Array | None
+
+    def part(self, start: Array, size: int) -> "_Aims":
+        """Those of so many positions from one on; past the end nothing counts."""
+
+        def cut(a: Array, more: int = 0) -> Array:
+            padded = jnp.pad(a, ((0, 0), (0, size)))
+            return jax.lax.dynamic_slice_in_dim(padded, start, size + more, axis=1)
+
+        return _Aims(
+            cut(self.targets),
+            cut(self.mask),
+            cut(self.positions),
+            None if self.segments is None else cut(self.segments, 1),
+        )
+
+
+def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:
+    """E * sum over slots k and experts e of f[k, e] * P[e], all layers pooled.
+
+    f[k, e] is the share of tokens whose k-th choice is e, P[e] the mean router probability of e.
+    As in the published code the sum is not divided by K (the paper's Eq. 10 is): uniform routing
+    gives K, and every layer on the same K experts gives E. Layers collapsed onto disjoint experts
+    look uniform to it, which is why `expert_load` is logged per layer.
+
+    Args:
+      statistics: sums per layer, [L, ...].
+    """
+    tokens = jnp.maximum(jnp.sum(statistics.tokens), 1)
+    share = jnp.sum(statistics.choices, axis=0) / tokens
+    mean_probability = jnp.sum(statistics.probabilities, axis=0) / tokens
+    return share.shape[-1] * jnp.sum(share * mean_probability)
+
+
+def router_z_loss(statistics: RouterStatistics) -> Float[Array, ""]:
+    """Mean of logsumexp(logits)² over tokens, then over layers (arXiv 2202.08906, Eq. 5).
+
+    It bounds the logits, so that a softmax stays where it has a gradient; it does not balance.
+
+    Args:
+      statistics: sums per layer, [L, ...].
+    """
+    return jnp.mean(statistics.squared_log_normalizer / jnp.maximum(statistics.tokens, 1))
+
+
+def expert_load(statistics: RouterStatistics) -> Float[Array, "L E"]:
+    """The share of each layer's (token, choice) pairs that went to each expert; rows sum to 1."""
+    counts = jnp.sum(statistics.choices, axis=-2)
+    return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1)
+
+
+def router_entropy(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """Mean entropy of each layer's router, in nats: log E is uniform, 0 is decided."""
+    return statistics.entropy / jnp.maximum(statistics.tokens, 1)
+
+
+def dead_expert_share(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """The share of each layer's experts that no token chose, of those that count."""
+    counts = jnp.sum(statistics.choices, axis=-2)
+    return jnp.mean(counts == 0, axis=-1, dtype=jnp.float32)
+
+
+def dropped_share(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """The share of each layer's (token, choice) pairs that no expert computed, padding included."""
+    return statistics.dropped / jnp.maximum(statistics.pairs, 1)
+
+
+def selection_bias_direction(statistics: RouterStatistics) -> Float[Array, "L E"]:
+    """sign(mean load - load): 1 for an expert of too few tokens, -1 for one of too many.
+
+    The rule of loss-free balancing (arXiv 2408.15664, Alg. 1). Without a token there is no
+    direction: zeros.
+
+    Args:
+      statistics: of the whole batch, sums per layer, [L, ...].
+    """
+    counts = jnp.sum(statistics.choices, axis=-2)
+    # Times E, since whole numbers are exact: an even load is not to look uneven by rounding.
+    return jnp.sign(jnp.sum(counts, axis=-1, keepdims=True) - counts.shape[-1] * counts)

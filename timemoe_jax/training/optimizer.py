@@ -1,0 +1,97 @@
+"""What an update makes of a gradient: clipping, AdamW or Muon, and the learning rate over time."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from timemoe_jax.training.config import OptimizerConfig, RunConfig
+
+
+def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Linear from 0 over the warm-up, then down to the floor, which it reaches at `num_steps`.
+
+    Down by a cosine, or, as `schedule` "stable" says, not before the last `decay_steps` and then
+    linearly (arXiv 2405.18392).
+    """
+    if config.schedule == "stable":
+        peak, decay = config.learning_rate, config.decay_steps
+        parts = [
+            optax.linear_schedule(0.0, peak, config.warmup_steps),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, config.end_learning_rate, decay),
+        ]
+        return optax.join_schedules(parts, [config.warmup_steps, num_steps - decay])
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=num_steps,
+        end_value=config.end_learning_rate,
+    )
+
+
+def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW (arXiv 1711.05101) or Muon (arXiv 2502.16982)."""
+    optimizer = config.optimizer
+    clips = optimizer.clip_norm > 0
+    clip = optax.clip_by_global_norm(optimizer.clip_norm) if clips else optax.identity()
+    make = {"adamw": _adamw, "muon": _muon}[optimizer.algorithm]
+    return optax.chain(clip, make(optimizer, config.train.num_steps))
+
+
+def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    return optax.adamw(
+        learning_rate_schedule(config, num_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=None if config.weight_decay_exclude == "none" else _is_matrix,
+    )
+
+
+def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Orthogonalised momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
+    rate = learning_rate_schedule(config, num_steps)
+    return optax.contrib.muon(
+        lambda step: config.matrix_rate_factor * rate(step),
+        beta=config.muon_momentum,
+        # An update has the root mean square of one of AdamW, whatever the shape of its matrix.
+        consistent_rms=0.2,
+        weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=_muon_matrices,
+        adam_learning_rate=rate,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        eps=config.eps,
+    )
+
+
+_VECTORS = frozenset({"bias", "scale", "selection_bias"})
+
+
+def _names(path: tuple[Any, ...]) -> set[str]:
+    return {str(getattr(key, "key", key)) for key in path}
+
+
+def _is_matrix(params: nnx.State) -> Any:
+    """True for the parameters that decay: all but norm scales and biases.
+
+    By name, not by rank: a stacked vector has two axes.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: not _names(path) & _VECTORS, params)
+
+
+def _muon_matrices(params: nnx.State) -> Any:
+    """The axes of every matrix from hidden to hidden features or forecasts; None elsewhere.
+
+    The last two: those of layers and experts come first. The embedding is a vector for each
+    feature, and the router's columns, of experts that may be unused, are not to be made alike.
+    """
+    others = _VECTORS | {"embed", "router"}
+    axes = optax.contrib.MuonDimensionNumbers(-2, -1)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: None if _names(path) & others else axes, params
+    )

@@ -1,0 +1,137 @@
+"""A training run: data, updates, log, checkpoints, and going on where it was stopped.
+
+A run is determined by its config. Killed at any moment and started again with the same command, it
+ends with the parameters that it would have had: the newest checkpoint carries the parameters, the
+optimiser state and the position in the data, and nothing else influences an update.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.data.pipeline.training_data import TrainingData, open_training_data
+from timemoe_jax.models.time_moe.model import count_parameters
+from timemoe_jax.nn.attention import causal
+from timemoe_jax.nn.experts import compute
+from timemoe_jax.runtime import distributed, partitioning
+from timemoe_jax.runtime.progress import say
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.loop import Loop, StopSignal, Trace, make_batches
+from timemoe_jax.training.metrics_log import MetricsLog
+from timemoe_jax.training.start import check_fits, start_or_resume
+from timemoe_jax.training.step import TrainState, compile_train_step
+
+
+class RunResult(NamedTuple):
+    """How a run ended."""
+
+    state: TrainState
+    step: int
+    stopped: bool  # by a signal, before the last step
+    checkpoints: Path
+
+
+def run(
+    config: RunConfig,
+    workdir: str | os.PathLike[str],
+    devices: Sequence[jax.Device] | None = None,
+) -> RunResult:
+    """Trains until `config.train.num_steps`, from the newest checkpoint in `workdir` if any.
+
+    Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `config.json` there, and `profile/`
+    if asked to. SIGTERM saves a checkpoint and returns. Of several processes (`distributed`) each
+    calls this with the same arguments.
+
+    Args:
+      config: of the run.
+      workdir: where it writes; shared by all processes.
+      devices: for the mesh; by default all of all processes.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: what was given cannot be used.
+      TrainingError: `max_nonfinite_in_row` updates in a row were not finite.
+    """
+    mesh = partitioning.make_mesh(config.mesh, devices)
+    check_fits(config, mesh)
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = open_training_data(
+        config.data,
+        seed=config.seed,
+        num_steps=config.train.num_steps,
+        batch_size=config.train.batch_size,
+    )
+    say(_summary(config, data, mesh))
+    as_json = json.loads(json.dumps(dataclasses.asdict(config)))
+    folder = workdir / "checkpoints"
+    with Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
+        batches = iter(make_batches(data.train, config, mesh, True, data.mixture))
+        state = start_or_resume(config, mesh, saved, batches)
+        update = compile_train_step(config, mesh)
+        say(_memory(update))
+        log = None
+        if distributed.is_primary():
+            (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
+            log = MetricsLog(workdir, int(state.step))
+        trace = Trace(config.profile, workdir / "profile")
+        try:
+            with StopSignal() as stop, partitioning.use_mesh(mesh):
+                loop = Loop(config, mesh, update, data, saved, log, trace)
+                state = loop.run(state, batches, stop)
+        finally:
+            trace.close()
+            if log is not None:
+                log.close()
+    step = int(state.step)
+    return RunResult(state, step, step < config.train.num_steps, folder)
+
+
+def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> str:
+    """What the run is about to do, for the console."""
+    total, activated = count_parameters(config.model)
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    lines = [
+        f"model: {total:,} parameters, {activated:,} activated, {config.model.dtype}",
+        f"devices: {device}" + (f", mesh {axes}" if axes else ""),
+        f"training data: {data.summary}",
+        f"mixture: {data.mixture}",
+    ]
+    lines[1:1] = _implementations(config)
+    if data.validation is not None:
+        lines.append(f"validation: {len(data.validation):,} windows")
+    lines.append(f"total updates: {config.train.num_steps:,}")
+    return "\n".join(lines)
+
+
+def _implementations(config: RunConfig) -> list[str]:
+    """What "auto" stands for here."""
+    model, asked = config.model, config.model.attention_implementation
+    segmented = config.data.segmented
+    chosen = causal.resolve(
+        asked, model.dtype, model.head_dim, config.data.length, segmented=segmented
+    )
+    lines = [f"attention: {chosen} ({asked})"]
+    if not model.use_dense:
+        asked = model.expert_implementation
+        lines.append(f"experts: {compute.resolve(asked)} ({asked})")
+    return lines
+
+
+def _memory(update: jax.stages.Compiled) -> str:
+    """What an update takes on each device, as the compiler planned it."""
+    plan = update.memory_analysis()
+    if plan is None:  # a backend that does not tell
+        return "memory per device: not known before it is used"
+    held = plan.argument_size_in_bytes
+    most = held + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return (
+        f"memory per device: {most / 2**20:,.0f} MiB while updating, of which {held / 2**20:,.0f} "
+        f"MiB parameters, optimiser and batch, {plan.temp_size_in_bytes / 2**20:,.0f} MiB temporary"
+    )

@@ -1,0 +1,143 @@
+"""How a run starts: its newest checkpoint, another model, or new parameters."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from timemoe_jax.checkpoints.load import LoadedModel, load_model
+from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, ModelConfig
+from timemoe_jax.models.time_moe.model import abstract_model, create_params
+from timemoe_jax.runtime.partitioning import BATCH
+from timemoe_jax.runtime.progress import say
+from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.step import TrainState, abstract_state, create_state
+
+
+def check_fits(config: RunConfig, mesh: Mesh) -> None:
+    """Refuses a mesh that does not divide a model or its batch.
+
+    Raises:
+      ConfigError: it names each dimension that is not divided, with both numbers.
+    """
+    model, train, size = config.model, config.train, mesh.shape
+    batch = train.batch_size // train.gradient_accumulation
+    parts = math.prod(size[axis] for axis in BATCH)
+    micro = " / train.gradient_accumulation" if train.gradient_accumulation > 1 else ""
+    checks = [
+        (f"train.batch_size{micro}", batch, "mesh.data x mesh.fsdp x mesh.expert", parts),
+        ("model.hidden_size", model.hidden_size, "mesh.fsdp", size["fsdp"]),
+        ("model.num_attention_heads", model.num_attention_heads, "mesh.tensor", size["tensor"]),
+        ("model.num_key_value_heads", model.num_key_value_heads, "mesh.tensor", size["tensor"]),
+        ("model.intermediate_size", model.intermediate_size, "mesh.tensor", size["tensor"]),
+    ]
+    if model.use_dense:
+        if size["expert"] > 1:
+            raise ConfigError(
+                f"mesh.expert is {size['expert']}, but model.use_dense has no experts"
+            )
+    else:
+        checks += [
+            ("model.num_experts", model.num_experts, "mesh.expert", size["expert"]),
+            (
+                "the width of an expert, model.intermediate_size / model.num_experts_per_tok",
+                *(model.expert_size, "mesh.tensor", size["tensor"]),
+            ),
+        ]
+    wrong = [f"{a} ({n}) is not a multiple of {b} ({m})" for a, n, b, m in checks if n % m]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+def start_or_resume(
+    config: RunConfig, mesh: jax.sharding.Mesh, saved: Checkpoints, batches: Any
+) -> TrainState:
+    """The newest checkpoint of the run, else `init_from`, else a fresh initialisation."""
+    if saved.steps():
+        abstract = abstract_state(config, mesh)
+        _check_same_model(config, saved)
+        step, params, opt_state, extra = saved.restore(
+            params=abstract.params, opt_state=abstract.opt_state, data_iterator=batches
+        )
+        say(f"resuming at step {step:,} from {saved.folder}")
+        counts = (np.asarray(n, np.int32) for n in (step, extra["skipped"]))
+        step_, skipped = (jax.device_put(n, abstract.step.sharding) for n in counts)
+        return TrainState(step_, params, opt_state, skipped)
+    if not config.train.init_from:
+        return create_state(config, mesh=mesh)
+    loaded = load_model(config.train.init_from)
+    then, now = dataclasses.asdict(loaded.config), dataclasses.asdict(config.model)
+    added = {name: now[name] for name in _ADDABLE if now[name] and not then[name]}
+    differing = _differing({**then, **added}, now)
+    if differing:
+        raise ConfigError(
+            f"train.init_from: {loaded.source} is another model; it has {', '.join(differing)} "
+            "in config.model"
+        )
+    params = _with_parts(loaded, config, tuple(added)) if added else loaded.params
+    return create_state(config, params, mesh)
+
+
+def _with_parts(loaded: LoadedModel, config: RunConfig, names: Sequence[str]) -> nnx.State:
+    """The loaded parameters, and those of parts it lacks as a new model has them."""
+    old = dict(nnx.to_flat_state(loaded.params))
+    paths = [path for path, _ in nnx.to_flat_state(abstract_model(config.model)[1])]
+    lacking = [path for path in paths if path not in old]
+
+    def create() -> list[Any]:
+        # The compiler leaves out what is not returned, which is almost all of a large model.
+        new = dict(nnx.to_flat_state(create_params(config.model, config.seed)))
+        return [new[path] for path in lacking]
+
+    fresh = dict(zip(lacking, jax.jit(create)(), strict=True))
+    count = sum(value.size for value in jax.tree.leaves(fresh))
+    which = " and ".join(f"model.{name}" for name in names)
+    say(f"{loaded.source} has no parameters for {which}; these {count:,} start anew")
+    return nnx.from_flat_state([*old.items(), *fresh.items()])
+
+
+# Parts that a trained model may be given: it computes the same point forecasts with them.
+_ADDABLE = ("router_bias", "quantile_levels")
+# Model fields under which the same parameters still compute the same function, start from another
+# initialisation or objective, or forecast by other heads of the same.
+_FREE_FIELDS = frozenset(
+    (*COMPUTE_FIELDS, *INITIALISATION_FIELDS, "initializer_range")
+    + ("apply_aux_loss", "router_aux_loss_factor", "forecast_plan", "default_context")
+)
+
+
+def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
+    """Refuses to resume a run of another model; other changes are the user's, and are named."""
+    then, now = saved.stored_config(), json.loads(json.dumps(dataclasses.asdict(config)))
+    # A field that was not there yet had its default.
+    model = {**dataclasses.asdict(ModelConfig()), **then.get("model", {})}
+    differing = _differing(json.loads(json.dumps(model)), now["model"])
+    if differing:
+        raise CheckpointError(
+            f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
+            "give another workdir"
+        )
+    for section in ("model", "loss", "data", "optimizer", "train", "mesh"):
+        fields = dataclasses.fields(getattr(config, section))
+        before = {field.name: field.default for field in fields} | then.get(section, {})
+        before = json.loads(json.dumps(before))
+        for change in _differing(before, now[section], free=frozenset()):
+            say(f"resuming with a changed config: {section} had {change} now")
+    if then.get("seed") != now["seed"]:
+        say(f"resuming with a changed config: seed was {then.get('seed')}")
+
+
+def _differing(
+    then: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = _FREE_FIELDS
+) -> list[str]:
+    """The fields in which two sections differ, but for free ones, with both values."""
+    names = sorted(set(now) - free)
+    return [f"{n} {then.get(n)} but {now[n]}" for n in names if then.get(n) != now[n]]
