@@ -42,7 +42,7 @@ from timemoe_jax.forecasting.intervals.conformal import conformal_offsets
 from timemoe_jax.forecasting.intervals.rolling import Predict
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive, seasonal_naive_quantiles
 from timemoe_jax.forecasting.scoring.metrics import coverage, mean_width, pinball_loss
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.model import TimeMoe
 
 DATASETS = "ETTh1,ETTh2,ETTm1,ETTm2,weather"
@@ -53,7 +53,7 @@ CONFIDENCES = {80: (0.1, 0.9), 95: (0.025, 0.975)}
 BATCH = 64  # windows whose contexts are in memory at once
 # As small as a model can be and still route: the weights are random, so that its forecasts are
 # poor, and the coverage says whether intervals are honest about that.
-TINY = ModelConfig(
+TINY = TimeMoeConfig(
     hidden_size=16,
     intermediate_size=24,
     num_hidden_layers=1,

@@ -42,7 +42,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,9 +58,9 @@ from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.config import DTYPES, from_mapping
 from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.models.base import count_parameters, create_params
 from timemoe_jax.models.decoding import horizon_plan
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import count_parameters, create_params
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
 IDLE_LOAD = 0.25  # per core; of what is called idle
 MEMORY_SHARE = 0.5  # of what there is, for the published attention's scores
@@ -96,16 +96,16 @@ class Work(NamedTuple):
         return min(self.batch, 1 << (fitting.bit_length() - 1))
 
 
-def model_of(size: str) -> ModelConfig:
+def model_of(size: str) -> Any:
     """The architecture of a size."""
     if size == "tiny":
-        return from_mapping(ModelConfig, TINY)
+        return from_mapping(TimeMoeConfig, TINY)
     if size in bundled.NAMES:
         return load_model(size).config
-    return from_mapping(ModelConfig, SIZES[size].get_config().model.to_dict())
+    return from_mapping(TimeMoeConfig, SIZES[size].get_config().model.to_dict())
 
 
-def forecast_flops(model: ModelConfig, batch: int, context: int, horizon: int) -> float:
+def forecast_flops(model: TimeMoeConfig, batch: int, context: int, horizon: int) -> float:
     """Operations that a forecast stands for: see the module's docstring."""
     plan = horizon_plan(horizon, model.horizon_lengths, model.forecast_plan)
     _, active = count_parameters(model)

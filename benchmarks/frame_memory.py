@@ -64,10 +64,10 @@ def main() -> None:
     report = Report(args.json)
     print(describe_machine())
     from timemoe_jax.forecasting.forecaster import Forecaster
-    from timemoe_jax.models.time_moe.config import ModelConfig
-    from timemoe_jax.models.time_moe.model import create_params
+    from timemoe_jax.models.base import create_params
+    from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
-    config = ModelConfig(
+    config = TimeMoeConfig(
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,

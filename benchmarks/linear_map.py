@@ -36,7 +36,7 @@ from timemoe_jax.errors import DataError, TimeMoeError
 from timemoe_jax.evaluation.held_out import CLIP, HeldOutScores, score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.forecasting.forecaster import Forecaster
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training.config import RunConfig
 
 BATCH = 64
@@ -81,7 +81,7 @@ class LinearForecaster:
     def __init__(self, matrix: Float64[np.ndarray, "T H"]):
         self.matrix = matrix
         longest = (matrix.shape[1],)
-        self.config = ModelConfig(horizon_lengths=longest, forecast_plan="covering")
+        self.config = TimeMoeConfig(horizon_lengths=longest, forecast_plan="covering")
 
     def usable_context(self, context_length: int, horizon: int) -> int:
         """The context's length: others are refused."""

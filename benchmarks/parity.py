@@ -22,8 +22,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from timemoe_jax.checkpoints.published import read_published
-from timemoe_jax.models.decoding import decode, decode_uncached
-from timemoe_jax.models.time_moe.model import TimeMoe, TimeMoeOutput, abstract_model
+from timemoe_jax.models.base import ModelOutput, abstract_model
+from timemoe_jax.models.decoding import decode_uncached
+from timemoe_jax.models.time_moe.decoding import decode
+from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.experts.routing import router_statistics
 from timemoe_jax.training import losses
 
@@ -53,7 +55,8 @@ class Case:
     def __init__(self, folder: Path, implementation: str = "auto"):
         published = read_published(folder)
         self.params = published.params
-        self.config = dataclasses.replace(published.config, expert_implementation=implementation)
+        read: Any = published.config
+        self.config = dataclasses.replace(read, expert_implementation=implementation)
         self.graph, _ = abstract_model(self.config)
         self.expected = dict(np.load(folder / "expected.npz"))
         self.x = jnp.asarray(self.expected["input"])
@@ -71,11 +74,11 @@ class Case:
         }
         return measures[quantity]()
 
-    def _run(self, params: nnx.State, x: Float[Array, "B T"]) -> TimeMoeOutput:
+    def _run(self, params: nnx.State, x: Float[Array, "B T"]) -> ModelOutput:
         return nnx.merge(self.graph, params)(x)
 
     @functools.cached_property
-    def _output(self) -> TimeMoeOutput:
+    def _output(self) -> ModelOutput:
         return jax.jit(self._run)(self.params, self.x)
 
     def _heads_error(self) -> float:
@@ -88,19 +91,19 @@ class Case:
         assert (logits is None) == (expected is None) == self.config.use_dense
         return 0.0 if logits is None or expected is None else _gap(logits, expected)
 
-    def _balancing(self, output: TimeMoeOutput) -> Float[Array, ""]:
+    def _balancing(self, output: ModelOutput) -> Float[Array, ""]:
         """Weighted by its factor; as published it counts every token, masked or not."""
         if output.router_logits is None:
             return jnp.zeros(())
         statistics = router_statistics(output.router_logits, self.config.num_experts_per_tok)
         return self.config.router_aux_loss_factor * losses.balancing_loss(statistics)
 
-    def _masked_loss(self, output: TimeMoeOutput) -> Float[Array, ""]:
+    def _masked_loss(self, output: ModelOutput) -> Float[Array, ""]:
         mask = jnp.asarray(self.expected["mask"], jnp.float32)
         each = losses.forecast_losses(output.predictions, self.x[:, 1:], mask, delta=2.0)
         return sum(each.values(), jnp.zeros(())) / len(each) + self._balancing(output)
 
-    def _full_loss(self, output: TimeMoeOutput) -> Float[Array, ""]:
+    def _full_loss(self, output: ModelOutput) -> Float[Array, ""]:
         """The published loss without a mask: the zeros past the end count as targets."""
         each = [
             jnp.mean(losses.huber(predicted - losses.following(self.x[:, 1:], p), 2.0))
@@ -149,11 +152,15 @@ class Case:
         return _gap(self._generate(_point, horizon), self.expected[f"generate_{horizon}"])
 
     def _cache_error(self, horizon: int) -> float:
-        return _gap(self._generate(_point, horizon), self._generate(decode_uncached, horizon))
+        return _gap(self._generate(_point, horizon), self._generate(_uncached, horizon))
 
 
 def _point(model: TimeMoe, x: Array, mask: Array, horizon: int) -> Array:
     return decode(model, x, mask, horizon).point
+
+
+def _uncached(model: TimeMoe, x: Array, mask: Array, horizon: int) -> Array:
+    return decode_uncached(model, x, mask, horizon).point
 
 
 def _gap(ours: Any, theirs: Any) -> float:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, update_flops
 from timemoe_jax.config import from_mapping
-from timemoe_jax.models.time_moe.model import count_parameters
+from timemoe_jax.models.base import count_parameters
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.config import RunConfig

@@ -10,11 +10,8 @@ from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig, parse_mixing_weights
 from timemoe_jax.errors import ConfigError, TimeMoeError
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.published import (
-    model_config_from_published,
-    model_config_to_published,
-)
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
 
 
@@ -29,14 +26,14 @@ def data_config(**changes) -> DataConfig:
 
 
 def run_config(**changes) -> RunConfig:
-    return RunConfig(**{"model": ModelConfig(), "data": data_config(), **changes})
+    return RunConfig(**{"model": TimeMoeConfig(), "data": data_config(), **changes})
 
 
 def test_defaults_are_valid():
     run = run_config()
     assert run.seed == 0
     assert EvalConfig().horizons == (96, 192, 336, 720)
-    assert (ModelConfig().head_dim, ModelConfig().expert_size) == (32, 768)
+    assert (TimeMoeConfig().head_dim, TimeMoeConfig().expert_size) == (32, 768)
 
 
 def test_an_error_is_both_ours_and_a_value_error():
@@ -59,11 +56,11 @@ def test_which_batches_have_segments():
 
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ModelConfig().hidden_size = 3
+        TimeMoeConfig().hidden_size = 3
 
 
 POSITIVE = {
-    ModelConfig: (
+    TimeMoeConfig: (
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
         *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
@@ -78,7 +75,7 @@ POSITIVE = {
     EvalConfig: ("batch_size", "context_length", "max_windows"),
 }
 NOT_NEGATIVE = {
-    ModelConfig: ("router_aux_loss_factor",),
+    TimeMoeConfig: ("router_aux_loss_factor",),
     LossConfig: ("router_z_loss_factor", "max_steps_per_position"),
     data_config: (
         *("stride", "synthetic_sequences", "num_threads", "mixing_power", "max_epochs_per_source"),
@@ -108,10 +105,10 @@ def test_must_not_be_negative(make, name):
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        *((ModelConfig, "dtype"), (ModelConfig, "expert_implementation")),
-        *((ModelConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
+        *((TimeMoeConfig, "dtype"), (TimeMoeConfig, "expert_implementation")),
+        *((TimeMoeConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
         *((data_config, "policy"), (data_config, "mixing"), (data_config, "standardisation")),
-        *((OptimizerConfig, "schedule"), (ModelConfig, "forecast_plan")),
+        *((OptimizerConfig, "schedule"), (TimeMoeConfig, "forecast_plan")),
         *((EvalConfig, "protocol"), (EvalConfig, "normalize"), (EvalConfig, "dtype")),
     ],
 )
@@ -124,15 +121,15 @@ def test_must_be_one_of_the_choices(make, name):
 @pytest.mark.parametrize(
     ("make", "fields", "named"),
     [
-        (ModelConfig, {"num_attention_heads": 7}, ("num_attention_heads (7)", "(384)")),
-        (ModelConfig, {"num_attention_heads": 128}, ("even", "(384)", "(128)", "3")),
-        (ModelConfig, {"num_key_value_heads": 5}, ("num_key_value_heads (5)", "(12)")),
-        (ModelConfig, {"num_experts_per_tok": 9}, ("num_experts_per_tok (9)", "(8)")),
-        (ModelConfig, {"num_experts_per_tok": 5}, ("num_experts_per_tok (5)", "(1536)")),
-        (ModelConfig, {"horizon_lengths": ()}, ("horizon_lengths", "()")),
-        (ModelConfig, {"horizon_lengths": (0, 8)}, ("horizon_lengths", "(0, 8)")),
-        (ModelConfig, {"horizon_lengths": (8, 1)}, ("increasing", "(8, 1)")),
-        (ModelConfig, {"horizon_lengths": (8, 8)}, ("increasing", "(8, 8)")),
+        (TimeMoeConfig, {"num_attention_heads": 7}, ("num_attention_heads (7)", "(384)")),
+        (TimeMoeConfig, {"num_attention_heads": 128}, ("even", "(384)", "(128)", "3")),
+        (TimeMoeConfig, {"num_key_value_heads": 5}, ("num_key_value_heads (5)", "(12)")),
+        (TimeMoeConfig, {"num_experts_per_tok": 9}, ("num_experts_per_tok (9)", "(8)")),
+        (TimeMoeConfig, {"num_experts_per_tok": 5}, ("num_experts_per_tok (5)", "(1536)")),
+        (TimeMoeConfig, {"horizon_lengths": ()}, ("horizon_lengths", "()")),
+        (TimeMoeConfig, {"horizon_lengths": (0, 8)}, ("horizon_lengths", "(0, 8)")),
+        (TimeMoeConfig, {"horizon_lengths": (8, 1)}, ("increasing", "(8, 1)")),
+        (TimeMoeConfig, {"horizon_lengths": (8, 8)}, ("increasing", "(8, 8)")),
         (data_config, {"validation_fraction": 1.0}, ("validation_fraction", "1.0")),
         (data_config, {"validation_fraction": -0.1}, ("validation_fraction", "-0.1")),
         (
@@ -178,8 +175,8 @@ def test_must_be_one_of_the_choices(make, name):
             {"algorithm": "muon", "weight_decay_exclude": "none"},
             ("weight_decay_exclude is 'none'", "'muon'", "'vectors'"),
         ),
-        (ModelConfig, {"embedding_range": (1.0,)}, ("embedding_range", "two", "(1.0,)")),
-        (ModelConfig, {"embedding_range": (1.0, 0.0)}, ("embedding_range", "positive", "0.0")),
+        (TimeMoeConfig, {"embedding_range": (1.0,)}, ("embedding_range", "two", "(1.0,)")),
+        (TimeMoeConfig, {"embedding_range": (1.0, 0.0)}, ("embedding_range", "positive", "0.0")),
         (
             run_config,
             {"optimizer": OptimizerConfig(warmup_steps=600, schedule="stable", decay_steps=401)},
@@ -192,7 +189,7 @@ def test_must_be_one_of_the_choices(make, name):
             run_config,
             {
                 "loss": LossConfig(max_steps_per_position=8),
-                "model": ModelConfig(quantile_levels=(0.5,)),
+                "model": TimeMoeConfig(quantile_levels=(0.5,)),
             },
             ("loss.max_steps_per_position is 8", "model.quantile_levels"),
         ),
@@ -223,10 +220,10 @@ def test_what_cannot_be_is_named_with_its_values(make, fields, named):
 @pytest.mark.parametrize(
     ("make", "fields"),
     [
-        (ModelConfig, {"num_experts_per_tok": 8}),
-        (ModelConfig, {"num_experts_per_tok": 5, "use_dense": True}),
-        (ModelConfig, {"num_key_value_heads": 1}),
-        (ModelConfig, {"router_aux_loss_factor": 0}),
+        (TimeMoeConfig, {"num_experts_per_tok": 8}),
+        (TimeMoeConfig, {"num_experts_per_tok": 5, "use_dense": True}),
+        (TimeMoeConfig, {"num_key_value_heads": 1}),
+        (TimeMoeConfig, {"router_aux_loss_factor": 0}),
         (data_config, {"validation_fraction": 0.999}),
         (data_config, {"path": "", "synthetic_sequences": 1}),
         (data_config, {"validation_path": "v"}),
@@ -256,7 +253,7 @@ def test_from_mapping_builds_nested_configurations():
             "seed": 3,
         },
     )
-    assert config.model == ModelConfig(hidden_size=24, num_hidden_layers=2)
+    assert config.model == TimeMoeConfig(hidden_size=24, num_hidden_layers=2)
     assert config.optimizer.learning_rate == 1.0
     assert type(config.optimizer.learning_rate) is float
     assert (config.seed, config.data.path, config.train) == (3, "here", TrainConfig())
@@ -395,49 +392,52 @@ def test_the_given_mapping_is_not_changed():
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(),
-        ModelConfig(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, use_dense=True),
-        ModelConfig(horizon_lengths=(2, 5), num_experts=4, rms_norm_eps=1e-5, rope_theta=500.0),
+        TimeMoeConfig(),
+        TimeMoeConfig(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, use_dense=True),
+        TimeMoeConfig(horizon_lengths=(2, 5), num_experts=4, rms_norm_eps=1e-5, rope_theta=500.0),
     ],
 )
 def test_published_round_trip(config):
-    published = model_config_to_published(config)
+    published = TimeMoeFormat().write_config(config)
     assert published["model_type"] == "time_moe"
     assert published["horizon_lengths"] == list(config.horizon_lengths)
     assert not {"dtype", "remat", "expert_implementation", "attention_implementation"} & {
         *published
     }
-    assert model_config_from_published(published) == (config, [])
+    assert TimeMoeFormat().read_config(published) == (config, [])
 
 
 def test_published_leaves_out_how_to_compute():
-    config = ModelConfig(dtype="bfloat16", remat="full", expert_implementation="dense")
-    assert model_config_from_published(model_config_to_published(config)) == (ModelConfig(), [])
+    config = TimeMoeConfig(dtype="bfloat16", remat="full", expert_implementation="dense")
+    assert TimeMoeFormat().read_config(TimeMoeFormat().write_config(config)) == (
+        TimeMoeConfig(),
+        [],
+    )
 
 
 def published(**changes) -> dict:
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {**{name: getattr(ModelConfig(), name) for name in needed}, **changes}
+    return {**{name: getattr(TimeMoeConfig(), name) for name in needed}, **changes}
 
 
 def test_published_defaults():
     """Key/value heads are as many as heads unless given, as in the published code."""
-    config, unknown = model_config_from_published(published(num_attention_heads=6))
+    config, unknown = TimeMoeFormat().read_config(published(num_attention_heads=6))
     assert (config.num_attention_heads, config.num_key_value_heads, unknown) == (6, 6, [])
 
 
 def test_published_unknown_fields_are_named_in_order():
-    _, unknown = model_config_from_published(published(zeta=1, alpha=2, use_cache=False))
+    _, unknown = TimeMoeFormat().read_config(published(zeta=1, alpha=2, use_cache=False))
     assert unknown == ["alpha", "zeta"]
 
 
 def test_published_needs_the_sizes():
-    message = error_of(model_config_from_published, {"hidden_size": 16})
+    message = error_of(TimeMoeFormat().read_config, {"hidden_size": 16})
     assert "intermediate_size, num_hidden_layers, num_attention_heads" in message
 
 
 def test_published_values_are_checked_like_others():
-    message = error_of(model_config_from_published, published(num_key_value_heads=5))
+    message = error_of(TimeMoeFormat().read_config, published(num_key_value_heads=5))
     assert message.startswith("config.json: num_key_value_heads (5)")
-    message = error_of(model_config_from_published, published(hidden_size=16.0))
+    message = error_of(TimeMoeFormat().read_config, published(hidden_size=16.0))
     assert message == "config.json.hidden_size must be of type int, but is 16.0"

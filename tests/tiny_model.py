@@ -1,9 +1,9 @@
 """A model small enough to compile in a second, for every test that needs no particular one."""
 
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
 # Large initial weights, so that every part of the model has a say.
-TINY = ModelConfig(
+TINY = TimeMoeConfig(
     hidden_size=16,
     intermediate_size=24,
     num_hidden_layers=2,

@@ -33,6 +33,8 @@ def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "confi
     """
     if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
         raise ConfigError(f"{where} must be a mapping of fields, but is {mapping!r}")
+    if hasattr(cls, "class_of"):  # what it is depends on what it holds: a model of some family
+        cls = cls.class_of(mapping, where)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.store import Checkpoints
 from timemoe_jax.checkpoints.trees import flatten
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
 
 
 def state(**arrays) -> nnx.State:

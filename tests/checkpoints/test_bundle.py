@@ -33,7 +33,7 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.evaluation import long_horizon as evaluate
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
 

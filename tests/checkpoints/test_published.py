@@ -305,7 +305,7 @@ def test_is_published(golden, sharded, tmp_path):
 
 def test_parameters_are_those_of_the_model(golden):
     """The tree that comes back is the one the model merges with."""
-    from timemoe_jax.models.time_moe.model import abstract_model
+    from timemoe_jax.models.base import abstract_model
 
     published = read_published(golden)
     _, abstract = abstract_model(published.config)

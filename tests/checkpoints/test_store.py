@@ -29,11 +29,11 @@ from timemoe_jax.checkpoints.load import LoadedModel, convert, load_model, save_
 from timemoe_jax.checkpoints.published import read_published
 from timemoe_jax.checkpoints.store import Checkpoints
 from timemoe_jax.errors import CheckpointError
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model, create_params
+from timemoe_jax.models.base import abstract_model, create_params
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
 MOE_TINY = GOLDEN / "moe_tiny"
-CONFIG = ModelConfig(
+CONFIG = TimeMoeConfig(
     hidden_size=8,
     intermediate_size=16,
     num_hidden_layers=2,

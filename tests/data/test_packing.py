@@ -20,7 +20,7 @@ from timemoe_jax.data.pipeline.training_data import describe
 from timemoe_jax.data.pipeline.windows import WindowIndex, WindowSource
 from timemoe_jax.data.series_source import ArraySource
 from timemoe_jax.errors import DataError
-from timemoe_jax.models.time_moe.model import abstract_model, create_params
+from timemoe_jax.models.base import abstract_model, create_params
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.objective import make_loss
 

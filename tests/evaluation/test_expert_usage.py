@@ -20,7 +20,8 @@ from timemoe_jax.evaluation.expert_pictures import (
     plot_expert_path,
     plot_expert_usage,
 )
-from timemoe_jax.models.time_moe.model import TimeMoe, create_params
+from timemoe_jax.models.base import create_params
+from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.experts.routing import router_statistics
 from timemoe_jax.training import losses
 

@@ -14,7 +14,7 @@ from timemoe_jax import DataError, Forecaster
 from timemoe_jax.evaluation import long_horizon as evaluate
 from timemoe_jax.evaluation.benchmarks import benchmark_windows, load_benchmark
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
 
 ROWS, CONTEXT, TEST = 300, 40, 60
 COVERING = dataclasses.replace(TINY, horizon_lengths=(4, 16), forecast_plan="covering")

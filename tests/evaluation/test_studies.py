@@ -29,12 +29,13 @@ from timemoe_jax.evaluation.studies.scaling_law import ScalingLaw
 from timemoe_jax.evaluation.studies.variants import (
     ABLATIONS,
     ablation_variants,
-    equally_activated_dense,
     scaling_variants,
 )
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import TimeMoe, abstract_model, count_parameters
-from timemoe_jax.models.time_moe.published import model_config_to_published
+from timemoe_jax.models.base import abstract_model, count_parameters, family_of
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.model import TimeMoe
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
+from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
@@ -60,13 +61,13 @@ def _study(study="scaling", **parts):
     "model",
     [
         TINY,
-        ModelConfig(),
+        TimeMoeConfig(),
         dataclasses.replace(TINY, num_experts_per_tok=4, router_bias=True),
         dataclasses.replace(TINY, shared_expert=False),
     ],
 )
 def test_no_dense_model_is_nearer_to_the_activated_parameters(model):
-    dense = equally_activated_dense(model)
+    dense = family_of(model).dense_like(model)
     wanted, width = count_parameters(model)[1], dense.intermediate_size
 
     def distance(w):
@@ -379,12 +380,12 @@ def test_without_a_shared_expert_counts_and_rules_hold():
     for with_, without in zip(count_parameters(TINY), count_parameters(WITHOUT), strict=True):
         assert with_ - without == shared
     mesh = partitioning.make_mesh(_study().base.mesh)
-    partitioning.shardings(abstract_model(WITHOUT)[1], mesh)
+    partitioning.shardings(abstract_model(WITHOUT)[1], mesh, RULES)
 
 
 def test_without_a_shared_expert_there_is_no_published_model():
     with pytest.raises(ConfigError, match="shared_expert is False; the published format"):
-        model_config_to_published(WITHOUT)
+        TimeMoeFormat().write_config(WITHOUT)
     with pytest.raises(ConfigError, match="use_dense has no experts"):
-        ModelConfig(use_dense=True, shared_expert=False)
-    assert "shared_expert" not in model_config_to_published(TINY)
+        TimeMoeConfig(use_dense=True, shared_expert=False)
+    assert "shared_expert" not in TimeMoeFormat().write_config(TINY)

@@ -19,7 +19,7 @@ from tests.tiny_model import TINY
 from timemoe_jax import Forecaster, TimeMoeError
 from timemoe_jax.data.formats.table_layout import TIME_NAMES
 from timemoe_jax.forecasting.frames.files import read_frame_file, with_steps
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
 
 HORIZON = 3
 EXAMPLES = int(os.environ.get("TIMEMOE_FUZZ_EXAMPLES", "60"))

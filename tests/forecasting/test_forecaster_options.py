@@ -10,7 +10,7 @@ import pytest
 from tests.tiny_model import TINY
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.forecasting import engine
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 

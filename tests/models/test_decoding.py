@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_model import TINY
-from timemoe_jax.models.decoding import decode, decode_uncached, horizon_plan
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model, create_params
+from timemoe_jax.models.base import abstract_model, create_params
+from timemoe_jax.models.decoding import decode_uncached, horizon_plan
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.decoding import decode
 
 PUBLISHED = (1, 8, 32, 64)
 
@@ -58,7 +59,7 @@ def test_plan_is_greedy_and_ends_with_the_horizon(horizon, lengths):
 class Decoder:
     """A small model's forecasts."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: TimeMoeConfig):
         self.params = create_params(config, seed=2)
         graph, _ = abstract_model(config)
 
@@ -70,7 +71,7 @@ class Decoder:
     def __call__(self, x, horizon: int, mask=None, how=decode) -> np.ndarray:
         mask = np.ones(x.shape, bool) if mask is None else mask
         out = self._run(how, self.params, jnp.asarray(x), jnp.asarray(mask), horizon)
-        return np.asarray(out.point if how is decode else out)
+        return np.asarray(out.point)
 
 
 @pytest.fixture(scope="module")

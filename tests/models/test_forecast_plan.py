@@ -17,13 +17,11 @@ from timemoe_jax.checkpoints.load import convert, load_model, save_model
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.models.decoding import decode, decode_uncached, horizon_plan
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model, create_params
-from timemoe_jax.models.time_moe.published import (
-    model_config_from_published,
-    model_config_to_published,
-)
+from timemoe_jax.models.base import abstract_model, create_params
+from timemoe_jax.models.decoding import decode_uncached, horizon_plan
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.decoding import decode
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig, TrainConfig
 
@@ -99,7 +97,7 @@ def test_the_cache_is_a_shortcut(params, series, horizon):
     mask = np.random.default_rng(4).random(series.shape) < 0.8
     mask[:, -1] = True
     cached = forecast(COVERING, params, series, horizon, mask=mask).point
-    uncached = forecast(COVERING, params, series, horizon, decode_uncached, mask)
+    uncached = forecast(COVERING, params, series, horizon, decode_uncached, mask).point
     assert cached.shape == (3, horizon)
     np.testing.assert_allclose(cached, uncached, rtol=0, atol=1e-5)
 
@@ -137,21 +135,21 @@ def test_a_checkpoint_keeps_its_plan(params, series, tmp_path):
 def test_a_config_that_names_no_plan_has_the_published_one():
     older = dataclasses.asdict(FITTING)
     del older["forecast_plan"]
-    assert from_mapping(ModelConfig, older) == FITTING
-    assert ModelConfig().forecast_plan == "fitting"
+    assert from_mapping(TimeMoeConfig, older) == FITTING
+    assert TimeMoeConfig().forecast_plan == "fitting"
 
 
 def test_the_published_format_has_no_such_plan(params, tmp_path):
     message = "forecast_plan is 'covering'; the published implementation has 'fitting'"
     with pytest.raises(ConfigError, match=message):
-        model_config_to_published(COVERING)
+        TimeMoeFormat().write_config(COVERING)
     save_model(tmp_path / "model", COVERING, params)
     with pytest.raises(ConfigError, match=message):
         convert(tmp_path / "model", tmp_path / "out", to_safetensors=True)
     assert not (tmp_path / "out").exists()
-    published = model_config_to_published(FITTING)
+    published = TimeMoeFormat().write_config(FITTING)
     assert not {"forecast_plan", "default_context"} & set(published)
-    config, unknown = model_config_from_published({**published, "forecast_plan": "covering"})
+    config, unknown = TimeMoeFormat().read_config({**published, "forecast_plan": "covering"})
     assert (config.forecast_plan, unknown) == ("fitting", ["forecast_plan"])
 
 

@@ -19,18 +19,12 @@ from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
+from timemoe_jax.models.base import abstract_model, count_parameters, create_params
 from timemoe_jax.models.quantiles import non_crossing
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import (
-    TimeMoe,
-    abstract_model,
-    count_parameters,
-    create_params,
-)
-from timemoe_jax.models.time_moe.published import (
-    model_config_from_published,
-    model_config_to_published,
-)
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.model import TimeMoe
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
+from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training import losses
@@ -57,11 +51,11 @@ def batch_of(seed: int = 0, rows: int = 8, length: int = 24) -> dict[str, np.nda
 
 
 @functools.cache
-def params_of(config: ModelConfig, seed: int = 1) -> nnx.State:
+def params_of(config: TimeMoeConfig, seed: int = 1) -> nnx.State:
     return create_params(config, seed)
 
 
-def model_of(config: ModelConfig, seed: int = 1) -> TimeMoe:
+def model_of(config: TimeMoeConfig, seed: int = 1) -> TimeMoe:
     return nnx.merge(abstract_model(config)[0], params_of(config, seed))
 
 
@@ -71,12 +65,12 @@ def model_of(config: ModelConfig, seed: int = 1) -> TimeMoe:
 @pytest.mark.parametrize("levels", [(0.5, 0.1), (0.5, 0.5), (0.0, 0.5), (0.5, 1.0), (-0.1,)])
 def test_levels_must_increase_within_0_and_1(levels):
     with pytest.raises(ConfigError, match=r"quantile_levels must increase and be in \(0, 1\)"):
-        ModelConfig(quantile_levels=levels)
+        TimeMoeConfig(quantile_levels=levels)
 
 
 def test_levels_from_a_config_file_or_a_command_line():
     for given_levels in ([0.1, 0.5, 0.9], "0.1, 0.5, 0.9"):
-        config = from_mapping(ModelConfig, {"quantile_levels": given_levels})
+        config = from_mapping(TimeMoeConfig, {"quantile_levels": given_levels})
         assert config.quantile_levels == LEVELS
     config = time_moe_base.get_config()  # of fields that a flag can set
     assert config.model.quantile_levels == ()
@@ -87,13 +81,13 @@ def test_levels_from_a_config_file_or_a_command_line():
 
 def test_the_published_format_has_no_such_heads(tmp_path):
     with pytest.raises(ConfigError, match=r"quantile_levels is \(0.1, 0.5, 0.9\)"):
-        model_config_to_published(MODEL)
+        TimeMoeFormat().write_config(MODEL)
     with pytest.raises(ConfigError, match="the published format has no heads for them"):
         write_published(tmp_path / "out", MODEL, create_params(MODEL, seed=0))
     assert not (tmp_path / "out").exists()
-    published = model_config_to_published(TINY)
+    published = TimeMoeFormat().write_config(TINY)
     assert "quantile_levels" not in published
-    config, unknown = model_config_from_published({**published, "quantile_levels": [0.5]})
+    config, unknown = TimeMoeFormat().read_config({**published, "quantile_levels": [0.5]})
     assert (config, unknown) == (TINY, ["quantile_levels"])
 
 
@@ -102,7 +96,7 @@ def test_their_parameters_are_counted_and_placed():
     for with_heads, without in zip(count_parameters(MODEL), count_parameters(TINY), strict=True):
         assert with_heads == without + more
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(MODEL)[1]):
-        assert len(partitioning.spec_of(partitioning.path_name(path))) <= leaf.ndim
+        assert len(partitioning.spec_of(partitioning.path_name(path), RULES)) <= leaf.ndim
 
 
 # The heads
@@ -161,7 +155,7 @@ def test_quantiles_of_a_model_never_cross(dtype):
 
 def test_at_first_they_are_spread_about_as_a_standard_normal():
     """With the initial scale of the published base model."""
-    base = ModelConfig(num_hidden_layers=1, use_dense=True)
+    base = TimeMoeConfig(num_hidden_layers=1, use_dense=True)
     model = model_of(dataclasses.replace(base, quantile_levels=LEVELS))
     x = jax.random.normal(jax.random.key(0), (2, 32))
     width = np.diff(model.quantile_head(model(x).hidden, 64)[..., [0, 2]], axis=-1)

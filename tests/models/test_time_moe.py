@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_model import TINY
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import (
-    TimeMoeOutput,
-    abstract_model,
-    count_parameters,
-    create_params,
-)
+from timemoe_jax.models.base import ModelOutput, abstract_model, count_parameters, create_params
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training import losses
 
 B, T = 2, 20
@@ -31,24 +26,24 @@ BIASED = dataclasses.replace(TINY, router_bias=True)
 
 
 @functools.cache
-def params_of(config: ModelConfig) -> nnx.State:
+def params_of(config: TimeMoeConfig) -> nnx.State:
     return create_params(config, seed=1)
 
 
 @functools.cache
-def run_of(config: ModelConfig):
+def run_of(config: TimeMoeConfig):
     """The compiled model; the mask may be None."""
     graph, _ = abstract_model(config)
     return jax.jit(lambda params, x, mask=None: nnx.merge(graph, params)(x, mask))
 
 
-def run(config: ModelConfig, x, mask=None) -> TimeMoeOutput:
+def run(config: TimeMoeConfig, x, mask=None) -> ModelOutput:
     mask = None if mask is None else jnp.asarray(mask)
     return run_of(config)(params_of(config), jnp.asarray(x, jnp.float32), mask)
 
 
 @functools.cache
-def loss_and_gradient(config: ModelConfig) -> tuple[jax.Array, nnx.State]:
+def loss_and_gradient(config: TimeMoeConfig) -> tuple[jax.Array, nnx.State]:
     """Of every head over the observed points of a series with gaps."""
     graph, _ = abstract_model(config)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T)), jnp.float32)
@@ -70,7 +65,7 @@ def series() -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=str)
-def config(request: pytest.FixtureRequest) -> ModelConfig:
+def config(request: pytest.FixtureRequest) -> TimeMoeConfig:
     return VARIANTS[request.param]
 
 
@@ -160,7 +155,7 @@ def test_a_series_does_not_depend_on_its_batch(config, series):
 )
 def test_parameter_counts_of_the_published_models(sizes, total, activated):
     hidden, intermediate, layers, heads = sizes
-    config = ModelConfig(
+    config = TimeMoeConfig(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
@@ -171,7 +166,7 @@ def test_parameter_counts_of_the_published_models(sizes, total, activated):
 
 
 def test_the_default_is_the_published_base_model():
-    assert count_parameters(ModelConfig()) == (113_352_192, 49_651_200)
+    assert count_parameters(TimeMoeConfig()) == (113_352_192, 49_651_200)
 
 
 def test_a_dense_model_activates_everything():
@@ -269,7 +264,7 @@ def test_depth_does_not_grow_the_program(series):
 
 @pytest.fixture(scope="module")
 def initial() -> dict[str, np.ndarray]:
-    config = ModelConfig(
+    config = TimeMoeConfig(
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=3,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.attention.causal import rotary
 from timemoe_jax.nn.lag_start import initial_lags
 
-CONFIG = ModelConfig(
+CONFIG = TimeMoeConfig(
     hidden_size=48,
     intermediate_size=48,
     num_hidden_layers=2,
@@ -55,7 +55,7 @@ def _weights(model: TimeMoe, length: int) -> np.ndarray:
 
 
 def test_each_head_reads_its_lag():
-    model = TimeMoe(ModelConfig(**{**vars(CONFIG), "attention_reach": 16}), rngs=nnx.Rngs(0))
+    model = TimeMoe(TimeMoeConfig(**{**vars(CONFIG), "attention_reach": 16}), rngs=nnx.Rngs(0))
     weights = _weights(model, 64)
     np.testing.assert_array_equal(weights.argmax(-1), [[0, 1, 2, 3], [0, 4, 8, 12]])
     assert weights.max(-1).min() > 0.8
@@ -65,7 +65,7 @@ def test_each_head_reads_its_lag():
 
 def test_a_model_starts_by_reading_what_lags_reach():
     """An impulse moves the output of one layer at its lags, and hardly anywhere else."""
-    config = ModelConfig(
+    config = TimeMoeConfig(
         **{**vars(CONFIG), "attention_reach": 4, "num_hidden_layers": 1, "use_dense": True}
     )
     model = TimeMoe(config, rngs=nnx.Rngs(0))
@@ -81,7 +81,7 @@ def test_a_model_starts_by_reading_what_lags_reach():
 def test_all_else_starts_as_without():
     with_lags, without = (
         nnx.to_pure_dict(nnx.state(TimeMoe(config, rngs=nnx.Rngs(0)), nnx.Param))
-        for config in (ModelConfig(**{**vars(CONFIG), "attention_reach": 16}), CONFIG)
+        for config in (TimeMoeConfig(**{**vars(CONFIG), "attention_reach": 16}), CONFIG)
     )
     attention, plain = with_lags["blocks"].pop("attention"), without["blocks"].pop("attention")
     np.testing.assert_allclose(attention["query"]["kernel"], 0.3 * plain["query"]["kernel"])

@@ -18,8 +18,9 @@ from configs import time_moe_base, time_moe_ultra
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import abstract_model
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.experts.parallel import exchange_volume
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
@@ -61,13 +62,13 @@ def mesh_of(devices: int = 4, **sizes: int) -> jax.sharding.Mesh:
 # The rules
 
 
-def specs_of(model: ModelConfig) -> dict[str, list]:
+def specs_of(model: TimeMoeConfig) -> dict[str, list]:
     """{path: [shape, spec]} of every parameter."""
     _, params = abstract_model(model)
     return {
         (name := partitioning.path_name(path)): [
             "x".join(map(str, leaf.shape)),
-            str(partitioning.spec_of(name)),
+            str(partitioning.spec_of(name, RULES)),
         ]
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -76,7 +77,7 @@ def specs_of(model: ModelConfig) -> dict[str, list]:
 def test_every_parameter_of_base_and_ultra_is_split_as_written_down():
     """The file changes with the rules, on purpose: delete it, and this test writes a new one."""
     found = {
-        name: specs_of(from_mapping(ModelConfig, dict(module.get_config().model)))
+        name: specs_of(from_mapping(TimeMoeConfig, dict(module.get_config().model)))
         for name, module in (("base", time_moe_base), ("ultra", time_moe_ultra))
     }
     if not SPLITS.exists():
@@ -87,19 +88,19 @@ def test_every_parameter_of_base_and_ultra_is_split_as_written_down():
 
 def test_large_parameters_are_all_split():
     """Ultra: what every device holds whole is less than a hundredth of it."""
-    model = from_mapping(ModelConfig, dict(time_moe_ultra.get_config().model))
+    model = from_mapping(TimeMoeConfig, dict(time_moe_ultra.get_config().model))
     _, params = abstract_model(model)
     whole = total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         total += leaf.size
-        if not {"fsdp", "expert"} & set(partitioning.spec_of(partitioning.path_name(path))):
+        if not {"fsdp", "expert"} & set(partitioning.spec_of(partitioning.path_name(path), RULES)):
             whole += leaf.size
     assert whole < total / 100
 
 
 def test_moments_are_split_as_their_parameters():
     state = jax.eval_shape(lambda: create_state(CONFIG))
-    shardings = partitioning.shardings(state, mesh_of())
+    shardings = partitioning.shardings(state, mesh_of(), RULES)
     found = {
         partitioning.path_name(path): s.spec
         for path, s in jax.tree_util.tree_leaves_with_path(shardings)
@@ -111,7 +112,7 @@ def test_moments_are_split_as_their_parameters():
 
 def test_a_parameter_without_a_rule_is_an_error():
     with pytest.raises(ValueError, match=r"how to split the parameter blocks\.ffn\.novelty"):
-        partitioning.spec_of("blocks.ffn.novelty")
+        partitioning.spec_of("blocks.ffn.novelty", RULES)
 
 
 # What fits
@@ -146,7 +147,7 @@ def test_a_mesh_that_does_not_divide_the_model_says_which_dimension(changes, siz
         changes = {**changes, "num_key_value_heads": changes["num_attention_heads"]}
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes))
     with pytest.raises(ConfigError, match=message):
-        check_fits(config, mesh_of(**sizes))
+        check_fits(config, mesh_of(**sizes), RULES)
 
 
 def test_a_mesh_that_does_not_divide_the_batch():
@@ -212,7 +213,7 @@ def assert_close(reference, other) -> None:
 @pytest.mark.parametrize("sizes", MESHES, ids=named)
 def test_four_devices_equal_one(sizes):
     loss, gradients, metrics, params, _ = one_device(CONFIG)
-    again = run(CONFIG, mesh_of(**sizes))
+    again = run(CONFIG, mesh_of(**sizes), RULES)
     assert again[0] == pytest.approx(loss, abs=1e-5)
     assert_close(gradients, again[1])
     assert_close(metrics, again[2])
@@ -220,7 +221,7 @@ def test_four_devices_equal_one(sizes):
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-2
     for (path, leaf), spec in zip(
         jax.tree_util.tree_leaves_with_path(again[4].params),
-        jax.tree.leaves(partitioning.shardings(again[4].params, mesh_of(**sizes))),
+        jax.tree.leaves(partitioning.shardings(again[4].params, mesh_of(**sizes), RULES)),
         strict=True,
     ):
         assert leaf.sharding.is_equivalent_to(spec, leaf.ndim), path

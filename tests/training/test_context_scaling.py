@@ -14,7 +14,7 @@ from tiny_model import TINY
 
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.series import location_and_scale
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import abstract_model
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training import run as train

@@ -14,7 +14,8 @@ from timemoe_jax.checkpoints.checksums import weights_digest
 from timemoe_jax.checkpoints.load import convert, load_model, save_model
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.model import TimeMoe, abstract_model, create_params
+from timemoe_jax.models.base import abstract_model, create_params
+from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.training import losses
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import OptimizerConfig, RunConfig, TrainConfig

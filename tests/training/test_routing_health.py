@@ -18,8 +18,8 @@ from tests.tiny_model import TINY
 from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn.experts.routing import router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
@@ -34,7 +34,7 @@ COLLAPSED, EVEN = 1 / 2, 1 / 8
 
 
 def _run_config(
-    model: ModelConfig, z_factor: float = 0.0, learning_rate: float = 3e-3
+    model: TimeMoeConfig, z_factor: float = 0.0, learning_rate: float = 3e-3
 ) -> RunConfig:
     return RunConfig(
         model=model,
@@ -50,7 +50,7 @@ def _run_config(
     )
 
 
-def _collapsed(model: ModelConfig, size: float) -> nnx.State:
+def _collapsed(model: TimeMoeConfig, size: float) -> nnx.State:
     """Initial parameters under which experts 0 and 1 lead by about `size` at every token."""
     params = create_params(model, seed=0)
     # A positive embedding of positive values, so that all tokens point the same way.

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from timemoe_jax.data.config import DataConfig
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import abstract_model
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn.experts.parallel import Experts
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
@@ -29,7 +29,7 @@ from timemoe_jax.training.step import (
     make_validation,
 )
 
-MODEL = ModelConfig(
+MODEL = TimeMoeConfig(
     hidden_size=16,
     intermediate_size=32,
     num_hidden_layers=2,

@@ -22,7 +22,7 @@ from timemoe_jax.checkpoints.step import as_path, list_steps
 from timemoe_jax.checkpoints.store import CHECKPOINTS
 from timemoe_jax.checkpoints.trees import flatten
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, ModelConfig
+from timemoe_jax.models.base import ModelConfig, family_of
 
 
 class Averaged(NamedTuple):
@@ -124,5 +124,5 @@ def _check_same_model(one: LoadedModel, other: LoadedModel) -> None:
 
 
 def _architecture(config: ModelConfig) -> dict[str, object]:
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in COMPUTE_FIELDS}
+    computed = family_of(config).compute_fields
+    return {n: value for n, value in dataclasses.asdict(config).items() if n not in computed}

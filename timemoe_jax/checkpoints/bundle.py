@@ -24,8 +24,7 @@ from flax import nnx
 from timemoe_jax.checkpoints.step import as_path
 from timemoe_jax.config import DTYPES, from_mapping
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
 
 FORMAT = 1
 MAX_FILE_BYTES = 5_000_000
@@ -61,7 +60,7 @@ def write_bundle(
 
     Args:
       folder: made if needed; it must be empty or new.
-      config: of the model. How to compute it (`config.COMPUTE_FIELDS`) is not kept.
+      config: of the model. How to compute it (`compute_fields` of its family) is not kept.
       params: its parameters.
       dtype: that all of them are stored in, "bfloat16" or "float32". bfloat16 rounds each by at
         most one part in 256.
@@ -82,7 +81,8 @@ def write_bundle(
         raise CheckpointError(f"{place} exists and is not an empty folder; nothing was written")
     files = _weight_files(_flat(params, dtype))
     values = dataclasses.asdict(config)
-    architecture = {name: value for name, value in values.items() if name not in COMPUTE_FIELDS}
+    left_out = family_of(config).compute_fields
+    architecture = {name: value for name, value in values.items() if name not in left_out}
     content = {"format": FORMAT, "steps": [int(step) for step in steps], "model": architecture}
     files[MODEL_FILE] = _json(content)
     place.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,7 @@ from timemoe_jax.checkpoints.step import (
 from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
 from timemoe_jax.config import from_mapping
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import ModelConfig, abstract_model
 
 ACCEPTED = (
     "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, "

@@ -1,7 +1,6 @@
-"""Published Time-MoE weights (safetensors) to and from the parameters of `models.time_moe`.
+"""Published weights (`config.json` and safetensors) to and from the parameters of a model.
 
-`_RULES` is the whole correspondence: a parameter, the published tensors it is stacked from, and
-whether each is transposed (PyTorch keeps linear maps as [out, in]). Both directions read it.
+What a family's tensors are called stands in its `PublishedFormat`, which both directions read.
 Nothing here needs PyTorch, and nothing is unpickled.
 """
 
@@ -18,13 +17,13 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
-from timemoe_jax.models.time_moe.published import (
-    Rule,
-    model_config_from_published,
-    model_config_to_published,
-    rules_of,
+from timemoe_jax.models.base import (
+    ModelConfig,
+    PublishedFormat,
+    PublishedTensor,
+    abstract_model,
+    family_of,
+    published_family,
 )
 
 SINGLE_FILE = "model.safetensors"
@@ -57,8 +56,10 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
     """
     path = Path(folder)
     source_config = _read_json(path / "config.json")
+    form = published_family(source_config.get("model_type")).published
+    assert form is not None
     try:
-        config, unknown = model_config_from_published(source_config)
+        config, unknown = form.read_config(source_config)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     files = _tensor_files(path)
@@ -67,10 +68,10 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
     tensors = _Tensors(path, files)
     _check_shapes(path, expected, tensors)
     flat = {}
-    for rule in rules_of(config):
+    for rule in _format(config).tensors(config):
         parts = [tensors.read(name) for name in _names(rule, config)]
         parts = [part.T if rule.transpose else part for part in parts]
-        leading = _leading(rule, config)
+        leading = _leading(rule, config).values()
         flat[rule.path] = (
             np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
         )
@@ -102,7 +103,8 @@ def write_published(
       ConfigError: the published implementation does not have such a model.
     """
     path = Path(folder)
-    derived = model_config_to_published(config)  # refuses, also where a source config is repeated
+    # It refuses a model that is not published also where a source config is repeated.
+    derived = _format(config).write_config(config)
     if any((path / name).exists() for name in ("config.json", SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(f"{path} already holds a model; give another folder")
     if config.default_context:
@@ -121,17 +123,24 @@ def write_published(
     return [path / "config.json", *files]
 
 
-def _leading(rule: Rule, config: ModelConfig) -> tuple[int, ...]:
-    """The sizes of the stacked axes, in the order layer, expert."""
-    sizes = {"{layer}": config.num_hidden_layers, "{expert}": config.num_experts}
-    return tuple(size for key, size in sizes.items() if key in rule.name)
+def _format(config: ModelConfig) -> PublishedFormat:
+    family = family_of(config)
+    if family.published is None:
+        raise ConfigError(f"models of the family {family.name!r} have no published format")
+    return family.published
 
 
-def _names(rule: Rule, config: ModelConfig) -> list[str]:
+def _leading(tensor: PublishedTensor, config: ModelConfig) -> dict[str, int]:
+    """The stacked axes of a parameter, and their sizes."""
+    sizes = _format(config).axis_sizes(config)
+    return {axis: size for axis, size in sizes.items() if f"{{{axis}}}" in tensor.name}
+
+
+def _names(rule: PublishedTensor, config: ModelConfig) -> list[str]:
     """The tensors a parameter is stacked from, in the order of its leading axes."""
-    leading = itertools.product(*(range(n) for n in _leading(rule, config)))
-    keys = ("layer", "expert")
-    return [rule.name.format(**dict(zip(keys, index, strict=False))) for index in leading]
+    axes = _leading(rule, config)
+    indices = itertools.product(*map(range, axes.values()))
+    return [rule.name.format(**dict(zip(axes, index, strict=True))) for index in indices]
 
 
 def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -139,7 +148,7 @@ def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     _, params = abstract_model(config)
     shapes = {".".join(map(str, keys)): p.shape for keys, p in nnx.to_flat_state(params)}
     expected = {}
-    for rule in rules_of(config):
+    for rule in _format(config).tensors(config):
         shape = shapes.pop(rule.path)[len(_leading(rule, config)) :]
         for name in _names(rule, config):
             expected[name] = shape[::-1] if rule.transpose else shape
@@ -162,7 +171,7 @@ def _as_tensors(config: ModelConfig, params: nnx.State) -> dict[str, np.ndarray]
     """The published tensors of a model, by name."""
     flat = {".".join(map(str, keys)): np.asarray(p[...]) for keys, p in nnx.to_flat_state(params)}
     tensors: dict[str, np.ndarray] = {}
-    for rule in rules_of(config):
+    for rule in _format(config).tensors(config):
         value = flat[rule.path]
         parts = value.reshape(-1, *value.shape[len(_leading(rule, config)) :])
         for name, part in zip(_names(rule, config), parts, strict=True):

@@ -31,6 +31,9 @@ class DataConfig:
     # "windows": each of one series, padded where that is shorter; "packing": series after series,
     # cut at the length, each still on its own to attention and loss.
     policy: str = "windows"
+    # How many aligned series, such as columns of a table, make one window [C, T] for a model that
+    # reads them together; 0: every series by itself.
+    variates: int = 0
     packing_bleeds: bool = False  # as published: attention and targets cross from series to series
     stride: int = 0  # distance between windows of a sequence; 0: length
     # Rates that windows to train on are read at, with weights, as "1:4,2,1/4": 2 takes means of 2
@@ -60,7 +63,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "length", "synthetic_length")
-        require_not_negative(self, "stride", "synthetic_sequences", "num_threads")
+        require_not_negative(self, "stride", "synthetic_sequences", "num_threads", "variates")
+        require(
+            not self.variates or (self.policy == "windows" and not self.resolutions),
+            f"variates is {self.variates}, but policy is {self.policy!r} and resolutions "
+            f"{self.resolutions!r}; joint windows are for 'windows' at the series' own rate",
+        )
+        require(
+            not (self.variates and self.synthetic_share),
+            f"variates is {self.variates}, but synthetic_share {self.synthetic_share}; series "
+            "generated without end have no series beside them",
+        )
         require(
             0 <= self.validation_fraction < 1,
             f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",

@@ -21,12 +21,14 @@ class SequenceSource(abc.ABC):
       skipped_files: files that a search of a folder passed over, since their kind is not read.
       ignored_columns: columns of tables that are neither values nor ids nor times.
       frequency: of all series, as the file says it or a pandas alias; None if it does not.
+      aligned: whether all series have the same times, as the columns of a table do.
     """
 
     lengths: Int64[np.ndarray, " num_sequences"]
     skipped_files: tuple[str, ...] = ()
     ignored_columns: tuple[str, ...] = ()
     frequency: str | None = None
+    aligned: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -95,6 +97,11 @@ class SequenceSource(abc.ABC):
         """The sampling frequency of series `i`, where it is known; else that of all series."""
         self._checked(i)
         return self.frequency
+
+    def groups(self) -> Int64[np.ndarray, " num_sequences"]:
+        """A number for each series, the same for neighbors that are aligned, rising."""
+        count = len(self)
+        return np.zeros(count, np.int64) if self.aligned else np.arange(count, dtype=np.int64)
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
@@ -165,6 +172,13 @@ class ConcatSource(SequenceSource):
         # A source may know a faster way through itself than one series after the other.
         return itertools.chain.from_iterable(self._sources)
 
+    def groups(self) -> Int64[np.ndarray, " num_sequences"]:
+        """Those of the sources, one after the other."""
+        each = [source.groups() for source in self._sources]
+        ends = np.cumsum([0, *(groups[-1] + 1 if len(groups) else 0 for groups in each)])
+        parts = [groups + first for groups, first in zip(each, ends, strict=False)]
+        return np.concatenate(parts, dtype=np.int64)
+
     def _locate(self, i: int) -> tuple[SequenceSource, int]:
         which = bisect.bisect_right(self._ends, i)
         return self._sources[which], i - (self._ends[which - 1] if which else 0)
@@ -214,6 +228,10 @@ class SubsetSource(SequenceSource):
         self.lengths = source.lengths[ids]
         self.skipped_files = source.skipped_files
         self.ignored_columns, self.frequency = source.ignored_columns, source.frequency
+
+    def groups(self) -> Int64[np.ndarray, " num_sequences"]:
+        """Those of the source."""
+        return self._source.groups()[self._ids]
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         return self._source.read(int(self._ids[i]), start, stop)

@@ -18,8 +18,7 @@ from timemoe_jax.data.series import location_and_scale, positive_int, validate_s
 from timemoe_jax.errors import ConfigError, DataError
 from timemoe_jax.forecasting.engine import power_of_two
 from timemoe_jax.forecasting.forecaster import Forecaster
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import TimeMoe
+from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.nn.experts.routing import Routing, route, router_statistics
 from timemoe_jax.runtime.progress import progress_bar
 
@@ -32,7 +31,7 @@ MAX_BATCH = 64
 
 
 def expert_usage(
-    source: Forecaster | TimeMoe,
+    source: Forecaster | nnx.Module,
     inputs: Any,
     context_length: int | None = None,
     normalize: str = "instance",
@@ -90,7 +89,10 @@ def expert_usage(
 
 
 def expert_path(
-    source: Forecaster | TimeMoe, series: Any, normalize: str = "instance", name: str = "the series"
+    source: Forecaster | nnx.Module,
+    series: Any,
+    normalize: str = "instance",
+    name: str = "the series",
 ) -> Int[np.ndarray, "L T K"]:
     """The experts that each layer chooses at every point of one series, best first.
 
@@ -188,9 +190,10 @@ def _router_logits(
 ) -> tuple[Float[Array, "L B T E"], Float[Array, "L E"] | None, int]:
     """The logits, the selection bias and how many experts are chosen."""
     model = nnx.merge(graph, params)
-    bias = model.blocks.ffn.selection_bias
+    family = family_of(model.config)
+    bias = family.selection_bias(params)
     logits = model(x, mask).router_logits
-    return logits, None if bias is None else bias[...], model.config.num_experts_per_tok
+    return logits, None if bias is None else bias[...], family.experts_per_token(model.config)
 
 
 def _finite(logits: Float[Array, "L B T E"], mask: Bool[Array, "B T"]) -> Bool[Array, " B"]:
@@ -209,10 +212,10 @@ def _check_finite(finite: Bool[np.ndarray, " B"], labels: Sequence[str], normali
             raise DataError(f"{label}: the router's logits are not finite; {hint}")
 
 
-def _sparse_model(source: Forecaster | TimeMoe) -> TimeMoe:
-    model = source.model if isinstance(source, Forecaster) else source
-    if model.config.use_dense:
-        raise ConfigError("the model is dense (use_dense is True): it has no experts to look at")
+def _sparse_model(source: Forecaster | nnx.Module) -> Any:
+    model: Any = source.model if isinstance(source, Forecaster) else source
+    if not family_of(model.config).experts_per_token(model.config):
+        raise ConfigError("the model is dense: it has no experts to look at")
     return model
 
 
@@ -260,7 +263,7 @@ def _batch(
     return x, mask
 
 
-def _batch_size(batch_size: int | str, length: int, config: ModelConfig) -> int:
+def _batch_size(batch_size: int | str, length: int, config: Any) -> int:
     if batch_size != "auto":
         return positive_int("batch_size", batch_size)
     routed = 4 * config.num_hidden_layers * config.num_experts * config.num_experts_per_tok

@@ -6,7 +6,6 @@ the others in a call cannot change its result.
 """
 
 import collections
-import dataclasses
 import math
 import os
 import re
@@ -24,9 +23,8 @@ from jaxtyping import Array, Bool, Float, Float64
 from timemoe_jax.config import DTYPES
 from timemoe_jax.data.series import location_and_scale
 from timemoe_jax.errors import ConfigError, DataError
-from timemoe_jax.models.decoding import Decoded, decode, horizon_plan
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model
+from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
+from timemoe_jax.models.decoding import Decoded
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.progress import progress_bar
 
@@ -92,13 +90,14 @@ class Engine:
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
     ):
-        self.config = dataclasses.replace(config, dtype=_dtype(dtype, params), remat="none")
+        self._family = family_of(config)
+        self.config = self._family.for_inference(config, _dtype(dtype, params))
         self.graph, _ = abstract_model(self.config)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self.params = _cast(params, jnp.dtype(self.config.dtype))
+        self.params = _cast(params, jnp.dtype(self.config.dtype), self._family)
         self._parts = 1
         if self._mesh is not None:
-            places = partitioning.shardings(self.params, self._mesh)
+            places = partitioning.shardings(self.params, self._mesh, self._family.rules())
             self.params = jax.device_put(self.params, places)
             self._parts = math.prod(self._mesh.shape[axis] for axis in partitioning.BATCH)
         self._programs: set[tuple[tuple[int, ...], int]] = set()
@@ -108,7 +107,7 @@ class Engine:
         def run(
             params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
         ) -> Decoded:
-            return decode(nnx.merge(self.graph, params), x, mask, horizon)
+            return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
         self._decode = jax.jit(run, static_argnames="horizon")
 
@@ -256,23 +255,12 @@ class Engine:
 
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
         if batch_size == "auto":
-            each = self._bytes_of_series(group)
+            each = self._family.bytes_per_series(self.config, group.length, group.steps)
             fitting = max(1, int(_batch_bytes() // each))
             size = min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1)) * self._parts
         else:
             size = int(batch_size)
         return min(size, self._fitting.get(group, size))
-
-    def _bytes_of_series(self, group: _Group) -> int:
-        """About what one series of a batch takes: its cache, and its rows in one layer."""
-        config = self.config
-        plan = horizon_plan(group.steps, config.horizon_lengths, config.forecast_plan)
-        positions = group.length + sum(plan[:-1])
-        kv_size = config.num_key_value_heads * config.head_dim
-        cache = 2 * config.num_hidden_layers * positions * kv_size
-        routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size
-        width = 3 * config.intermediate_size + 8 * config.hidden_size + routed
-        return jnp.dtype(config.dtype).itemsize * (cache + group.length * width)
 
 
 def _dtype(dtype: str, params: nnx.State) -> str:
@@ -285,12 +273,11 @@ def _dtype(dtype: str, params: nnx.State) -> str:
     return "bfloat16" if half else "float32"
 
 
-def _cast(params: nnx.State, dtype: jnp.dtype) -> nnx.State:
+def _cast(params: nnx.State, dtype: jnp.dtype, family: Family) -> nnx.State:
     """Parameters in the dtype they are computed in; norms and routers stay float32."""
 
     def cast(path: tuple[Any, ...], p: Array) -> Array:
-        kept = ("norm", "router", "selection_bias")
-        keep = any(name in str(key) for key in path for name in kept)
+        keep = re.search(family.float32, partitioning.path_name(path))
         return jnp.asarray(p, jnp.float32 if keep else dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)

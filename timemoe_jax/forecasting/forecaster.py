@@ -23,8 +23,7 @@ from timemoe_jax.forecasting.intervals.conformal import Calibrated, conformal_of
 from timemoe_jax.forecasting.intervals.heads import at_levels, calibrated
 from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_paths
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import TimeMoe
+from timemoe_jax.models.base import ModelConfig
 from timemoe_jax.plotting import MAX_PANELS
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
@@ -120,7 +119,7 @@ class Forecaster:
         return forecaster
 
     @property
-    def model(self) -> TimeMoe:
+    def model(self) -> Any:
         """The model itself: `model(x [B, T]).predictions[P]` is [B, T, P]."""
         return nnx.merge(self._engine.graph, self._engine.params)
 

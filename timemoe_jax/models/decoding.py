@@ -1,37 +1,20 @@
 """Forecasting any horizon from heads of a few fixed ones (arXiv 2409.16040, Algorithm 1).
 
-Repeat: take the largest head that is no longer than what remains, read it at the last position,
-append its values, feed them back. Only the last position's output is ever read, so that the last
-layer computes no other.
+Repeat: take the head that the plan names, read it at the last position, append its values, feed
+them back.
 """
 
-import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
-
-from timemoe_jax.models.time_moe.model import Block, TimeMoe
-from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues, write
-from timemoe_jax.runtime import partitioning
-
-
-class Cache(NamedTuple):
-    """Keys and values of the positions seen so far, in arrays of a fixed size S."""
-
-    layers: KeyValues  # [L, B, K, S, H]
-    mask: Bool[Array, "B S"]  # False where a position must not be read
-    position: Int[Array, ""]  # how many are filled
+from jaxtyping import Array, Bool, Float
 
 
 class Decoded(NamedTuple):
-    """A forecast, float32."""
+    """A forecast, float32; with an axis of variates for a joint model."""
 
-    point: Float[Array, "B H"]
-    quantiles: Float[Array, "B H Q"] | None  # None of a model without heads for them
+    point: Float[Array, "B *C H"]
+    quantiles: Float[Array, "B *C H Q"] | None  # None of a model without heads for them
 
 
 def horizon_plan(
@@ -60,146 +43,28 @@ def horizon_plan(
     return tuple(plan)
 
 
-def decode(
-    model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
+def decode_uncached(
+    model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
 ) -> Decoded:
-    """Forecasts with a key/value cache.
-
-    The quantiles of a later block are those given that the blocks before it came as forecast.
+    """Forecasts with any model, reading the whole series anew for every head.
 
     Args:
-      model: the model.
-      x: contexts, normalised; not read where the mask is False.
-      mask: False where a point is missing or padding; the last of each series must be True.
+      model: a module of any family.
+      x: contexts, normalized; not read where the mask is False.
+      mask: False where a point is missing or padding.
       horizon: points to forecast; static.
     """
     config = model.config
-    plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
-    hidden, cache = prefill(model, x, mask, x.shape[1] + sum(plan[:-1]))
-    blocks = [_heads(model, hidden, plan[0])]
-    point = blocks[0].point
-    # Steps of one kind run under one scan: 720 points are 12 steps, but 3 kinds to compile.
-    for (_, predict), steps in itertools.groupby(itertools.pairwise(plan)):
-        count = len(list(steps))
-
-        def step(carry: tuple[Array, Cache], _: None, predict: int = predict) -> tuple:
-            point, cache = carry
-            hidden, cache = extend(model, point, cache)
-            block = _heads(model, hidden, predict)
-            return (block.point, cache), block
-
-        if count == 1:
-            (point, cache), block = step((point, cache), None)
-            blocks.append(block)
-        else:
-            more: Decoded
-            (point, cache), more = jax.lax.scan(step, (point, cache), None, length=count)
-            blocks.append(jax.tree.map(_join, more))
-    joined: Decoded = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *blocks)
-    return jax.tree.map(lambda a: a[:, :horizon], joined)
-
-
-def _join(steps: Float[Array, "steps B P *Q"]) -> Float[Array, "B R *Q"]:
-    """Blocks of several steps, one after the other."""
-    return jnp.moveaxis(steps, 0, 1).reshape(steps.shape[1], -1, *steps.shape[3:])
-
-
-def _heads(model: TimeMoe, hidden: Float[Array, "B D"], predict: int) -> Decoded:
-    levels = model.config.quantile_levels
-    quantiles = model.quantile_head(hidden, predict) if levels else None
-    return Decoded(model.head(hidden, predict), quantiles)
-
-
-def prefill(
-    model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], size: int
-) -> tuple[Float[Array, "B D"], Cache]:
-    """Reads a context, and leaves room to go on.
-
-    Args:
-      model: the model.
-      x: the context.
-      mask: False where a point is missing or padding.
-      size: positions that the cache shall hold, at least T.
-
-    Returns:
-      the hidden state of the last position, and the cache.
-    """
-
-    def read(
-        block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        h, new, *_ = block(h, mask)
-        return h, new
-
-    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        return block.extend(h, mask, 0, last=True)
-
-    hidden, new = _through_layers(model, jnp.where(mask, x, 0), read, read_last)
-    room = size - x.shape[1]
-    layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
-    mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
-    return hidden, Cache(layers, mask, jnp.asarray(x.shape[1], jnp.int32))
-
-
-def extend(
-    model: TimeMoe, x: Float[Array, "B T"], cache: Cache
-) -> tuple[Float[Array, "B D"], Cache]:
-    """Reads more points after those in the cache; returns as `prefill` does."""
-    observed = jnp.ones(x.shape, bool)
-
-    def read(
-        block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
-    ) -> tuple[Array, KeyValues]:
-        past = CacheLayer(cache.layers, index, cache.position, cache.mask)
-        return block.extend(h, observed, cache.position, past, last)
-
-    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        index = jnp.asarray(model.config.num_hidden_layers - 1, jnp.int32)
-        return read(block, h, index, last=True)
-
-    hidden, new = _through_layers(model, x, read, read_last)
-    layers = write(cache.layers, new, cache.position)
-    return hidden, Cache(layers, cache.mask, cache.position + x.shape[1])
-
-
-def _through_layers(
-    model: TimeMoe,
-    x: Float[Array, "B T"],
-    read: Callable[..., tuple[Array, KeyValues]],
-    read_last: Callable[..., tuple[Array, KeyValues]],
-) -> tuple[Float[Array, "B D"], KeyValues]:
-    """Runs new points through all layers, the last one for the last point alone.
-
-    Returns:
-      the hidden state of the last point, and the keys and values of all, [L, B, K, T, H].
-    """
-    graph, state = nnx.split(model.blocks)
-    last = model.config.num_hidden_layers - 1
-
-    def block_of(index: Int[Array, ""] | int) -> Block:
-        def one(stacked: Array) -> Array:
-            return jax.lax.dynamic_index_in_dim(stacked, index, 0, keepdims=False)
-
-        weights = partitioning.gather_fsdp(jax.tree.map(one, state), "blocks.")
-        return nnx.merge(graph, weights)
-
-    def step(h: Float[Array, "B T D"], index: Int[Array, ""]) -> tuple[Array, KeyValues]:
-        return read(block_of(index), h, index)
-
-    h, new = jax.lax.scan(step, model.embed(x), jnp.arange(last))
-    h, newest = read_last(block_of(last), h)
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), new, newest)
-    return model.norm(h[:, -1]), joined
-
-
-def decode_uncached(
-    model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
-) -> Float[Array, "B H"]:
-    """As `decode`, reading the whole series anew at every step: the reference for it."""
-    context = x.shape[1]
-    config = model.config
+    points, quantiles = [], []
     for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
-        values = model(x, mask).predictions[predict][:, -1]
-        x = jnp.concatenate([x, values.astype(x.dtype)], axis=1)
-        mask = jnp.pad(mask, ((0, 0), (0, predict)), constant_values=True)
-    return x[:, context : context + horizon].astype(jnp.float32)
+        output = model(x, mask)
+        hidden = output.hidden[..., -1, :]
+        points.append(output.predictions[predict][..., -1, :].astype(jnp.float32))
+        if config.quantile_levels:
+            quantiles.append(model.quantile_head(hidden, predict))
+        x = jnp.concatenate([x, points[-1].astype(x.dtype)], axis=-1)
+        observed = jnp.any(mask, axis=-1, keepdims=True)  # an absent variate stays absent
+        more = jnp.broadcast_to(observed, (*mask.shape[:-1], predict))
+        mask = jnp.concatenate([mask, more], axis=-1)
+    joined = jnp.concatenate(quantiles, axis=-2)[..., :horizon, :] if quantiles else None
+    return Decoded(jnp.concatenate(points, axis=-1)[..., :horizon], joined)

@@ -26,24 +26,11 @@ from timemoe_jax.runtime.config import MeshConfig
 AXES = ("data", "fsdp", "expert", "tensor")
 BATCH = ("data", "fsdp", "expert")  # the axes along which the batch is split
 
-# The first pattern found in a parameter's path decides. Blocks are stacked: their axis 0 is L.
-# The paths of the optimiser's moments end in those of the parameters.
-RULES: tuple[tuple[str, P], ...] = (
-    (r"attention\.(query|key|value)\.kernel$", P(None, "fsdp", "tensor")),
-    (r"attention\.(query|key|value)\.bias$", P(None, "tensor")),
-    (r"attention\.out\.kernel$", P(None, "tensor", "fsdp")),
-    (r"ffn\.experts\.(gate|up)$", P(None, "expert", "fsdp", "tensor")),
-    (r"ffn\.experts\.down$", P(None, "expert", "tensor", "fsdp")),
-    (r"ffn\.(shared\.)?(gate|up)\.kernel$", P(None, "fsdp", "tensor")),
-    (r"ffn\.(shared\.)?down\.kernel$", P(None, "tensor", "fsdp")),
-    # Small ones, which every device holds whole.
-    (r"ffn\.(router|shared_gate)\.kernel$", P()),
-    (r"ffn\.selection_bias$", P()),
-    (r"norm\.scale$", P()),
-    (r"embed\.(gate|value)$", P()),
-    (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
-    (r"(^|\.)(count|step|skipped|ns_coeffs)$", P()),
-)
+# Patterns of parameters' paths, and how such a parameter is split. The first pattern found in a
+# path decides. The paths of the optimizer's moments end in those of the parameters.
+Rules = tuple[tuple[str, P], ...]
+# Counters and constants of a training state.
+_STATE_RULES: Rules = ((r"(^|\.)(count|step|skipped|ns_coeffs)$", P()),)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -70,7 +57,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-    """Makes a mesh that of what is traced within; one of a single device is no mesh."""
+    """Traces under a mesh; a mesh of one device is ignored."""
     return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
@@ -85,25 +72,22 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
-def spec_of(name: str) -> P:
-    """How a parameter is split.
-
-    Args:
-      name: its dotted path.
+def spec_of(name: str, rules: Rules) -> P:
+    """How the parameter of a dotted path is split, by the rules of its family.
 
     Raises:
       ValueError: no rule matches: a new parameter needs a decision.
     """
-    for pattern, spec in RULES:
+    for pattern, spec in (*rules, *_STATE_RULES):
         if re.search(pattern, name):
             return spec
-    raise ValueError(f"no rule says how to split the parameter {name}; add one to RULES")
+    raise ValueError(f"no rule says how to split the parameter {name}; add one to its family's")
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     """The sharding of every leaf of a tree of parameters, or of a training state."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: NamedSharding(mesh, spec_of(path_name(path))), tree
+        lambda path, _: NamedSharding(mesh, spec_of(path_name(path), rules)), tree
     )
 
 
@@ -138,7 +122,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def gather_fsdp(params: Any, prefix: str = "") -> Any:
+def gather_fsdp(params: Any, rules: Rules, prefix: str = "") -> Any:
     """Whole parameters from the parts along `fsdp`; the other axes stay split.
 
     Said of one layer at a time, so that no more than that is ever whole. The kernels of the
@@ -146,6 +130,7 @@ def gather_fsdp(params: Any, prefix: str = "") -> Any:
 
     Args:
       params: of the model or of one layer (whose leading axis is gone).
+      rules: of the family.
       prefix: what precedes their paths: "blocks." for one layer.
     """
     if current_mesh() is None:
@@ -155,7 +140,7 @@ def gather_fsdp(params: Any, prefix: str = "") -> Any:
         name = prefix + path_name(path)
         if ".experts." in name:
             return x
-        spec = spec_of(name)[1:] if prefix else spec_of(name)
+        spec = spec_of(name, rules)[1:] if prefix else spec_of(name, rules)
         kept = (None if axis == "fsdp" else axis for axis in spec)
         return jax.lax.with_sharding_constraint(x, P(*kept))
 

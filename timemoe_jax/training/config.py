@@ -4,7 +4,7 @@ import dataclasses
 
 from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
 from timemoe_jax.data.config import DataConfig
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.runtime.config import MeshConfig
 
 SCHEDULES = ("cosine", "stable")
@@ -161,6 +161,12 @@ class RunConfig:
             f"({self.train.num_steps})",
         )
         require_not_negative(self, "seed")
+        joint = family_of(self.model).joint
+        require(
+            joint == (self.data.variates > 0),
+            f"data.variates is {self.data.variates}, but models of the family "
+            f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
+        )
         require(
             not (self.loss.max_steps_per_position and self.model.quantile_levels),
             f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "

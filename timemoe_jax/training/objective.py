@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from timemoe_jax.models.time_moe.model import TimeMoe, TimeMoeOutput, abstract_model
+from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.context_scaling import context_lengths, last_observed, scale_by_context
 
-# "values" [B, S] float32, "mask" [B, S] bool and, of packed windows, "segments" [B, S] int32; S is
-# T inputs and data.future points more. What `_prepare` adds: "positions" [B, T] float32.
+# "values" [B, *C, S] float32, "mask" [B, *C, S] bool and, of packed windows, "segments" [B, S]
+# int32; S is T inputs and data.future points more, and joint models have the axis C of variates.
+# What `prepare` adds: "positions" [B, *C, T] float32. To the losses every variate is a row.
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
 
@@ -39,18 +40,28 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
       key: of the random lengths of contexts; None takes all inputs as the context.
     """
     data, mask = config.data, batch["mask"]
-    read = mask[:, : -data.future]
+    read = mask[..., : -data.future]
     if data.standardisation == "series":
         values = batch["values"]
         if data.clip > 0:
             values = jnp.clip(values, -data.clip, data.clip)
         return {**batch, "values": values, "positions": read.astype(jnp.float32)}
+    # The variates of a window have one context, since what one is scaled by the others read.
+    observed = read if read.ndim == 2 else jnp.any(read, axis=1)
     if key is None:
-        contexts = last_observed(read) + 1
+        contexts = last_observed(observed) + 1
     else:
-        contexts = context_lengths(key, read, data.context_min)
-    scaled = scale_by_context(batch["values"], mask, contexts, read.shape[1], data.clip)
-    return {**batch, "values": scaled.values, "positions": scaled.positions}
+        contexts = context_lengths(key, observed, data.context_min)
+    contexts = jnp.repeat(contexts, mask.size // (len(mask) * mask.shape[-1]))
+    values, flat = _rows(batch["values"]), _rows(mask)
+    scaled = scale_by_context(values, flat, contexts, read.shape[-1], data.clip)
+    positions = scaled.positions.reshape(read.shape)
+    return {**batch, "values": scaled.values.reshape(mask.shape), "positions": positions}
+
+
+def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
+    """Every variate of every window as a row."""
+    return a.reshape(-1, a.shape[-1])
 
 
 def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
@@ -76,10 +87,11 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
 
 def split_batch(
     config: RunConfig, batch: Batch
-) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Array, Array]:
-    """Inputs and their mask, targets and their mask: the same window, one point apart."""
+) -> tuple[Float[Array, "B *C T"], Bool[Array, "B *C T"], Array, Array]:
+    """Inputs and their mask [B, *C, T], targets and their mask as rows, one point later [R, S]."""
     future, values, mask = config.data.future, batch["values"], batch["mask"]
-    return values[:, :-future], mask[:, :-future], values[:, 1:], mask[:, 1:].astype(jnp.float32)
+    targets, counted = _rows(values[..., 1:]), _rows(mask[..., 1:]).astype(jnp.float32)
+    return values[..., :-future], mask[..., :-future], targets, counted
 
 
 def target_weights(
@@ -88,7 +100,7 @@ def target_weights(
     """How many targets of each head count in a prepared batch."""
     _, _, _, counted = split_batch(config, batch)
     return losses.horizon_weights(
-        counted, config.model.horizon_lengths, batch["positions"], batch.get("segments"), at
+        counted, config.model.horizon_lengths, _rows(batch["positions"]), batch.get("segments"), at
     )
 
 
@@ -122,7 +134,7 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
             total = total + config.loss.quantile_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
-        statistics = _statistics(config, params, output, read.astype(jnp.float32))
+        statistics = _statistics(config, params, output, _rows(read).astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
         parts = LossParts(horizons, quantiles, balancing, router_z, statistics)
@@ -133,8 +145,8 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
 
 def _forecast_losses(
     config: RunConfig,
-    model: TimeMoe,
-    output: TimeMoeOutput,
+    model: Any,
+    output: ModelOutput,
     batch: Batch,
     at: dict[int, Array] | None,
     weights: dict[int, Array] | None,
@@ -142,13 +154,14 @@ def _forecast_losses(
     """The losses of the point heads, and of the quantile heads if there are any."""
     _, read, targets, counted = split_batch(config, batch)
     options: dict[str, Any] = {
-        "positions": batch.get("positions", read.astype(jnp.float32)),
+        "positions": _rows(batch.get("positions", read.astype(jnp.float32))),
         "segments": batch.get("segments"),
         "weights": weights,
     }
-    predictions = output.predictions
+    hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
+    predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
     if at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(output.hidden[:, own], p) for p, own in at.items()}
+        predictions = {p: model.head(hidden[:, own], p) for p, own in at.items()}
     horizons = losses.forecast_losses(
         predictions, targets, counted, delta=config.loss.huber_delta, at=at, **options
     )
@@ -156,7 +169,7 @@ def _forecast_losses(
         return horizons, {}
     quantiles = losses.quantile_losses(
         model.quantile_head,
-        output.hidden,
+        hidden,
         targets,
         counted,
         horizon_lengths=config.model.horizon_lengths,
@@ -172,15 +185,16 @@ def mean_of_heads(of_heads: Mapping[int, Float[Array, ""]]) -> Float[Array, ""]:
 
 
 def _statistics(
-    config: RunConfig, params: nnx.State, output: TimeMoeOutput, positions: Float[Array, "B T"]
+    config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B T"]
 ) -> RouterStatistics:
     """What the routers did; padding counts only where the config says so."""
-    assert output.router_logits is not None
+    logits, family = output.router_logits, family_of(config.model)
+    bias = family.selection_bias(params)
     return router_statistics(
-        output.router_logits,
-        config.model.num_experts_per_tok,
+        logits.reshape(len(logits), -1, *logits.shape[-2:]),
+        family.experts_per_token(config.model),
         None if config.loss.balance_counts_padding else positions,
-        bias=selection_bias(params)[...] if config.model.router_bias else None,
+        bias=None if bias is None else bias[...],
         dropped=output.dropped,
     )
 
@@ -188,14 +202,10 @@ def _statistics(
 def _regulariser(config: RunConfig, parts: LossParts) -> Float[Array, ""]:
     """What the routers add to the objective."""
     total = jnp.zeros(())
-    if config.model.apply_aux_loss:
-        total = total + config.model.router_aux_loss_factor * parts.balancing
+    factor = family_of(config.model).router_loss_factor(config.model)
+    if factor:
+        total = total + factor * parts.balancing
     # Left out rather than times 0, which would still be NaN for logits that overflow.
     if config.loss.router_z_loss_factor > 0:
         total = total + config.loss.router_z_loss_factor * parts.router_z
     return total
-
-
-def selection_bias(params: nnx.State) -> Any:
-    """The variable [L, E] of a model with `router_bias`."""
-    return params["blocks"]["ffn"]["selection_bias"]

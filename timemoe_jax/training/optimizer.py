@@ -1,11 +1,13 @@
 """What an update makes of a gradient: clipping, AdamW or Muon, and the learning rate over time."""
 
+import functools
 from typing import Any
 
 import jax
 import optax
 from flax import nnx
 
+from timemoe_jax.models.base import Family, family_of
 from timemoe_jax.training.config import OptimizerConfig, RunConfig
 
 
@@ -38,30 +40,34 @@ def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
     clips = optimizer.clip_norm > 0
     clip = optax.clip_by_global_norm(optimizer.clip_norm) if clips else optax.identity()
     make = {"adamw": _adamw, "muon": _muon}[optimizer.algorithm]
-    return optax.chain(clip, make(optimizer, config.train.num_steps))
+    return optax.chain(clip, make(optimizer, config.train.num_steps, family_of(config.model)))
 
 
-def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, num_steps: int, family: Family) -> optax.GradientTransformation:
+    decays = functools.partial(_by_name, family.vectors, False, True)
     return optax.adamw(
         learning_rate_schedule(config, num_steps),
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        mask=None if config.weight_decay_exclude == "none" else _is_matrix,
+        mask=None if config.weight_decay_exclude == "none" else decays,
     )
 
 
-def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+def _muon(config: OptimizerConfig, num_steps: int, family: Family) -> optax.GradientTransformation:
     """Orthogonalised momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
     rate = learning_rate_schedule(config, num_steps)
+    # The last two axes: those of layers and experts come first.
+    axes = optax.contrib.MuonDimensionNumbers(-2, -1)
+    others = family.vectors | family.no_matrices
     return optax.contrib.muon(
         lambda step: config.matrix_rate_factor * rate(step),
         beta=config.muon_momentum,
         # An update has the root mean square of one of AdamW, whatever the shape of its matrix.
         consistent_rms=0.2,
         weight_decay=config.weight_decay,
-        muon_weight_dimension_numbers=_muon_matrices,
+        muon_weight_dimension_numbers=functools.partial(_by_name, others, None, axes),
         adam_learning_rate=rate,
         adam_b1=config.b1,
         adam_b2=config.b2,
@@ -69,29 +75,13 @@ def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
     )
 
 
-_VECTORS = frozenset({"bias", "scale", "selection_bias"})
-
-
-def _names(path: tuple[Any, ...]) -> set[str]:
-    return {str(getattr(key, "key", key)) for key in path}
-
-
-def _is_matrix(params: nnx.State) -> Any:
-    """True for the parameters that decay: all but norm scales and biases.
+def _by_name(names: frozenset[str], those: Any, others: Any, params: nnx.State) -> Any:
+    """One value for the parameters with one of the names in their path, and another for the rest.
 
     By name, not by rank: a stacked vector has two axes.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, _: not _names(path) & _VECTORS, params)
 
+    def value(path: tuple[Any, ...], _: Any) -> Any:
+        return those if {str(getattr(key, "key", key)) for key in path} & names else others
 
-def _muon_matrices(params: nnx.State) -> Any:
-    """The axes of every matrix from hidden to hidden features or forecasts; None elsewhere.
-
-    The last two: those of layers and experts come first. The embedding is a vector for each
-    feature, and the router's columns, of experts that may be unused, are not to be made alike.
-    """
-    others = _VECTORS | {"embed", "router"}
-    axes = optax.contrib.MuonDimensionNumbers(-2, -1)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: None if _names(path) & others else axes, params
-    )
+    return jax.tree_util.tree_map_with_path(value, params)

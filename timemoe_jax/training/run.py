@@ -16,9 +16,7 @@ import jax
 
 from timemoe_jax.checkpoints.store import Checkpoints
 from timemoe_jax.data.pipeline.training_data import TrainingData, open_training_data
-from timemoe_jax.models.time_moe.model import count_parameters
-from timemoe_jax.nn.attention import causal
-from timemoe_jax.nn.experts import compute
+from timemoe_jax.models.base import count_parameters, family_of
 from timemoe_jax.runtime import distributed, partitioning
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training.config import RunConfig
@@ -103,25 +101,12 @@ def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> 
         f"training data: {data.summary}",
         f"mixture: {data.mixture}",
     ]
-    lines[1:1] = _implementations(config)
+    family, segmented = family_of(config.model), config.data.segmented
+    lines[1:1] = family.choices(config.model, config.data.length, segmented)
     if data.validation is not None:
         lines.append(f"validation: {len(data.validation):,} windows")
     lines.append(f"total updates: {config.train.num_steps:,}")
     return "\n".join(lines)
-
-
-def _implementations(config: RunConfig) -> list[str]:
-    """What "auto" stands for here."""
-    model, asked = config.model, config.model.attention_implementation
-    segmented = config.data.segmented
-    chosen = causal.resolve(
-        asked, model.dtype, model.head_dim, config.data.length, segmented=segmented
-    )
-    lines = [f"attention: {chosen} ({asked})"]
-    if not model.use_dense:
-        asked = model.expert_implementation
-        lines.append(f"experts: {compute.resolve(asked)} ({asked})")
-    return lines
 
 
 def _memory(update: jax.stages.Compiled) -> str:

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 from timemoe_jax.checkpoints.load import LoadedModel, load_model
 from timemoe_jax.checkpoints.store import Checkpoints
 from timemoe_jax.errors import CheckpointError, ConfigError
-from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, ModelConfig
-from timemoe_jax.models.time_moe.model import abstract_model, create_params
+from timemoe_jax.models.base import Family, abstract_model, create_params, family_of
 from timemoe_jax.runtime.partitioning import BATCH
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training.config import RunConfig
@@ -32,26 +31,11 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
     batch = train.batch_size // train.gradient_accumulation
     parts = math.prod(size[axis] for axis in BATCH)
     micro = " / train.gradient_accumulation" if train.gradient_accumulation > 1 else ""
-    checks = [
-        (f"train.batch_size{micro}", batch, "mesh.data x mesh.fsdp x mesh.expert", parts),
-        ("model.hidden_size", model.hidden_size, "mesh.fsdp", size["fsdp"]),
-        ("model.num_attention_heads", model.num_attention_heads, "mesh.tensor", size["tensor"]),
-        ("model.num_key_value_heads", model.num_key_value_heads, "mesh.tensor", size["tensor"]),
-        ("model.intermediate_size", model.intermediate_size, "mesh.tensor", size["tensor"]),
-    ]
-    if model.use_dense:
-        if size["expert"] > 1:
-            raise ConfigError(
-                f"mesh.expert is {size['expert']}, but model.use_dense has no experts"
-            )
-    else:
-        checks += [
-            ("model.num_experts", model.num_experts, "mesh.expert", size["expert"]),
-            (
-                "the width of an expert, model.intermediate_size / model.num_experts_per_tok",
-                *(model.expert_size, "mesh.tensor", size["tensor"]),
-            ),
-        ]
+    checks = [(f"train.batch_size{micro}", batch, "mesh.data x mesh.fsdp x mesh.expert", parts)]
+    for name, n, axis in family_of(model).dimensions(model):
+        if n == 1 < size[axis]:
+            raise ConfigError(f"mesh.{axis} is {size[axis]}, but {name}")
+        checks.append((name, n, f"mesh.{axis}", size[axis]))
     wrong = [f"{a} ({n}) is not a multiple of {b} ({m})" for a, n, b, m in checks if n % m]
     if wrong:
         raise ConfigError("; ".join(wrong))
@@ -75,8 +59,10 @@ def start_or_resume(
         return create_state(config, mesh=mesh)
     loaded = load_model(config.train.init_from)
     then, now = dataclasses.asdict(loaded.config), dataclasses.asdict(config.model)
-    added = {name: now[name] for name in _ADDABLE if now[name] and not then[name]}
-    differing = _differing({**then, **added}, now)
+    family = family_of(config.model)
+    addable = family.addable_fields
+    added = {name: now[name] for name in addable if now[name] and not then.get(name)}
+    differing = _differing({**then, **added}, now, _free_fields(family))
     if differing:
         raise ConfigError(
             f"train.init_from: {loaded.source} is another model; it has {', '.join(differing)} "
@@ -104,22 +90,13 @@ def _with_parts(loaded: LoadedModel, config: RunConfig, names: Sequence[str]) ->
     return nnx.from_flat_state([*old.items(), *fresh.items()])
 
 
-# Parts that a trained model may be given: it computes the same point forecasts with them.
-_ADDABLE = ("router_bias", "quantile_levels")
-# Model fields under which the same parameters still compute the same function, start from another
-# initialisation or objective, or forecast by other heads of the same.
-_FREE_FIELDS = frozenset(
-    (*COMPUTE_FIELDS, *INITIALISATION_FIELDS, "initializer_range")
-    + ("apply_aux_loss", "router_aux_loss_factor", "forecast_plan", "default_context")
-)
-
-
 def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
     """Refuses to resume a run of another model; other changes are the user's, and are named."""
     then, now = saved.stored_config(), json.loads(json.dumps(dataclasses.asdict(config)))
     # A field that was not there yet had its default.
-    model = {**dataclasses.asdict(ModelConfig()), **then.get("model", {})}
-    differing = _differing(json.loads(json.dumps(model)), now["model"])
+    model = {**dataclasses.asdict(type(config.model)()), **then.get("model", {})}
+    free = _free_fields(family_of(config.model))
+    differing = _differing(json.loads(json.dumps(model)), now["model"], free)
     if differing:
         raise CheckpointError(
             f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
@@ -129,14 +106,19 @@ def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
         fields = dataclasses.fields(getattr(config, section))
         before = {field.name: field.default for field in fields} | then.get(section, {})
         before = json.loads(json.dumps(before))
-        for change in _differing(before, now[section], free=frozenset()):
+        for change in _differing(before, now[section]):
             say(f"resuming with a changed config: {section} had {change} now")
     if then.get("seed") != now["seed"]:
         say(f"resuming with a changed config: seed was {then.get('seed')}")
 
 
+def _free_fields(family: Family) -> frozenset[str]:
+    """Model fields under which parameters stay those of the same model."""
+    return frozenset((*family.compute_fields, *family.free_fields))
+
+
 def _differing(
-    then: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = _FREE_FIELDS
+    then: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = frozenset()
 ) -> list[str]:
     """The fields in which two sections differ, but for free ones, with both values."""
     names = sorted(set(now) - free)

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from timemoe_jax.models.time_moe.model import create_params
+from timemoe_jax.models.base import create_params, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training import losses
@@ -25,7 +25,6 @@ from timemoe_jax.training.objective import (
     mean_of_heads,
     prepare,
     read_at,
-    selection_bias,
     target_weights,
 )
 from timemoe_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -48,12 +47,12 @@ def create_state(
     Args:
       config: of the run.
       params: to start from; by default initialised from the run's seed. They become float32.
-      mesh: where to put it, by `partitioning.RULES`; the numbers do not depend on it.
+      mesh: where to put it, by the rules of its family; the numbers do not depend on it.
     """
     state = functools.partial(_initial_state, config)
     if mesh is None:
         return state(params)
-    places = partitioning.shardings(jax.eval_shape(state, params), mesh)
+    places = partitioning.shardings(jax.eval_shape(state, params), mesh, _rules(config))
     if params is not None:
         params = jax.device_put(params, places.params)
     return jax.jit(state, out_shardings=places)(params)
@@ -70,7 +69,11 @@ def _initial_state(config: RunConfig, params: nnx.State | None) -> TrainState:
 def abstract_state(config: RunConfig, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, dtypes and places of a state, without allocating any."""
     state = jax.eval_shape(functools.partial(_initial_state, config), None)
-    return jax.tree.map(_placed, state, partitioning.shardings(state, mesh))
+    return jax.tree.map(_placed, state, partitioning.shardings(state, mesh, _rules(config)))
+
+
+def _rules(config: RunConfig) -> partitioning.Rules:
+    return family_of(config.model).rules()
 
 
 def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -85,7 +88,8 @@ def batch_arrays(config: RunConfig) -> dict[str, Any]:
 
 def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The update of `make_train_step`, compiled for a mesh before there is any data."""
-    shape = (config.train.batch_size, config.data.length + config.data.future)
+    variates = (config.data.variates,) if config.data.variates else ()
+    shape = (config.train.batch_size, *variates, config.data.length + config.data.future)
     place = partitioning.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
@@ -125,7 +129,7 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
             "finite": finite,
             "gradient_norm": norm,
             "learning_rate": schedule(state.step - state.skipped),
-            "points": jnp.sum(batch["mask"][:, : -config.data.future]),
+            "points": jnp.sum(batch["mask"][..., : -config.data.future]),
             **_describe(parts),
         }
         new = TrainState(
@@ -140,7 +144,7 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
         return jax.jit(step, donate_argnums=0)
     places = (
         partitioning.shardings(
-            jax.eval_shape(functools.partial(_initial_state, config), None), mesh
+            jax.eval_shape(functools.partial(_initial_state, config), None), mesh, _rules(config)
         ),
         NamedSharding(mesh, P()),
     )
@@ -154,10 +158,11 @@ def _move_selection_bias(
 
     From the old ones, so that nothing the optimiser does, a decay among it, has a say.
     """
-    if statistics is None or not config.model.router_bias:
+    family = family_of(config.model)
+    if statistics is None or (bias := family.selection_bias(old)) is None:
         return new
     step = config.optimizer.router_bias_rate * losses.selection_bias_direction(statistics)
-    selection_bias(new)[...] = selection_bias(old)[...] + step
+    family.selection_bias(new)[...] = bias[...] + step
     return new
 
 

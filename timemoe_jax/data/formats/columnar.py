@@ -160,6 +160,8 @@ class _Table:
 class _WideSource(SequenceSource):
     """The numeric columns of a table."""
 
+    aligned = True
+
     def __init__(self, table: _Table, layout: Layout):
         self._table, self._columns = table, layout.targets
         if layout.timestamp is not None:

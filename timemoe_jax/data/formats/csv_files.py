@@ -42,8 +42,9 @@ class CsvSource(SequenceSource):
       DataError: the file cannot be read, a column holds text, or one that was named is not there.
     """
 
-    def __init__(self, path: str | os.PathLike[str], names: ColumnNames | None = None):
+    aligned = True
 
+    def __init__(self, path: str | os.PathLike[str], names: ColumnNames | None = None):
         self._path = Path(path)
         table = read_csv(self._path)
         kinds: dict[str, Kind] = dict.fromkeys(table.columns, "number")

@@ -26,6 +26,8 @@ class NpySource(SequenceSource):
       DataError: the file cannot be read as .npy, or holds no numbers, or has another rank.
     """
 
+    aligned = True
+
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
         shape = self._array().shape

@@ -76,16 +76,17 @@ class Mixture:
         return found
 
     def count(
-        self, sequence: Int64[np.ndarray, "B *S"], mask: Bool[np.ndarray, "B S"]
+        self, sequence: Int64[np.ndarray, "B *S"], mask: Bool[np.ndarray, "B *C S"]
     ) -> Float[np.ndarray, " labels"]:
         """How many points of a batch are of each label.
 
         Args:
-          sequence: the series of each row, or of each point of it; below 0 where there is none.
+          sequence: the series of each row [B] or variate [B, C], or of each point [B, S]; below 0
+            where there is none.
           mask: True where a point was observed.
         """
-        if sequence.ndim == 1:
-            ids, points = sequence, np.count_nonzero(mask, axis=1)
+        if sequence.ndim < mask.ndim:
+            ids, points = sequence.ravel(), np.count_nonzero(mask, axis=-1).ravel()
         else:
             # Points of a series are neighbours: one search for each piece.
             flat = sequence.ravel()

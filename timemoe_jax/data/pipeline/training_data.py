@@ -14,6 +14,7 @@ from timemoe_jax.data.generators import augmentations
 from timemoe_jax.data.generators.families.components import SyntheticSource
 from timemoe_jax.data.generators.generated_source import GeneratedSource
 from timemoe_jax.data.pipeline.endless import NUM_SERIES, EndlessIndex, JoinedWindows
+from timemoe_jax.data.pipeline.joint import JointIndex, JointWindows
 from timemoe_jax.data.pipeline.mixing import Mixture, plan_mixture
 from timemoe_jax.data.pipeline.packing import PackedIndex, PackedSource
 from timemoe_jax.data.pipeline.resolutions import ResampledWindows
@@ -63,7 +64,7 @@ def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSu
       index: the windows, made of `source.lengths`.
       batch_size: the rows of a batch over all processes.
     """
-    cells = len(index) * index.size
+    cells = len(index) * index.size * getattr(index, "variates", 1)
     return DatasetSummary(
         sequences=len(source),
         points=int(np.sum(source.lengths)),
@@ -168,12 +169,20 @@ def split_series(
     if config.validation_sources:
         return split_sources(parts, config.validation_sources)
     if config.validation_fraction:
-        return split_sequences(len(source), config.validation_fraction, seed)
+        # Series that make one window are held out together.
+        each = np.arange(len(source)) if not config.variates else source.groups()
+        _, numbers = np.unique(each, return_inverse=True)
+        chosen = split_sequences(int(numbers[-1]) + 1, config.validation_fraction, seed)
+        train, held_out = (np.flatnonzero(np.isin(numbers, part)) for part in chosen)
+        return train, held_out
     return None
 
 
-def _windows(source: SequenceSource, config: DataConfig) -> WindowSource:
+def _windows(source: SequenceSource, config: DataConfig) -> WindowSource | JointWindows:
     stride = config.stride or config.length
+    if config.variates:
+        index = JointIndex(source, config.variates, config.length, stride, config.future)
+        return JointWindows(source, index)
     return WindowSource(source, WindowIndex(source.lengths, config.length, stride, config.future))
 
 
@@ -181,7 +190,9 @@ def _resampled(source: SequenceSource, config: DataConfig, seed: int) -> Windows
     """Windows to train on, at the rates of the config."""
     windows = _windows(source, config)
     rates = parse_resolutions(config.resolutions)
-    return ResampledWindows(source, windows.index, rates, seed) if rates else windows
+    if not rates or isinstance(windows, JointWindows):
+        return windows
+    return ResampledWindows(source, windows.index, rates, seed)
 
 
 def _packed(

@@ -129,7 +129,7 @@ class WindowIndex:
         # In parts: there may be tens of millions, and every step makes arrays as long.
         for first in range(0, len(lengths), _CHUNK_SEQUENCES):
             part = lengths[first : first + _CHUNK_SEQUENCES].astype(np.int64)
-            counts, covered = self._count(part)
+            counts, covered = self.count(part)
             ends = self._ends[first : first + len(part)]
             np.cumsum(counts, out=ends)
             ends += total
@@ -138,7 +138,7 @@ class WindowIndex:
             self.uncovered_points += int(np.sum(part - covered))
         self.padded_points = self._padding(0, len(lengths))
 
-    def _count(
+    def count(
         self, lengths: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """The windows of some series, and the points of each that are in any."""

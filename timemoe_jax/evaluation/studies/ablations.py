@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from timemoe_jax.models.time_moe.config import ModelConfig
-from timemoe_jax.models.time_moe.model import count_parameters
+from timemoe_jax.models.base import family_of
 from timemoe_jax.training.config import RunConfig
 
 # Beyond any error of a z-scored value, so that Huber is half the square everywhere.
@@ -35,25 +34,5 @@ ABLATIONS: Mapping[str, Any] = {
     "top_2": _model(num_experts_per_tok=2),
     "top_4": _model(num_experts_per_tok=4),
     "no_shared_expert": _model(shared_expert=False),
-    "dense": lambda run: dataclasses.replace(run, model=equally_activated_dense(run.model)),
+    "dense": lambda run: dataclasses.replace(run, model=family_of(run.model).dense_like(run.model)),
 }
-
-
-def equally_activated_dense(model: ModelConfig) -> ModelConfig:
-    """The dense model with as nearly as possible the parameters that a sparse one activates.
-
-    Only the width of its feed-forward layers differs; `count_parameters` says how near it is.
-
-    Args:
-      model: the sparse one.
-    """
-
-    def dense(width: int) -> ModelConfig:
-        return dataclasses.replace(
-            model, use_dense=True, router_bias=False, shared_expert=True, intermediate_size=width
-        )
-
-    # Parameters are linear in the width, so two counts give all of them.
-    one, two = (count_parameters(dense(width))[1] for width in (1, 2))
-    wanted = count_parameters(model)[1]
-    return dense(max(1, round(1 + (wanted - one) / (two - one))))

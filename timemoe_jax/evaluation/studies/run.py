@@ -22,7 +22,7 @@ from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_ou
 from timemoe_jax.evaluation.studies.config import ScoreConfig
 from timemoe_jax.evaluation.studies.variants import Variant
 from timemoe_jax.forecasting.forecaster import Forecaster
-from timemoe_jax.models.time_moe.model import count_parameters
+from timemoe_jax.models.base import count_parameters
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
@@ -105,7 +105,7 @@ def _result(variant: Variant, folder: Path, scoring: ScoreConfig) -> Result:
         **variant.labels,
         "total_parameters": total,
         "activated_parameters": activated,
-        "intermediate_size": config.model.intermediate_size,
+        "intermediate_size": dataclasses.asdict(config.model).get("intermediate_size"),
         "steps": config.train.num_steps,
         "points": count_points(config),
         "validation": validation,

@@ -4,8 +4,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.evaluation.studies.ablations import ABLATIONS, equally_activated_dense
+from timemoe_jax.evaluation.studies.ablations import ABLATIONS
 from timemoe_jax.evaluation.studies.config import KINDS, StudyConfig
+from timemoe_jax.models.base import family_of
 from timemoe_jax.training.config import RunConfig
 
 
@@ -30,24 +31,13 @@ def scaling_variants(config: StudyConfig) -> list[Variant]:
     same share of each run. A number of points becomes whole updates.
     """
     base, scaling = config.base, config.scaling
+    family = family_of(base.model)
     rates = scaling.learning_rates or (base.optimizer.learning_rate,) * len(scaling.hidden_sizes)
     sizes = zip(scaling.hidden_sizes, scaling.num_layers, scaling.num_heads, rates, strict=True)
     variants = []
     for hidden, layers, heads, rate in sizes:
-        top = base.model.num_experts_per_tok
-        width = top * max(
-            1, round(hidden * base.model.intermediate_size / base.model.hidden_size / top)
-        )
-        sparse = dataclasses.replace(
-            base.model,
-            hidden_size=hidden,
-            intermediate_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            use_dense=False,
-        )
-        models = {"sparse": sparse, "dense": equally_activated_dense(sparse)}
+        sparse = family.resized(base.model, hidden, layers, heads)
+        models = {"sparse": sparse, "dense": family.dense_like(sparse)}
         for points in scaling.points:
             for kind in KINDS:
                 run = _for_points(dataclasses.replace(base, model=models[kind]), points, rate)

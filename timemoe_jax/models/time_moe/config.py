@@ -1,29 +1,28 @@
 """The architecture of one Time-MoE model."""
 
 import dataclasses
-import itertools
 
 from timemoe_jax.config import (
-    DTYPES,
     require,
     require_choice,
     require_not_negative,
     require_positive,
 )
+from timemoe_jax.models.base import ModelConfig
 
 EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
 EXPERT_EXCHANGES = ("all_gather", "all_to_all")
 ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "splash")
 REMAT_POLICIES = ("none", "full", "products")
-FORECAST_PLANS = ("fitting", "covering")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class TimeMoeConfig(ModelConfig):
     """The architecture of one Time-MoE model (arXiv 2409.16040, Table 2).
 
-    The upper fields are those of the published `config.json`; the lower ones say how to compute.
-    The defaults are the published base model.
+    The upper fields are those of the published `config.json`, beside `horizon_lengths` and
+    `max_position_embeddings`; the lower ones say how to compute. The defaults are the published
+    base model.
     """
 
     hidden_size: int = 384
@@ -33,8 +32,6 @@ class ModelConfig:
     num_key_value_heads: int = 12
     num_experts: int = 8
     num_experts_per_tok: int = 2
-    horizon_lengths: tuple[int, ...] = (1, 8, 32, 64)
-    max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     initializer_range: float = 0.02
@@ -46,12 +43,6 @@ class ModelConfig:
     router_bias: bool = False
     # Without the shared expert a point is left to the routed ones; not published either.
     shared_expert: bool = True
-    # Beside each head one that says these quantiles of each value, in (0, 1) and increasing; not
-    # published either.
-    quantile_levels: tuple[float, ...] = ()
-    # Which heads a forecast reads. "fitting": the longest that fits into what remains, again and
-    # again, as published; "covering": the shortest that covers what remains, else the longest.
-    forecast_plan: str = "fitting"
     # Deviations of the embedding's initial gate and value weights; (): initializer_range. If they
     # are small its silu is almost linear, so that all points are embedded along nearly one line:
     # the first norm takes their size away, and what is left hardly has a sign.
@@ -59,11 +50,8 @@ class ModelConfig:
     # How many points back the attention starts by reading, each head a single one, less where its
     # heads are too few for that: see nn.lags; 0: all alike, as published.
     attention_reach: int = 0
-    # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
-    default_context: int = 0
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
-    dtype: str = "float32"
     remat: str = "none"  # what the backward pass computes again: see models.time_moe.REMAT
     expert_implementation: str = "auto"
     expert_exchange: str = "all_gather"  # between devices that hold different experts
@@ -71,6 +59,7 @@ class ModelConfig:
     attention_implementation: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(
             self,
             *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -78,16 +67,11 @@ class ModelConfig:
             *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
             "expert_capacity_factor",
         )
-        require_not_negative(self, "router_aux_loss_factor", "default_context", "attention_reach")
+        require_not_negative(self, "router_aux_loss_factor", "attention_reach")
         require(
             len(self.embedding_range) in (0, 2) and all(r > 0 for r in self.embedding_range),
             "embedding_range must be two positive numbers, of the gate and of the value, or (), "
             f"but is {self.embedding_range}",
-        )
-        require(
-            self.default_context <= self.max_position_embeddings,
-            f"default_context ({self.default_context}) exceeds max_position_embeddings "
-            f"({self.max_position_embeddings})",
         )
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         require(
@@ -121,19 +105,6 @@ class ModelConfig:
             self.shared_expert or not self.use_dense,
             "shared_expert is False, but use_dense has no experts; leave it at True",
         )
-        horizons = self.horizon_lengths
-        increasing = all(a < b for a, b in zip((0, *horizons), horizons, strict=False))
-        require(
-            len(horizons) > 0 and increasing,
-            f"horizon_lengths must be positive and increasing, but are {horizons}",
-        )
-        levels = self.quantile_levels
-        require(
-            all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
-            f"quantile_levels must increase and be in (0, 1), but are {levels}",
-        )
-        require_choice(self, "forecast_plan", FORECAST_PLANS)
-        require_choice(self, "dtype", DTYPES)
         require_choice(self, "remat", REMAT_POLICIES)
         require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
         require_choice(self, "expert_exchange", EXPERT_EXCHANGES)

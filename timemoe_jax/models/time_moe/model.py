@@ -5,7 +5,7 @@ compile time does not grow with depth.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax.errors import ConfigError
+from timemoe_jax.models.base import ModelOutput
 from timemoe_jax.models.quantiles import non_crossing
-from timemoe_jax.models.time_moe.config import ModelConfig
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
@@ -22,7 +24,7 @@ from timemoe_jax.nn.lag_start import start_at_lags
 from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.runtime import partitioning
 
-# By the name of `ModelConfig.remat`, what of a layer is kept for the backward pass; the rest is
+# By the name of `TimeMoeConfig.remat`, what of a layer is kept for the backward pass; the rest is
 # computed again. None keeps what the backward pass reads.
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -31,21 +33,10 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 }
 
 
-class TimeMoeOutput(NamedTuple):
-    """What the model says at every position of its input."""
-
-    predictions: dict[int, Float[Array, "B T P"]]  # horizon P -> the P values after each position
-    hidden: Float[Array, "B T D"]  # after the final norm
-    router_logits: Float[Array, "L B T E"] | None  # None in a dense model
-    # (token, choice) pairs that no expert computed, those of masked positions among them; None in
-    # a dense model.
-    dropped: Float[Array, " L"] | None
-
-
 class Block(nnx.Module):
     """x += attention(norm(x)); x += feed-forward(norm(x))."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TimeMoeConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         init = nnx.initializers.normal(config.initializer_range)
         size = config.hidden_size
@@ -127,7 +118,7 @@ class TimeMoe(nnx.Module):
         norm scales 1, but for `embedding_range` and `attention_reach`.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TimeMoeConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         init = nnx.initializers.normal(config.initializer_range)
         self.config = config
@@ -165,7 +156,7 @@ class TimeMoe(nnx.Module):
         x: Float[Array, "B T"],
         mask: Bool[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-    ) -> TimeMoeOutput:
+    ) -> ModelOutput:
         """Predicts at every position.
 
         Args:
@@ -182,7 +173,7 @@ class TimeMoe(nnx.Module):
         """
         hidden, logits, dropped = self._run(x, mask, segments)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
-        return TimeMoeOutput(predictions, hidden, logits, dropped)
+        return ModelOutput(predictions, hidden, logits, dropped)
 
     def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
         """The `horizon` values after each position, float32."""
@@ -214,7 +205,7 @@ class TimeMoe(nnx.Module):
         graph, state = nnx.split(self.blocks)
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
-            weights = partitioning.gather_fsdp(weights, "blocks.")
+            weights = partitioning.gather_fsdp(weights, RULES, "blocks.")
             h, _, logits, dropped = nnx.merge(graph, weights)(h, mask, segments)
             h = partitioning.constrain(h, partitioning.BATCH)
             return h, (logits, dropped)
@@ -224,33 +215,3 @@ class TimeMoe(nnx.Module):
         per_layer: tuple
         h, per_layer = jax.lax.scan(layer, self.embed(x), state)
         return self.norm(h), *per_layer
-
-
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure and the parameter shapes of a model, without allocating any."""
-    model = nnx.eval_shape(lambda: TimeMoe(config, rngs=nnx.Rngs(0)))
-    graph, params = nnx.split(model, nnx.Param)
-    return graph, params
-
-
-def create_params(config: ModelConfig, seed: int) -> nnx.State:
-    """Initial parameters, made by one compiled program."""
-
-    def create() -> nnx.State:
-        return nnx.state(TimeMoe(config, rngs=nnx.Rngs(seed)), nnx.Param)
-
-    return jax.jit(create)()
-
-
-def count_parameters(config: ModelConfig) -> tuple[int, int]:
-    """Total and activated parameters (arXiv 2409.16040, Table 2), from shapes alone.
-
-    A token activates everything but the routed experts that it does not choose.
-    """
-    _, params = abstract_model(config)
-    total = sum(p.size for p in jax.tree.leaves(params))
-    if config.use_dense:
-        return total, total
-    experts = sum(p.size for p in jax.tree.leaves(params["blocks"]["ffn"]["experts"]))
-    idle = experts // config.num_experts * (config.num_experts - config.num_experts_per_tok)
-    return total, total - idle

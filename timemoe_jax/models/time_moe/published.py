@@ -1,11 +1,16 @@
-"""Time-MoE as it is published: its `config.json` and the names of its tensors."""
+"""Time-MoE as it is published: its `config.json` and the names of its tensors.
+
+`TimeMoeFormat` is the whole correspondence; reading and writing both follow it.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from timemoe_jax.config import from_mapping, require
-from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, ModelConfig
+from timemoe_jax.models.base import PublishedFormat
+from timemoe_jax.models.base import PublishedTensor as Tensor
+from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, TimeMoeConfig
 
 # Fields of a published config.json that say nothing about the computation.
 _IGNORED_PUBLISHED = frozenset(
@@ -23,115 +28,105 @@ _FIXED_PUBLISHED: dict[str, Any] = {
 }
 _UNPUBLISHED = (
     *COMPUTE_FIELDS,
+    "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
     *INITIALISATION_FIELDS,
 )
-
-
-def model_config_from_published(published: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
-    """Reads a published `config.json`.
-
-    Args:
-      published: the parsed JSON object.
-
-    Returns:
-      the typed configuration, and the names of the fields that were not understood.
-
-    Raises:
-      ConfigError: a field holds what this library cannot compute, or a needed one is missing.
-    """
-    for name, value in _FIXED_PUBLISHED.items():
-        require(
-            published.get(name, value) == value,
-            f"config.json: {name} is {published.get(name)!r}; only {value!r} can be computed",
-        )
-    known = {f.name for f in dataclasses.fields(ModelConfig)} - {*_UNPUBLISHED}
-    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    missing = [name for name in needed if name not in published]
-    require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
-    values = {name: value for name, value in published.items() if name in known}
-    values.setdefault("num_key_value_heads", values["num_attention_heads"])
-    unknown = sorted(set(published) - known - _IGNORED_PUBLISHED)
-    return from_mapping(ModelConfig, values, "config.json"), unknown
-
-
-def model_config_to_published(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` under which the published implementation loads these weights.
-
-    Raises:
-      ConfigError: the published implementation does not have such a model.
-    """
-    require(not config.router_bias, "router_bias is True; the published format has no such bias")
-    require(
-        config.shared_expert,
-        "shared_expert is False; the published format has no model without a shared expert",
-    )
-    require(
-        not config.quantile_levels,
-        f"quantile_levels is {config.quantile_levels}; the published format has no heads for them",
-    )
-    require(
-        config.forecast_plan == "fitting",
-        f"forecast_plan is {config.forecast_plan!r}; the published implementation has 'fitting'",
-    )
-    values = dataclasses.asdict(config)
-    for name in _UNPUBLISHED:
-        del values[name]
-    return {
-        "architectures": ["TimeMoeForPrediction"],
-        **_FIXED_PUBLISHED,
-        **values,
-        "horizon_lengths": list(config.horizon_lengths),
-        "use_cache": True,
-    }
-
-
-class Rule(NamedTuple):
-    """How one parameter is named in a published file, and which axes of it are turned."""
-
-    path: str  # of the parameter, dotted
-    name: str  # of the tensors; {layer} and {expert} run over the leading axes
-    transpose: bool = False
-
+# What a model must have to be published, and why.
+_ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
+    "router_bias": (False, "the published format has no such bias"),
+    "shared_expert": (True, "the published format has no model without a shared expert"),
+    "quantile_levels": ((), "the published format has no heads for them"),
+    "forecast_plan": ("fitting", "the published implementation has 'fitting'"),
+}
 
 _LAYER = "model.layers.{layer}."
-_RULES = (
-    Rule("embed.gate", "model.embed_layer.gate_layer.weight", True),
-    Rule("embed.value", "model.embed_layer.emb_layer.weight", True),
-    Rule("blocks.attention_norm.scale", _LAYER + "input_layernorm.weight"),
+_SHARED = (
+    Tensor("embed.gate", "model.embed_layer.gate_layer.weight", True),
+    Tensor("embed.value", "model.embed_layer.emb_layer.weight", True),
+    Tensor("blocks.attention_norm.scale", _LAYER + "input_layernorm.weight"),
     *(
         rule
         for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
         for rule in (
-            Rule(f"blocks.attention.{ours}.kernel", f"{_LAYER}self_attn.{theirs}.weight", True),
-            Rule(f"blocks.attention.{ours}.bias", f"{_LAYER}self_attn.{theirs}.bias"),
+            Tensor(f"blocks.attention.{ours}.kernel", f"{_LAYER}self_attn.{theirs}.weight", True),
+            Tensor(f"blocks.attention.{ours}.bias", f"{_LAYER}self_attn.{theirs}.bias"),
         )
     ),
-    Rule("blocks.attention.out.kernel", _LAYER + "self_attn.o_proj.weight", True),
-    Rule("blocks.ffn_norm.scale", _LAYER + "post_attention_layernorm.weight"),
-    Rule("norm.scale", "model.norm.weight"),
+    Tensor("blocks.attention.out.kernel", _LAYER + "self_attn.o_proj.weight", True),
+    Tensor("blocks.ffn_norm.scale", _LAYER + "post_attention_layernorm.weight"),
+    Tensor("norm.scale", "model.norm.weight"),
 )
 _FFN = _LAYER + "ffn_layer."
-_MOE_RULES = (
-    Rule("blocks.ffn.router.kernel", _FFN + "gate.weight", True),
+_SPARSE = (
+    Tensor("blocks.ffn.router.kernel", _FFN + "gate.weight", True),
     *(
-        Rule(f"blocks.ffn.experts.{part}", f"{_FFN}experts.{{expert}}.{part}_proj.weight", True)
+        Tensor(f"blocks.ffn.experts.{part}", f"{_FFN}experts.{{expert}}.{part}_proj.weight", True)
         for part in ("gate", "up", "down")
     ),
     *(
-        Rule(f"blocks.ffn.shared.{part}.kernel", f"{_FFN}shared_expert.{part}_proj.weight", True)
+        Tensor(f"blocks.ffn.shared.{part}.kernel", f"{_FFN}shared_expert.{part}_proj.weight", True)
         for part in ("gate", "up", "down")
     ),
-    Rule("blocks.ffn.shared_gate.kernel", _FFN + "shared_expert_gate.weight", True),
+    Tensor("blocks.ffn.shared_gate.kernel", _FFN + "shared_expert_gate.weight", True),
 )
-_DENSE_RULES = tuple(
-    Rule(f"blocks.ffn.{part}.kernel", f"{_FFN}{part}_proj.weight", True)
+_DENSE = tuple(
+    Tensor(f"blocks.ffn.{part}.kernel", f"{_FFN}{part}_proj.weight", True)
     for part in ("gate", "up", "down")
 )
 
 
-def rules_of(config: ModelConfig) -> Iterator[Rule]:
-    """Every rule that applies to a model."""
-    yield from (*_RULES, *(_DENSE_RULES if config.use_dense else _MOE_RULES))
-    for i, p in enumerate(config.horizon_lengths):
-        yield Rule(f"heads.{p}.kernel", f"lm_heads.{i}.out_layer.weight", True)
+class TimeMoeFormat(PublishedFormat):
+    """The published folders of Time-MoE."""
+
+    model_type = "time_moe"
+
+    def read_config(self, published: Mapping[str, Any]) -> tuple[TimeMoeConfig, list[str]]:
+        """The typed config, and the names of the fields that were not understood.
+
+        Raises:
+          ConfigError: a field holds what this library cannot compute, or a needed one is missing.
+        """
+        for name, value in _FIXED_PUBLISHED.items():
+            require(
+                published.get(name, value) == value,
+                f"config.json: {name} is {published.get(name)!r}; only {value!r} can be computed",
+            )
+        known = {f.name for f in dataclasses.fields(TimeMoeConfig)} - {*_UNPUBLISHED}
+        needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        missing = [name for name in needed if name not in published]
+        require(not missing, f"config.json lacks {', '.join(missing)}: is it a Time-MoE model?")
+        values = {name: value for name, value in published.items() if name in known}
+        values.setdefault("num_key_value_heads", values["num_attention_heads"])
+        unknown = sorted(set(published) - known - _IGNORED_PUBLISHED)
+        return from_mapping(TimeMoeConfig, values, "config.json"), unknown
+
+    def write_config(self, config: TimeMoeConfig) -> dict[str, Any]:
+        """The `config.json` under which the published implementation loads these weights.
+
+        Raises:
+          ConfigError: the published implementation does not have such a model.
+        """
+        for name, (value, reason) in _ONLY_PUBLISHED.items():
+            held = getattr(config, name)
+            require(held == value, f"{name} is {held!r}; {reason}")
+        values = dataclasses.asdict(config)
+        for name in _UNPUBLISHED:
+            del values[name]
+        return {
+            "architectures": ["TimeMoeForPrediction"],
+            **_FIXED_PUBLISHED,
+            **values,
+            "horizon_lengths": list(config.horizon_lengths),
+            "use_cache": True,
+        }
+
+    def tensors(self, config: TimeMoeConfig) -> Iterator[Tensor]:
+        """The published name of every parameter."""
+        yield from (*_SHARED, *(_DENSE if config.use_dense else _SPARSE))
+        for i, p in enumerate(config.horizon_lengths):
+            yield Tensor(f"heads.{p}.kernel", f"lm_heads.{i}.out_layer.weight", True)
+
+    def axis_sizes(self, config: TimeMoeConfig) -> dict[str, int]:
+        """Blocks are stacked by layer, experts by layer and expert."""
+        return {"layer": config.num_hidden_layers, "expert": config.num_experts}

@@ -1,0 +1,163 @@
+"""A family of one's own: registered in a few lines, it can do all that the library's can."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from timemoe_jax import ConfigError, Forecaster
+from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.checkpoints.make_bundle import make_bundle
+from timemoe_jax.config import from_mapping
+from timemoe_jax.evaluation import long_horizon
+from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.models.base import (
+    Family,
+    ModelConfig,
+    ModelOutput,
+    count_parameters,
+    get_family,
+    register,
+)
+from timemoe_jax.training import run as train
+from timemoe_jax.training.config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConfig(ModelConfig):
+    family: str = "linear"
+    lags: int = 24  # points that a forecast is a weighted sum of
+
+
+class LinearModel(nnx.Module):
+    """Every head is one matrix, from the last points [lags] to the next [P]."""
+
+    def __init__(self, config: LinearConfig, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(0.01)
+        self.config = config
+        self.maps = nnx.Dict(
+            {
+                str(p): nnx.Param(init(rngs.params(), (config.lags, p)))
+                for p in config.horizon_lengths
+            }
+        )
+
+    def __call__(self, x, mask=None, segments=None):
+        x = x if mask is None else jnp.where(mask, x, 0)
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.config.lags - 1, 0)])
+        each = [padded[..., i : i + x.shape[-1]] for i in range(self.config.lags)]
+        hidden = jnp.stack(each, axis=-1)
+        return ModelOutput({int(p): self.head(hidden, int(p)) for p in self.maps}, hidden)
+
+    def head(self, hidden, horizon):
+        return hidden @ self.maps[str(horizon)][...]
+
+
+class LinearFamily(Family):
+    name = "linear"
+    config = LinearConfig
+
+    def make(self, config, rngs):
+        return LinearModel(config, rngs)
+
+    def rules(self):
+        return ((r"maps\.", P()),)
+
+
+class JointLinearFamily(LinearFamily):
+    name = "joint_linear"
+    joint = True
+
+
+register(LinearFamily())
+register(JointLinearFamily())
+
+
+def config_of(path, **model) -> RunConfig:
+    fields = {
+        "model": {"horizon_lengths": (1, 12), "max_position_embeddings": 128, **model},
+        "data": {"path": str(path), "length": 48, "future": 12, "stride": 1, "num_threads": 0},
+        "optimizer": {"learning_rate": 0.02, "weight_decay": 0.0},
+        "train": {"num_steps": 60, "batch_size": 16, "log_every": 20, "eval_batches": 1},
+    }
+    if model["family"] == "joint_linear":
+        fields["data"]["variates"] = 3
+    return from_mapping(RunConfig, fields)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Two aligned series of a daily cycle, hourly."""
+    path = tmp_path_factory.mktemp("data") / "cycles.csv"
+    hours = np.arange(600)
+    stamps = np.datetime64("2024-01-01T00") + hours.astype("timedelta64[h]")
+    rows = zip(stamps, np.sin(hours * np.pi / 12), 5 + np.cos(hours * np.pi / 12), strict=True)
+    path.write_text("date,a,b\n" + "".join(f"{t},{a},{b}\n" for t, a, b in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(table, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    train.run(config_of(table, family="linear"), workdir)
+    return workdir
+
+
+def test_it_trains_and_is_restored_bundled_and_forecasts(run, table, tmp_path):
+    loaded = load_model(run)
+    assert isinstance(loaded.config, LinearConfig)
+    assert count_parameters(loaded.config) == (24 * 13, 24 * 13)
+    make_bundle(run, tmp_path / "bundle", dtype="float32")
+    values = np.loadtxt(table, delimiter=",", skiprows=1, usecols=(1, 2)).T
+    truth = values[:, -12:]
+    outs = []
+    for place in (run, tmp_path / "bundle"):
+        forecaster = Forecaster.from_pretrained(place)
+        out = forecaster.forecast(values[:, :-12], horizon=12, quantile_levels=[0.1, 0.5, 0.9])
+        assert np.abs(out.point - truth).max() < 0.2  # of an amplitude of 1
+        assert out.intervals == "conformal"
+        assert (np.diff(out.quantiles, axis=-1) >= 0).all()
+        outs.append(out)
+    np.testing.assert_array_equal(outs[0].point, outs[1].point)
+
+
+def test_it_resumes(run, table):
+    config = config_of(table, family="linear")
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=61))
+    assert train.run(longer, run).step == 61
+
+
+def test_it_is_evaluated(run, table, tmp_path):
+    config = EvalConfig(
+        checkpoint=str(run),
+        data_dir=str(table.parent),
+        datasets=(table.name,),
+        horizons=(12,),
+        context_length=48,
+        output_dir=str(tmp_path),
+    )
+    (cell,) = long_horizon.run(config)["cells"]
+    assert cell["mse"] < 0.5 * cell["naive_mse"]
+
+
+def test_a_joint_family_reads_aligned_series_together(table, tmp_path):
+    """Windows [B, C, T] of the table's columns, one of three variates absent."""
+    result = train.run(config_of(table, family="joint_linear"), tmp_path)
+    assert result.step == 60
+    assert get_family("joint_linear").joint
+
+
+def test_what_does_not_fit_is_an_error(table):
+    with pytest.raises(ConfigError, match=r"family is 'lineer'; known: time_moe, linear"):
+        config_of(table, family="lineer")
+    with pytest.raises(ConfigError, match=r"config\.model has no field 'num_experts'"):
+        config_of(table, family="linear", num_experts=4)
+    fields = dataclasses.asdict(config_of(table, family="linear"))
+    fields["data"]["variates"] = 2
+    with pytest.raises(ConfigError, match=r"data\.variates is 2, but models of the family"):
+        from_mapping(RunConfig, fields)
+    with pytest.raises(ConfigError, match="there is a family 'time_moe' already"):
+        register(type("Other", (Family,), {"name": "time_moe"})())

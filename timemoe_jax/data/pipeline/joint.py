@@ -1,0 +1,116 @@
+"""Windows of several aligned series, for models that read them together."""
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+from timemoe_jax.data.pipeline.standardize import StandardizedSeries
+from timemoe_jax.data.pipeline.windows import Extent, WindowIndex, item_of
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import DataError
+
+
+class JointIndex:
+    """Where the windows of groups of aligned series lie.
+
+    A group (`SequenceSource.groups`) of more than `variates` series is cut into pieces of that many
+    neighbors; a smaller one leaves the rest of a window's variates empty. The windows of a piece
+    begin where `WindowIndex` lets those of a single series begin.
+
+    Attributes:
+      variates: C, the series of a window.
+      The others are those of `Index`; `padded_points` counts the empty variates, too.
+
+    Args:
+      source: the series.
+      variates: the most series of a window.
+      length: the number of inputs of a window.
+      stride: points from one window to the next.
+      future: the number of points after the inputs.
+
+    Raises:
+      DataError: series of one group differ in length, or an argument is less than one.
+    """
+
+    def __init__(
+        self, source: SequenceSource, variates: int, length: int, stride: int, future: int = 1
+    ):
+        if variates < 1:
+            raise DataError(f"variates must be at least 1, but is {variates}")
+        self.variates, self.num_sequences = variates, len(source)
+        groups = source.groups()
+        begins = np.flatnonzero(np.diff(groups, prepend=-1))
+        # The place of each series in its group says where a piece begins.
+        place = np.arange(len(groups)) - np.repeat(begins, np.diff(begins, append=len(groups)))
+        self._first = np.flatnonzero(place % variates == 0)
+        self._sizes = np.diff(self._first, append=len(groups))
+        lengths = source.lengths[self._first]
+        differing = np.flatnonzero(source.lengths != np.repeat(lengths, self._sizes))
+        if differing.size:
+            raise DataError(
+                f"{source.name(int(differing[0]))} has {source.lengths[differing[0]]} points, but "
+                "the series beside it another number; series of one window must be aligned"
+            )
+        self._pieces = WindowIndex(lengths, length, stride, future)
+        self.length, self.size = self._pieces.length, self._pieces.size
+        counts, covered = self._pieces.count(lengths)
+        padding = np.where(counts > 0, np.maximum(self.size - lengths, 0), 0)
+        self._points = np.cumsum(self._sizes * (counts * self.size - padding))
+        self.skipped_sequences = int(np.sum(self._sizes[lengths < 2]))
+        self.uncovered_points = int(np.sum(self._sizes * (lengths - covered)))
+        cells = len(self) * self.size * variates
+        self.padded_points = cells - (int(self._points[-1]) if len(self._points) else 0)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def extent(self, first: int, stop: int) -> Extent:
+        """Windows and points of a range of series, which must not cut a group."""
+        begin, end = np.searchsorted(self._first, [first, stop]).tolist()
+        windows = self._pieces.extent(begin, end)
+        before = [int(self._points[i - 1]) if i else 0 for i in (begin, end)]
+        return Extent(windows.first, windows.stop, before[1] - before[0])
+
+    def locate(
+        self, numbers: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """The first series of each window, how many there are, and the first point in them."""
+        pieces, starts = self._pieces.locate(numbers)
+        return self._first[pieces], self._sizes[pieces], starts
+
+
+class JointWindows:
+    """Random access to windows of aligned series, each z-scored by its whole series.
+
+    Item i is {"values": float32 [C, size], "mask": bool [C, size], "sequence": int64 [C]}; a
+    variate that the group does not have is masked throughout, and its sequence is -1.
+
+    Args:
+      source: the series.
+      index: of its groups.
+    """
+
+    def __init__(self, source: SequenceSource, index: JointIndex):
+        self.source, self.index = source, index
+        self._series = StandardizedSeries(source)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        return item_of(self, i)
+
+    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Some of the windows; an empty one for -1: "values", "mask" [B, C, size], "sequence"."""
+        shape = (len(numbers), self.index.variates, self.index.size)
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        sequence = np.full(shape[:2], -1, np.int64)
+        rows = np.flatnonzero(numbers >= 0)
+        located = zip(*(a.tolist() for a in self.index.locate(numbers[rows])), strict=True)
+        for row, (first, variates, start) in zip(rows.tolist(), located, strict=True):
+            stop = min(self.source.lengths.item(first) - start, self.index.size)
+            for c in range(variates):
+                self._series.read(first + c, start, values[row, c, :stop], mask[row, c, :stop])
+            sequence[row, :variates] = range(first, first + variates)
+        return {"values": values, "mask": mask, "sequence": sequence}

@@ -1,0 +1,294 @@
+"""What a family of models gives to the rest of the library, and the registry of families by name.
+
+A family is a folder of `models` with a `Family`, and one entry of `_BUNDLED` below. Checkpoints,
+training, forecasting and evaluation know this file alone: `config.model.family` picks a family, and
+no other room knows the name of a parameter.
+
+A univariate family reads [B, T] and forecasts every variate by itself. A joint family reads
+[B, C, T], C aligned series of one window, of which those that are absent are masked throughout.
+Everything that holds for [B, T] holds for [B, C, T] with an axis more: masks, targets, predictions
+[B, C, T, P], forecasts [B, C, H].
+"""
+
+import dataclasses
+import importlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from timemoe_jax.config import DTYPES, require, require_choice, require_not_negative
+from timemoe_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from timemoe_jax.models.decoding import Decoded
+    from timemoe_jax.runtime.partitioning import Rules
+
+DEFAULT_FAMILY = "time_moe"
+FORECAST_PLANS = ("fitting", "covering")
+# Families that come with the library, and the module that holds the `FAMILY` of each.
+_BUNDLED = {"time_moe": "timemoe_jax.models.time_moe.family"}
+_REGISTERED: dict[str, "Family"] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The fields that every family's config has; a family adds those of its architecture."""
+
+    family: str = DEFAULT_FAMILY
+    # Each head predicts so many points after a position.
+    horizon_lengths: tuple[int, ...] = (1, 8, 32, 64)
+    max_position_embeddings: int = 4096  # the most points of a context and its forecast
+    # Beside each head one that says these quantiles of each value, in (0, 1) and increasing.
+    quantile_levels: tuple[float, ...] = ()
+    # Which heads a forecast reads. "fitting": the longest that fits into what remains, again and
+    # again, as published; "covering": the shortest that covers what remains, else the longest.
+    forecast_plan: str = "fitting"
+    # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
+    default_context: int = 0
+    dtype: str = "float32"  # of the matrix products
+
+    def __post_init__(self) -> None:
+        horizons = self.horizon_lengths
+        increasing = all(a < b for a, b in itertools.pairwise((0, *horizons)))
+        require(
+            len(horizons) > 0 and increasing,
+            f"horizon_lengths must be positive and increasing, but are {horizons}",
+        )
+        levels = self.quantile_levels
+        require(
+            all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
+            f"quantile_levels must increase and be in (0, 1), but are {levels}",
+        )
+        require_not_negative(self, "default_context")
+        require(
+            self.default_context <= self.max_position_embeddings,
+            f"default_context ({self.default_context}) exceeds max_position_embeddings "
+            f"({self.max_position_embeddings})",
+        )
+        require_choice(self, "forecast_plan", FORECAST_PLANS)
+        require_choice(self, "dtype", DTYPES)
+
+    @classmethod
+    def class_of(cls, mapping: Mapping[str, Any], where: str) -> type["ModelConfig"]:
+        """The config class of the family that a mapping names; `from_mapping` asks for it."""
+        if cls is not ModelConfig:
+            return cls
+        try:
+            return get_family(mapping.get("family", DEFAULT_FAMILY)).config
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{error}") from None
+
+
+class ModelOutput(NamedTuple):
+    """What a model says at every position of its input [B, T], or [B, C, T] of a joint model."""
+
+    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, T, P]
+    hidden: Any  # [B, *C, T, D], what the heads read
+    router_logits: Any = None  # [L, B, *C, T, E]; None of a model without routers
+    dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
+
+
+class Dimension(NamedTuple):
+    """A size of a model that an axis of the mesh must divide."""
+
+    name: str  # as an error names it
+    size: int
+    axis: str  # of the mesh
+
+
+class PublishedTensor(NamedTuple):
+    """How one parameter is named in published weights."""
+
+    path: str  # of the parameter, dotted
+    name: str  # of the tensors; {layer} and {expert} run over the leading axes of the parameter
+    transpose: bool = False  # PyTorch keeps linear maps as [out, in]
+
+
+class PublishedFormat:
+    """The weights of a family as its authors publish them: `config.json` and safetensors."""
+
+    model_type: ClassVar[str]  # of config.json
+
+    def read_config(self, published: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """The typed config, and the names of the fields of config.json that were not understood."""
+        raise NotImplementedError
+
+    def write_config(self, config: Any) -> dict[str, Any]:
+        """The config.json of a model; a ConfigError where the published code has no such model."""
+        raise NotImplementedError
+
+    def tensors(self, config: Any) -> Iterator[PublishedTensor]:
+        """The name of every parameter."""
+        raise NotImplementedError
+
+    def axis_sizes(self, config: Any) -> dict[str, int]:
+        """The sizes of `layer` and `expert`, in the order of a parameter's leading axes."""
+        raise NotImplementedError
+
+
+class Family:
+    """One family of models; a subclass says what is its own.
+
+    A model is an `nnx.Module` made by `make(config, rngs)`. It is called with x [B, T] float,
+    mask [B, T] bool and segments [B, T] int or None, and returns a `ModelOutput`. It has `head`
+    and `quantile_head`, from hidden states [*N, D] and a horizon P to [*N, P] and [*N, P, Q].
+    """
+
+    name: ClassVar[str]
+    config: ClassVar[type[ModelConfig]]
+    joint: ClassVar[bool] = False
+    published: ClassVar[PublishedFormat | None] = None
+    # Fields of the config that do not change what the parameters compute beyond rounding, and so
+    # are no part of an exported model.
+    compute_fields: ClassVar[tuple[str, ...]] = ("dtype",)
+    # Those under which a run may go on from parameters of another value, besides.
+    free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context")
+    # Parts that a trained model may be given: its point forecasts stay the same.
+    addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
+    # Parameters by their dotted paths: those of routed experts, those that are computed in float32
+    # always, those that weight decay leaves alone (by the names in their paths), and matrices whose
+    # updates Muon does not orthogonalize: an embedding is a vector for each feature, and the
+    # columns of a router, of experts that may be unused, are not to be made alike.
+    experts: ClassVar[str] = r"(^|\.)experts\."
+    float32: ClassVar[str] = r"norm|router|selection_bias"
+    vectors: ClassVar[frozenset[str]] = frozenset({"bias", "scale", "selection_bias"})
+    no_matrices: ClassVar[frozenset[str]] = frozenset({"embed", "router"})
+
+    def make(self, config: Any, rngs: "nnx.Rngs") -> "nnx.Module":
+        """A model with initial parameters."""
+        raise NotImplementedError
+
+    def for_inference(self, config: Any, dtype: str) -> Any:
+        """The config under which parameters forecast, in a dtype."""
+        return dataclasses.replace(config, dtype=dtype)
+
+    def rules(self) -> "Rules":
+        """How parameters are split over a mesh: see `runtime.partitioning`."""
+        return ()
+
+    def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
+        """Forecasts after contexts x [B, *C, T]; the last point is observed, of a variate at least.
+
+        By default the whole context is read anew for every head.
+        """
+        from timemoe_jax.models.decoding import decode_uncached
+
+        return decode_uncached(model, x, mask, horizon)
+
+    def idle_parameters(self, config: Any, params: Any) -> int:
+        """How many parameters a token does not activate."""
+        return 0
+
+    def selection_bias(self, params: Any) -> Any:
+        """The variable [L, E] that an even load moves; None of a model without one."""
+        return None
+
+    def experts_per_token(self, config: Any) -> int:
+        """K of the routers; 0 of a model without routers."""
+        return 0
+
+    def router_loss_factor(self, config: Any) -> float:
+        """What the balancing loss is multiplied by; 0 leaves it out."""
+        return 0.0
+
+    def bytes_per_series(self, config: Any, context: int, horizon: int) -> int:
+        """About what forecasting one series of a batch takes in memory."""
+        return 64 * (context + horizon)
+
+    def dimensions(self, config: Any) -> Sequence[Dimension]:
+        """What the axes of a mesh must divide; a ConfigError of a model that has no such axis."""
+        return ()
+
+    def resized(self, config: Any, hidden_size: int, num_layers: int, num_heads: int) -> Any:
+        """The same architecture in another size, for a scaling study."""
+        raise ConfigError(f"models of the family {self.name!r} cannot be resized")
+
+    def dense_like(self, config: Any) -> Any:
+        """The dense model with as nearly as possible the parameters that this one activates."""
+        raise ConfigError(f"the family {self.name!r} has no dense models")
+
+    def choices(self, config: Any, length: int, segmented: bool) -> list[str]:
+        """Lines for the console: what "auto" stands for, on this machine, at a window length."""
+        return []
+
+
+def register(family: Family) -> None:
+    """Makes a family known by its name, so that `config.model.family` finds it.
+
+    Raises:
+      ConfigError: another family has the name.
+    """
+    name = family.name
+    if name in _BUNDLED or _REGISTERED.get(name, family) is not family:
+        raise ConfigError(f"there is a family {name!r} already; give this one another name")
+    _REGISTERED[name] = family
+
+
+def family_names() -> tuple[str, ...]:
+    """The names of all families."""
+    return (*_BUNDLED, *_REGISTERED)
+
+
+def get_family(name: str) -> Family:
+    """The family of a name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if name in _BUNDLED:
+        return importlib.import_module(_BUNDLED[name]).FAMILY
+    if name not in _REGISTERED:
+        raise ConfigError(f"family is {name!r}; known: {', '.join(family_names())}")
+    return _REGISTERED[name]
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family of a model, by its config."""
+    return get_family(config.family)
+
+
+def published_family(model_type: Any) -> Family:
+    """The family whose published weights have this `model_type`; Time-MoE where none has it."""
+    families = [get_family(name) for name in family_names()]
+    found = [f for f in families if f.published and f.published.model_type == model_type]
+    return found[0] if found else get_family(DEFAULT_FAMILY)
+
+
+def abstract_model(config: ModelConfig) -> tuple["nnx.GraphDef", "nnx.State"]:
+    """The structure and the parameter shapes of a model, without allocating any."""
+    from flax import nnx
+
+    family = family_of(config)
+    model = nnx.eval_shape(lambda: family.make(config, nnx.Rngs(0)))
+    graph, params = nnx.split(model, nnx.Param)
+    return graph, params
+
+
+def create_params(config: ModelConfig, seed: int) -> "nnx.State":
+    """Initial parameters, made by one compiled program."""
+    import jax
+    from flax import nnx
+
+    family = family_of(config)
+
+    def create() -> nnx.State:
+        return nnx.state(family.make(config, nnx.Rngs(seed)), nnx.Param)
+
+    return jax.jit(create)()
+
+
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """Total and activated parameters, from shapes alone."""
+    import jax
+
+    _, params = abstract_model(config)
+    total = sum(p.size for p in jax.tree.leaves(params))
+    return total, total - family_of(config).idle_parameters(config, params)
+
+
+def is_expert(family: Family, path: str) -> bool:
+    """Whether a parameter, by its dotted path, is one of routed experts."""
+    return re.search(family.experts, path) is not None

@@ -1,0 +1,151 @@
+"""What Time-MoE gives to the rest of the library."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from timemoe_jax.models.base import Dimension, Family, count_parameters
+from timemoe_jax.models.time_moe.config import (
+    COMPUTE_FIELDS,
+    INITIALISATION_FIELDS,
+    TimeMoeConfig,
+)
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
+
+
+class TimeMoeFamily(Family):
+    """Time-MoE: a decoder over single points, univariate. JAX is imported where it is needed."""
+
+    name = "time_moe"
+    config = TimeMoeConfig
+    published = TimeMoeFormat()
+    compute_fields = COMPUTE_FIELDS
+    free_fields = (
+        *INITIALISATION_FIELDS,
+        *("initializer_range", "apply_aux_loss", "router_aux_loss_factor"),
+        *Family.free_fields,
+    )
+    addable_fields = ("router_bias", "quantile_levels")
+
+    def make(self, config: TimeMoeConfig, rngs: Any) -> Any:
+        """A model with the published initial parameters."""
+        from timemoe_jax.models.time_moe.model import TimeMoe
+
+        return TimeMoe(config, rngs=rngs)
+
+    def for_inference(self, config: TimeMoeConfig, dtype: str) -> TimeMoeConfig:
+        """Nothing is computed again without a backward pass."""
+        return dataclasses.replace(config, dtype=dtype, remat="none")
+
+    def rules(self) -> Any:
+        """See `models.time_moe.sharding`."""
+        from timemoe_jax.models.time_moe.sharding import RULES
+
+        return RULES
+
+    def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> Any:
+        """With a key/value cache."""
+        from timemoe_jax.models.time_moe.decoding import decode
+
+        return decode(model, x, mask, horizon)
+
+    def idle_parameters(self, config: TimeMoeConfig, params: Any) -> int:
+        """Those of the routed experts that a token does not choose (Table 2 of the paper)."""
+        if config.use_dense:
+            return 0
+        import jax
+
+        experts = sum(p.size for p in jax.tree.leaves(params["blocks"]["ffn"]["experts"]))
+        return experts // config.num_experts * (config.num_experts - config.num_experts_per_tok)
+
+    def selection_bias(self, params: Any) -> Any:
+        """The variable of a model with `router_bias`."""
+        return params["blocks"]["ffn"].get("selection_bias")
+
+    def experts_per_token(self, config: TimeMoeConfig) -> int:
+        """K of every layer."""
+        return 0 if config.use_dense else config.num_experts_per_tok
+
+    def router_loss_factor(self, config: TimeMoeConfig) -> float:
+        """`router_aux_loss_factor` where `apply_aux_loss` asks for it."""
+        return config.router_aux_loss_factor if config.apply_aux_loss else 0.0
+
+    def bytes_per_series(self, config: TimeMoeConfig, context: int, horizon: int) -> int:
+        """The cache, and the rows of one layer."""
+        import jax.numpy as jnp
+
+        from timemoe_jax.models.decoding import horizon_plan
+
+        plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
+        positions = context + sum(plan[:-1])
+        kv_size = config.num_key_value_heads * config.head_dim
+        cache = 2 * config.num_hidden_layers * positions * kv_size
+        routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size
+        width = 3 * config.intermediate_size + 8 * config.hidden_size + routed
+        return jnp.dtype(config.dtype).itemsize * (cache + context * width)
+
+    def dimensions(self, config: TimeMoeConfig) -> Sequence[Dimension]:
+        """Widths, heads and experts."""
+        dimensions = [
+            Dimension("model.hidden_size", config.hidden_size, "fsdp"),
+            Dimension("model.num_attention_heads", config.num_attention_heads, "tensor"),
+            Dimension("model.num_key_value_heads", config.num_key_value_heads, "tensor"),
+            Dimension("model.intermediate_size", config.intermediate_size, "tensor"),
+        ]
+        if config.use_dense:
+            return [*dimensions, Dimension("the experts of a model.use_dense", 1, "expert")]
+        width = "the width of an expert, model.intermediate_size / model.num_experts_per_tok"
+        return [
+            *dimensions,
+            Dimension("model.num_experts", config.num_experts, "expert"),
+            Dimension(width, config.expert_size, "tensor"),
+        ]
+
+    def resized(
+        self, config: TimeMoeConfig, hidden_size: int, num_layers: int, num_heads: int
+    ) -> TimeMoeConfig:
+        """A sparse model; feed-forward layers are as wide beside the hidden size as before."""
+        top = config.num_experts_per_tok
+        width = round(hidden_size * config.intermediate_size / config.hidden_size / top)
+        return dataclasses.replace(
+            config,
+            hidden_size=hidden_size,
+            intermediate_size=top * max(1, width),
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            num_key_value_heads=num_heads,
+            use_dense=False,
+        )
+
+    def dense_like(self, config: TimeMoeConfig) -> TimeMoeConfig:
+        """Only the width of the feed-forward layers differs."""
+
+        def dense(width: int) -> TimeMoeConfig:
+            return dataclasses.replace(
+                config,
+                use_dense=True,
+                router_bias=False,
+                shared_expert=True,
+                intermediate_size=width,
+            )
+
+        # Parameters are linear in the width, so two counts give all of them.
+        one, two = (count_parameters(dense(width))[1] for width in (1, 2))
+        wanted = count_parameters(config)[1]
+        return dense(max(1, round(1 + (wanted - one) / (two - one))))
+
+    def choices(self, config: TimeMoeConfig, length: int, segmented: bool) -> list[str]:
+        """Which attention and which experts "auto" chooses."""
+        from timemoe_jax.nn.attention import causal
+        from timemoe_jax.nn.experts import compute
+
+        asked = config.attention_implementation
+        chosen = causal.resolve(asked, config.dtype, config.head_dim, length, segmented=segmented)
+        lines = [f"attention: {chosen} ({asked})"]
+        if not config.use_dense:
+            asked = config.expert_implementation
+            lines.append(f"experts: {compute.resolve(asked)} ({asked})")
+        return lines
+
+
+FAMILY = TimeMoeFamily()
