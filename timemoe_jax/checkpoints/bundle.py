@@ -22,8 +22,9 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax.checkpoints.step import as_path
+from timemoe_jax.checkpoints.trees import flatten, misfits, shapes_of, unflatten
 from timemoe_jax.config import DTYPES, from_mapping
-from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
 
 FORMAT = 1
@@ -32,7 +33,6 @@ MODEL_FILE = "model.json"
 CHECKSUMS_FILE = "checksums.json"
 _FIRST_WEIGHTS = "weights-1.safetensors"
 _HEADER_BYTES = 200_000  # that the names and shapes in a file of weights may take
-_MOST = 5  # problems that an error names
 _DTYPES = {"BF16": jnp.dtype("bfloat16"), "F32": np.dtype("float32")}  # by safetensors' names
 
 
@@ -123,31 +123,33 @@ def read_verified(folder: Any) -> dict[str, bytes]:
     """The bytes of all files but the checksums, each of which they match.
 
     Raises:
-      CheckpointError: one line that names every file that is missing, too many, or not as listed.
+      CheckpointError: one line that names every file that is missing, too many, or not as entries.
     """
-    listed = _listed(folder)
+    entries = _entries(folder)
     held = {path.name for path in folder.iterdir()} - {CHECKSUMS_FILE}
-    problems = [f"{name} is missing" for name in sorted(set(listed) - held)]
-    extra = sorted(held - set(listed))
+    problems = [f"{name} is missing" for name in sorted(set(entries) - held)]
+    extra = sorted(held - set(entries))
     problems += [f"{name} is one too many: {CHECKSUMS_FILE} does not list it" for name in extra]
     files = {}
-    for name in sorted(held & set(listed)):
+    for name in sorted(held & set(entries)):
         try:
             data = (folder / name).read_bytes()
         except OSError as error:
             problems.append(f"{name} cannot be read ({error.strerror})")
             continue
-        if len(data) != listed[name]["bytes"]:
-            problems.append(f"{name} has {len(data):,} bytes instead of {listed[name]['bytes']:,}")
-        elif _sha256(data) != listed[name]["sha256"]:
+        if len(data) != entries[name]["bytes"]:
+            problems.append(f"{name} has {len(data):,} bytes instead of {entries[name]['bytes']:,}")
+        elif _sha256(data) != entries[name]["sha256"]:
             problems.append(f"{name} does not match its SHA-256")
         files[name] = data
     if problems:
-        raise CheckpointError(f"{folder} is damaged: {_some(problems)}; install or write it again")
+        raise CheckpointError(
+            f"{folder} is damaged: {listed(problems, 5, '; ')}; install or write it again"
+        )
     return files
 
 
-def _listed(folder: Any) -> dict[str, Any]:
+def _entries(folder: Any) -> dict[str, Any]:
     """What the checksums say of each file."""
     try:
         data = (folder / CHECKSUMS_FILE).read_bytes()
@@ -155,22 +157,21 @@ def _listed(folder: Any) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is damaged: {CHECKSUMS_FILE} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{folder / CHECKSUMS_FILE} cannot be read: {error}") from None
-    listed = _parse(folder / CHECKSUMS_FILE, data)
-    for name, entry in listed.items():
+    entries = _parse(folder / CHECKSUMS_FILE, data)
+    for name, entry in entries.items():
         if not isinstance(entry, dict) or entry.keys() != {"sha256", "bytes"}:
             raise CheckpointError(
                 f"{folder / CHECKSUMS_FILE} must give sha256 and bytes of {name!r}, but gives "
                 f"{entry!r:.80}"
             )
-    return listed
+    return entries
 
 
 def _flat(params: nnx.State, dtype: str) -> dict[str, np.ndarray]:
     """The parameters by their dotted names, in one dtype."""
     flat = {}
-    for keys, parameter in nnx.to_flat_state(params):
-        name = ".".join(map(str, keys))
-        flat[name] = np.ascontiguousarray(np.asarray(parameter[...]).astype(jnp.dtype(dtype)))
+    for name, array in flatten(params).items():
+        flat[name] = np.ascontiguousarray(np.asarray(array).astype(jnp.dtype(dtype)))
         if not np.isfinite(flat[name].astype(np.float32)).all():
             raise CheckpointError(f"{name} holds values that are not finite; nothing was written")
     return flat
@@ -237,22 +238,12 @@ def _join(folder: Any, files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 
 def _as_state(folder: Any, config: ModelConfig, flat: Mapping[str, np.ndarray]) -> nnx.State:
     """The arrays at their places in a model of this configuration."""
-    wanted = {
-        ".".join(map(str, keys)): (keys, p)
-        for keys, p in nnx.to_flat_state(abstract_model(config)[1])
-    }
-    problems = [f"{name} is missing" for name in wanted if name not in flat]
-    problems += [f"{name} is unexpected" for name in flat if name not in wanted]
-    problems += [
-        f"{name} is {flat[name].shape}, not {p.shape}"
-        for name, (_, p) in wanted.items()
-        if name in flat and flat[name].shape != p.shape
-    ]
-    if problems:
-        raise CheckpointError(f"{folder}: the weights do not fit {MODEL_FILE}: {_some(problems)}")
-    return nnx.from_flat_state(
-        [(keys, p.replace(jnp.asarray(flat[name]))) for name, (keys, p) in wanted.items()]
-    )
+    _, params = abstract_model(config)
+    wanted = flatten(params)
+    if problems := misfits(shapes_of(flat), shapes_of(wanted)):
+        text = listed(problems, 5, "; ")
+        raise CheckpointError(f"{folder}: the weights do not fit {MODEL_FILE}: {text}")
+    return unflatten(params, {name: jnp.asarray(flat[name]) for name in wanted})
 
 
 def _parse(file: Any, data: bytes) -> dict[str, Any]:
@@ -271,8 +262,3 @@ def _json(content: Any) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _some(problems: Sequence[str]) -> str:
-    more = f" and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-    return "; ".join(problems[:_MOST]) + more

@@ -120,12 +120,3 @@ def array_records(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name: {"dtype": str(array.dtype), "shape": list(array.shape), "words": min(sums[name])}
         for name, array in flat.items()
     }
-
-
-def check_crc32(item: str, records: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuses values that differ from what was saved, by the checksums of format 1."""
-    with ThreadPoolExecutor() as pool:
-        sums = pool.map(lambda name: zlib.crc32(array_bytes(values[name])), records)
-        for (name, record), found in zip(records.items(), sums, strict=True):
-            if record["crc32"] != found:
-                raise DamagedError(f"{item}: {name} does not match its checksum")

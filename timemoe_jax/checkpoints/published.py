@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.checkpoints.trees import flatten, shapes_of, unflatten
+from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.base import (
     ModelConfig,
     PublishedFormat,
@@ -75,7 +76,9 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
         flat[rule.path] = (
             np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
         )
-    return Published(config, _as_state(config, flat), source_config, unknown)
+        _, params = abstract_model(config)
+    values = {name: jax.numpy.asarray(flat[name]) for name in flatten(params)}
+    return Published(config, unflatten(params, values), source_config, unknown)
 
 
 def write_published(
@@ -145,8 +148,7 @@ def _names(rule: PublishedTensor, config: ModelConfig) -> list[str]:
 
 def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor that a model of this configuration has, and its shape."""
-    _, params = abstract_model(config)
-    shapes = {".".join(map(str, keys)): p.shape for keys, p in nnx.to_flat_state(params)}
+    shapes = shapes_of(flatten(abstract_model(config)[1]))
     expected = {}
     for rule in _format(config).tensors(config):
         shape = shapes.pop(rule.path)[len(_leading(rule, config)) :]
@@ -156,20 +158,9 @@ def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def _as_state(config: ModelConfig, flat: Mapping[str, np.ndarray]) -> nnx.State:
-    """Puts arrays at their places in the parameter tree of a model."""
-    _, params = abstract_model(config)
-    return nnx.from_flat_state(
-        [
-            (keys, p.replace(jax.numpy.asarray(flat[".".join(map(str, keys))])))
-            for keys, p in nnx.to_flat_state(params)
-        ]
-    )
-
-
 def _as_tensors(config: ModelConfig, params: nnx.State) -> dict[str, np.ndarray]:
     """The published tensors of a model, by name."""
-    flat = {".".join(map(str, keys)): np.asarray(p[...]) for keys, p in nnx.to_flat_state(params)}
+    flat = {name: np.asarray(array) for name, array in flatten(params).items()}
     tensors: dict[str, np.ndarray] = {}
     for rule in _format(config).tensors(config):
         value = flat[rule.path]
@@ -227,7 +218,9 @@ class _Tensors:
                 raise CheckpointError(f"{file} is damaged: {error}") from None
         absent = [n for n, file in files.items() if n not in set(self._open[file].keys())]
         if absent:
-            raise CheckpointError(f"{folder}: the index names tensors not there: {_list(absent)}")
+            raise CheckpointError(
+                f"{folder}: the index names tensors not there: {listed(absent, 20)}"
+            )
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._open[self._files[name]].get_slice(name).get_shape())
@@ -238,8 +231,8 @@ class _Tensors:
 
 def _check_names(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    problems = [f"missing tensors: {_list(missing)}"] if missing else []
-    problems += [f"unexpected tensors: {_list(unexpected)}"] if unexpected else []
+    problems = [f"missing tensors: {listed(missing, 20)}"] if missing else []
+    problems += [f"unexpected tensors: {listed(unexpected, 20)}"] if unexpected else []
     if problems:
         raise CheckpointError(f"{path} does not fit its config.json; {'; '.join(problems)}")
 
@@ -251,13 +244,9 @@ def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], tensors: 
         if tensors.shape(name) != shape
     ]
     if wrong:
-        raise CheckpointError(f"{path} does not fit its config.json; misshapen: {_list(wrong)}")
-
-
-def _list(items: list[str], most: int = 20) -> str:
-    """At most so many of the items, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+        raise CheckpointError(
+            f"{path} does not fit its config.json; misshapen: {listed(wrong, 20)}"
+        )
 
 
 def _write_shards(path: Path, tensors: dict[str, np.ndarray], most: int) -> list[Path]:

@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from timemoe_jax.checkpoints.checksums import DamagedError, check_crc32, checksum, checksums_of
-from timemoe_jax.checkpoints.trees import flatten, json_copy, unflatten
-from timemoe_jax.errors import CheckpointError
+from timemoe_jax.checkpoints.checksums import DamagedError, checksum, checksums_of
+from timemoe_jax.checkpoints.trees import flatten, json_copy, misfits, shapes_of, unflatten
+from timemoe_jax.errors import CheckpointError, listed
 from timemoe_jax.runtime import distributed
 
 FORMAT = 2
-READABLE = (1, 2)  # 1 has the CRC-32 of each array, which takes all of its bytes in order
 
 
 class FrozenIterator:
@@ -85,10 +84,10 @@ def is_step_name(name: str) -> bool:
 def read_meta(folder: Any) -> dict[str, Any]:
     """The config item of a step."""
     meta = _read_checked(folder / "config" / "metadata", "its configuration")
-    if meta.get("format") not in READABLE:
-        known = " and ".join(map(str, READABLE))
+    if meta.get("format") != FORMAT:
+        old = "; `timemoe convert` of commit ffdbe94 rewrites it" if meta.get("format") == 1 else ""
         raise CheckpointError(
-            f"{folder} has format {meta.get('format')!r}, but this version reads {known}"
+            f"{folder} has format {meta.get('format')!r}, but this version reads {FORMAT}{old}"
         )
     if str(meta["step"]) != folder.name:
         raise DamagedError(f"it says that it is step {meta['step']}")
@@ -145,26 +144,15 @@ def restore_tree(
     records, wanted = meta["digests"].get(item), flatten(tree)
     if records is None:
         raise CheckpointError(f"{folder} holds no {item}")
-    _check_fit(f"{folder} does not fit, {item}", records, wanted)
+    held = {name: tuple(record["shape"]) for name, record in records.items()}
+    if problems := misfits(held, shapes_of(wanted)):
+        raise CheckpointError(f"{folder} does not fit, {item}: {listed(problems, 5, '; ')}")
     shardings = {name: getattr(leaf, "sharding", None) for name, leaf in wanted.items()}
     values = _read_arrays(folder, item, records, shardings, collective)
     for name, leaf in wanted.items():
         if not isinstance(leaf, np.ndarray):
             values[name] = jnp.asarray(values[name])
     return unflatten(tree, {name: values[name] for name in wanted})
-
-
-def _check_fit(where: str, records: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    problems = [f"{name} is missing" for name in wanted if name not in records]
-    problems += [f"{name} is unexpected" for name in records if name not in wanted]
-    problems += [
-        f"{name} is {tuple(records[name]['shape'])}, not {tuple(np.shape(leaf))}"
-        for name, leaf in wanted.items()
-        if name in records and tuple(records[name]["shape"]) != tuple(np.shape(leaf))
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where}: {'; '.join(problems[:5])}{more}")
 
 
 def _read_arrays(
@@ -177,11 +165,10 @@ def _read_arrays(
     """The arrays of an item, their checksums checked; on the host where they have no sharding."""
     if not records:
         return {}
-    old = any("words" not in record for record in records.values())
     targets = {}
     for name, record in records.items():
         shape, dtype = tuple(record["shape"]), jnp.dtype(record["dtype"])
-        sharding = None if old else shardings.get(name)
+        sharding = shardings.get(name)
         targets[name] = (
             np.empty(shape, dtype)
             if sharding is None
@@ -192,23 +179,12 @@ def _read_arrays(
         if not (folder / item).is_dir():
             raise DamagedError(f"{item} is missing")
         values = _restore_arrays(folder / item, targets)
-        if old:
-            check_crc32(item, records, values)
-    if old:
-        return {name: _place(value, shardings.get(name)) for name, value in values.items()}
     with distributed.fail_together(DamagedError) if collective else nullcontext():
         sums = checksums_of(values)
         for name, record in records.items():
             if sums[name] != {record["words"]}:
                 raise DamagedError(f"{item}: {name} does not match its checksum")
     return values
-
-
-def _place(value: np.ndarray, sharding: Any) -> Any:
-    """An array that this process has whole, divided as it is wanted."""
-    if sharding is None:
-        return value
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from flax import nnx
 
 
 def is_variable(node: Any) -> bool:
-    """Whether a node holds an array; an optimiser that works on a part leaves the others empty."""
+    """Whether a node holds an array; an optimizer that works on a part leaves the others empty."""
     return isinstance(node, nnx.Variable) and bool(jax.tree.leaves(node))
 
 
@@ -32,6 +32,26 @@ def unflatten(tree: Any, values: Mapping[str, Any]) -> Any:
         for leaf, value in zip(leaves, values.values(), strict=True)
     ]
     return jax.tree.unflatten(structure, new)
+
+
+def misfits(
+    held: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """What is wrong with the names and shapes of stored arrays, one text for each of them."""
+    return [
+        *(f"{name} is missing" for name in wanted if name not in held),
+        *(f"{name} is unexpected" for name in held if name not in wanted),
+        *(
+            f"{name} is {held[name]}, not {shape}"
+            for name, shape in wanted.items()
+            if held.get(name, shape) != shape
+        ),
+    ]
+
+
+def shapes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by name."""
+    return {name: tuple(np.shape(array)) for name, array in arrays.items()}
 
 
 def json_copy(value: Any) -> Any:

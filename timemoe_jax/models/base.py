@@ -72,7 +72,7 @@ class ModelConfig:
         require_choice(self, "dtype", DTYPES)
 
     @classmethod
-    def class_of(cls, mapping: Mapping[str, Any], where: str) -> type["ModelConfig"]:
+    def class_of(cls, mapping: Any, where: str) -> type["ModelConfig"]:
         """The config class of the family that a mapping names; `from_mapping` asks for it."""
         if cls is not ModelConfig:
             return cls
