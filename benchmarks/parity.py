@@ -4,7 +4,7 @@ python benchmarks/parity.py tests/golden/moe_tiny
 
 Each folder holds a published model (`config.json`, `model.safetensors`) and `expected.npz` with
 what the published implementation computes from it, in float32 on a CPU. One row per quantity: the
-largest error, beside the bound that `tests/test_parity.py` holds it to.
+largest error, beside the bound that `tests/models/test_parity.py` holds it to.
 """
 
 import argparse

@@ -35,7 +35,14 @@ def test_every_file_that_the_docs_name_is_there():
             assert (ROOT / name).exists(), f"{document}: {name}"
 
 
-def test_the_layout_in_the_docs_is_the_layout():
+def test_the_rooms_in_the_docs_are_the_rooms():
     layout = (ROOT / "docs/architecture.md").read_text().split("```")[1]
-    for file in (ROOT / "timemoe_jax").rglob("*.py"):
-        assert file.name == "__init__.py" or file.name in layout, file
+    package = ROOT / "timemoe_jax"
+    folders = {path.parent for path in package.glob("*/*.py")} - {package}
+    for room in folders:
+        assert re.search(rf"^  {room.name}/ ", layout, re.MULTILINE), room
+    for name in re.findall(r"^  (\w+/|\w+\.py) ", layout, re.MULTILINE):
+        assert (package / name).exists(), name
+    for room, inner in re.findall(r"^  (\w+)/.*\n((?:    \w+/.*\n)+)", layout, re.MULTILINE):
+        for name in re.findall(r"^    (\w+)/ ", inner, re.MULTILINE):
+            assert (package / room / name).is_dir(), f"{room}/{name}"
