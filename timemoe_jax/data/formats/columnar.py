@@ -23,6 +23,7 @@ from timemoe_jax.data.formats.columnar_files import (
     numbers,
     open_columnar_file,
 )
+from timemoe_jax.data.formats.dates import parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import ColumnNames, Layout, find_layout
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
@@ -376,8 +377,6 @@ def _times(array: Any, table: _Table, part: int, column: str) -> np.ndarray:
             days = pa.types.is_date(array.type)
             unit = pa.timestamp("ms") if days else pa.timestamp(array.type.unit)
             return array.cast(unit).to_numpy(zero_copy_only=False)
-        from timemoe_jax.data.formats.csv_files import parse_dates
-
         # Each part is read alone, so only what needs no guess is taken.
         begin = int(table.begins[part])
         return parse_dates(

@@ -90,7 +90,9 @@ class LongIndex:
     def _global_codes(self, part: LongPart, row: int) -> Int64[np.ndarray, " rows"]:
         missing = np.flatnonzero(part.codes < 0)
         if missing.size:
-            raise DataError(f"{self._where}: row {row + missing[0]} has no id; every row needs one")
+            raise DataError(
+                f"{self._where} has no id in row {row + missing[0]}; every row needs one"
+            )
         known = self._codes
         table = [known.setdefault(label, len(known)) for label in part.labels]
         return np.array(table, np.int64)[part.codes]
@@ -102,7 +104,7 @@ class LongIndex:
         missing = np.flatnonzero(np.isnat(part.times) if datetimes else np.isnan(part.times))
         if missing.size:
             raise DataError(
-                f"{self._where}: row {row + missing[0]} has no time; every row needs one"
+                f"{self._where} has no time in row {row + missing[0]}; every row needs one"
             )
         return part.times.view(np.int64) if datetimes else part.times
 

@@ -19,7 +19,8 @@ from timemoe_jax.data.formats.columnar import (
     open_dataset_folder,
 )
 from timemoe_jax.data.formats.columnar_files import ARROW_ENDINGS, PARQUET_ENDINGS
-from timemoe_jax.data.formats.csv_files import CsvSource
+from timemoe_jax.data.formats.csv_files import read_csv_frame
+from timemoe_jax.data.formats.frames import frame_source
 from timemoe_jax.data.formats.jsonl_files import JsonlSource
 from timemoe_jax.data.formats.npy_files import NpySource, NpzSource
 from timemoe_jax.data.formats.table_layout import ColumnNames
@@ -124,13 +125,7 @@ def _is_one_source(folder: Path) -> bool:
 
 
 def _open_csv(path: Path, names: ColumnNames | None) -> SequenceSource:
-    from timemoe_jax.data.formats import frames
-    from timemoe_jax.data.formats.csv_files import is_long_csv, read_long_csv
-
-    if is_long_csv(path, names or ColumnNames()):
-        frame = read_long_csv(path, names or ColumnNames())
-        return frames.frame_source(frame, names, str(path))
-    return CsvSource(path, names)
+    return frame_source(read_csv_frame(path, names), names, str(path))
 
 
 def _open_columnar(path: Path, names: ColumnNames | None) -> SequenceSource:

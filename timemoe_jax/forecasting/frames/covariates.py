@@ -1,25 +1,29 @@
 """Covariates: what is known beside a series, of its past and maybe of its future.
 
-Each series is adjusted for its covariates by itself, before and after the model:
-`covariate_regression.py` says how. A column that a frame of the future has, too, is used at the
-same time as the value. One whose future is not known enters as it was one horizon earlier, so that
-it is known at every step of the forecast.
+Each series is adjusted for its covariates by itself, before and after the model: `regression.py`
+says how. A column that the frame of the future has, too, is used at the same time as the value. One
+whose future is not known enters as it was one horizon earlier, so that it is known at every step of
+the forecast.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from timemoe_jax.data.formats.frames import kind_of
-from timemoe_jax.data.formats.table_layout import ID_NAMES, TARGET_NAMES, TIME_NAMES
+from timemoe_jax.data.formats.frames import kind_in, kind_of, row_name
+from timemoe_jax.data.formats.table_layout import (
+    ID_NAMES,
+    TARGET_NAMES,
+    TIME_NAMES,
+    ColumnNames,
+)
+from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
-from timemoe_jax.forecasting.frames.grids import season_length
 from timemoe_jax.forecasting.frames.regression import Adjustment, fit_covariates
-from timemoe_jax.forecasting.frames.rows import check_once, columns_of, order_of
+from timemoe_jax.forecasting.frames.rows import check_once, order_of
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 
@@ -59,14 +63,14 @@ class AlignedCovariates:
       known: the columns whose future is known.
       lagged: the columns that enter one horizon later.
       horizon: the number of steps.
-      extra_ids: ids of the frame of the future that are none of the series.
-      extra_rows: rows of it, of the other ids, at times that are not forecast.
+      extra_ids: for each id of the frame of the future that no series has, its number of rows.
+      extra_rows: how many rows of the other ids are at times that are not forecast.
     """
 
     known: tuple[str, ...]
     lagged: tuple[str, ...]
     horizon: int
-    extra_ids: tuple[Any, ...]
+    extra_ids: dict[Any, int]
     extra_rows: int
     _timed: TimedFrame = dataclasses.field(repr=False)
     _columns: tuple[_Column, ...] = dataclasses.field(repr=False)
@@ -117,74 +121,61 @@ class AlignedCovariates:
         )
 
 
-def shared_columns(
-    df: Any,
-    future_df: Any,
-    *,
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
-) -> tuple[str, ...]:
+def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...]:
     """The columns of a frame of the future that are covariates: all but ids, times and targets.
 
     Args:
-      df: a pandas DataFrame of the past.
-      future_df: one of the future.
-      id_column: as `read_frame` takes it.
-      timestamp_column: as `read_frame` takes it.
-      target: as `read_frame` takes it.
+      past: a frame as `columns_of` makes it.
+      future: another of the future.
+      names: which columns of `past` are which, where their names do not say.
 
     Raises:
       DataError: the past does not have such a column.
     """
-    past, future = columns_of(df, "df"), columns_of(future_df, "future_df")
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
-    roles = {id_column, timestamp_column, *(targets or TARGET_NAMES)}
-    roles |= set(ID_NAMES) if id_column is None else set()
-    if timestamp_column is None:
-        roles |= set(TIME_NAMES)
-        roles |= {name for name in future.columns if kind_of(future[name]) == "time"}
+    roles = {names.id, names.timestamp, *(names.targets or TARGET_NAMES)}
+    roles |= set(ID_NAMES) if names.id is None else set()
+    if names.timestamp is None:
+        times = {*TIME_NAMES} & {*past.columns}
+        times = times or {name for name in future.columns if kind_in(future, name) == "time"}
         # As in a table of which the first column is of dates as text.
         first = str(past.columns[0])
-        named = roles.isdisjoint(past.columns)
-        roles |= {first} if named and kind_of(past[first]) == "text" else set()
-    names = tuple(name for name in future.columns if name not in roles)
-    for name in names:
+        named = (roles | times).isdisjoint(past.columns)
+        roles |= times | ({first} if named and kind_in(past, first) == "text" else set())
+    covariates = tuple(name for name in future.columns if name not in roles)
+    for name in covariates:
         if name not in past.columns:
             raise DataError(
                 f"future_df has a column {name!r} that df does not have; a covariate needs its "
                 "past, too"
             )
-    return names
+    return covariates
 
 
 def align_covariates(
-    df: Any, future_df: Any | None, timed: TimedFrame, horizon: int
+    past: Any, future: Any | None, timed: TimedFrame, horizon: int
 ) -> AlignedCovariates:
     """Finds the covariates of each series, at its own times and at those to forecast.
 
     Args:
-      df: what `timed` was read from, with its covariates. Not modified.
-      future_df: a pandas DataFrame with the same id and timestamp columns and a row for each time
-        to forecast of each series; its other columns are covariates whose future is known. None
-        where no covariate has one. Not modified.
+      past: the frame, as `columns_of` makes it, that `timed` was read from with its covariates.
+      future: another with the same id and timestamp columns and a row for each time to forecast of
+        each series; its other columns are covariates whose future is known. None where no
+        covariate has one.
       timed: the series.
       horizon: the number of steps.
 
     Raises:
-      DataError: `future_df` lacks a time of a series, has one twice, or has no value there; a
+      DataError: `future` lacks a time of a series, has one twice, or has no value there; a
         covariate is infinite or neither numbers nor text.
     """
-    past = columns_of(df, "df")
-    future, rows, extra_ids, extra_rows = None, None, (), 0
-    if future_df is not None:
-        future = columns_of(future_df, "future_df")
+    rows, extra_rows = None, 0
+    extra_ids: dict[Any, int] = {}
+    if future is not None:
         rows, extra_ids, extra_rows = _future_rows(future, timed, horizon)
     known = tuple(n for n in timed.covariates if future is not None and n in future.columns)
     columns = []
     for name in timed.covariates:
-        ahead = future[name] if future is not None and name in known else None
-        column = _column(name, past[name], ahead)
+        column = _column(name, past, future if name in known else None)
         if rows is not None and column.future is not None:
             _check_future(column, rows, timed, horizon)
         columns.append(column)
@@ -204,72 +195,69 @@ def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustmen
     Raises:
       DataError: a series is too short, or has a category in the future that is not in its history.
     """
-    found = []
+    effects = []
     for i, series in enumerate(timed.series):
         table = aligned.table(i)
-        season = season_length(series.freq)
-        found.append(
+        effects.append(
             fit_covariates(
                 series.values,
                 table.past,
                 table.future,
-                season=season,
+                season=season_of_frequency(series.freq),
                 names=table.names,
                 where=f"series {series.name}",
             )
         )
-    return found
+    return effects
 
 
 def _column(name: str, past: Any, future: Any | None) -> _Column:
     import pandas as pd
 
-    kinds = [_covariate_kind(name, column, where) for column, where in _both(past, future)]
+    frames = [(past, "df")] if future is None else [(past, "df"), (future, "future_df")]
+    kinds = [_covariate_kind(name, frame, where) for frame, where in frames]
     if len(set(kinds)) > 1:
         raise DataError(
             f"covariate {name!r} holds {kinds[0]} in df and {kinds[1]} in future_df; it must be "
             "the same in both"
         )
     if kinds[0] == "numbers":
-        arrays = [_numbers(column, name, where) for column, where in _both(past, future)]
+        arrays = [_numbers(frame, name, where) for frame, where in frames]
         return _Column(name, None, arrays[0], arrays[1] if future is not None else None)
-    codes, categories = pd.factorize(past.astype(object), sort=False)
+    codes, categories = pd.factorize(past[name].astype(object), sort=False)
     if future is None:
         return _Column(name, categories, codes, None)
-    ahead = future.astype(object)
-    # Categories of the future only get numbers of their own, so that they can be named.
+    ahead = future[name].astype(object)
+    # Categories that only the future has get numbers of their own, so that they can be named.
     everything = categories.append(pd.Index(ahead.dropna().unique()).difference(categories))
     return _Column(name, everything, codes, everything.get_indexer(pd.Index(ahead)))
 
 
-def _both(past: Any, future: Any | None) -> list[tuple[Any, str]]:
-    return [(past, "df")] if future is None else [(past, "df"), (future, "future_df")]
-
-
-def _covariate_kind(name: str, column: Any, where: str) -> str:
+def _covariate_kind(name: str, frame: Any, where: str) -> str:
     import pandas as pd
 
-    if pd.api.types.is_bool_dtype(column.dtype):
+    if pd.api.types.is_bool_dtype(frame[name].dtype):
         return "numbers"
-    kind = kind_of(column)
+    kind = kind_of(frame[name])
     if kind == "text":
         return "text"
     if kind != "number":
         raise DataError(
             f"{where}: covariate {name!r} must hold numbers, booleans or text, but is of dtype "
-            f"{column.dtype}"
+            f"{frame[name].dtype}"
         )
     return "numbers"
 
 
-def _numbers(column: Any, name: str, where: str) -> Float64[np.ndarray, " rows"]:
+def _numbers(frame: Any, name: str, where: str) -> Float64[np.ndarray, " rows"]:
     try:
-        values = column.to_numpy(np.float64, na_value=np.nan)
+        values = frame[name].to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: covariate {name!r} must hold numbers: {error}") from None
     infinite = np.isinf(values)
     if infinite.any():
-        raise DataError(f"{where}: covariate {name!r} is infinite in row {int(infinite.argmax())}")
+        row = row_name(frame, int(infinite.argmax()))
+        raise DataError(f"{where}: covariate {name!r} is infinite in {row}")
     return values
 
 
@@ -307,8 +295,8 @@ def _check_seen(
 
 def _future_rows(
     future: Any, timed: TimedFrame, horizon: int
-) -> tuple[Int64[np.ndarray, "ids H"], tuple[Any, ...], int]:
-    """The row of each id at each time to forecast; ids and rows that are for nothing."""
+) -> tuple[Int64[np.ndarray, "ids H"], dict[Any, int], int]:
+    """The row of each id at each time to forecast; ids and rows that no forecast uses."""
     for name in (timed.id_column, timed.timestamp_column):
         if name is not None and name not in future.columns:
             raise DataError(
@@ -318,12 +306,12 @@ def _future_rows(
     instants = _future_times(future, timed)
     count = 1 if timed.ids is None else len(timed.ids)
     own = np.arange(len(instants))
-    extra: tuple[Any, ...] = ()
+    extra: dict[Any, int] = {}
     codes = np.zeros(len(instants), np.int64)
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
-        extra = tuple(column[codes < 0].unique())
+        extra = column[codes < 0].value_counts(sort=False, dropna=False).to_dict()
         own = np.flatnonzero(codes >= 0)
         codes = codes[own]
     order, starts, _ = order_of(codes, instants[own], count)
@@ -349,7 +337,7 @@ def _future_rows(
 
 
 def _future_times(future: Any, timed: TimedFrame) -> Int64[np.ndarray, " rows"]:
-    instants, times = read_times(future[timed.timestamp_column], "future_df")
+    instants, times = read_times(future, timed.timestamp_column, "future_df")
     if _kind_of_time(times) != _kind_of_time(timed.times):
         raise DataError(
             f"future_df: column {timed.timestamp_column!r} holds {times.dtype}, but that of df "

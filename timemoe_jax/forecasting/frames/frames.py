@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from timemoe_jax.data.formats.frames import codes_of, columns_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.grids import (
@@ -22,10 +23,8 @@ from timemoe_jax.forecasting.frames.grids import (
 )
 from timemoe_jax.forecasting.frames.rows import (
     check_once,
-    codes_of,
-    columns_of,
-    layout_of,
     order_of,
+    timed_layout,
 )
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
@@ -154,10 +153,19 @@ def read_frame(
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-    frame = columns_of(df, where)
-    layout = layout_of(frame, ColumnNames(id_column, timestamp_column, targets), others, where)
-    instants, times = read_times(frame[layout.timestamp], where)
-    codes, ids = codes_of(frame, layout, where)
+    names = ColumnNames(id_column, timestamp_column, targets)
+    return series_of(columns_of(df, where), names, freq, others, where)
+
+
+def series_of(
+    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
+) -> TimedFrame:
+    """As `read_frame`, for a frame that `columns_of` has made."""
+    layout = timed_layout(frame, names, covariates, where)
+    instants, times = read_times(frame, str(layout.timestamp), where)
+    codes, ids = None, None
+    if layout.id is not None:
+        codes, ids = codes_of(frame, layout.id, where)
     count = 1 if ids is None else len(ids)
     order, starts, reordered = order_of(codes, instants, count)
     if order is not None:
@@ -177,13 +185,13 @@ def read_frame(
             grid,
             times,
             int(reordered[i]),
-            _rows(order, part, grid) if others else None,
+            _rows(order, part, grid) if covariates else None,
         )
     codes = np.repeat(np.arange(count), len(layout.targets))
-    ignored = tuple(name for name in layout.ignored if name not in others)
+    ignored = tuple(name for name in layout.ignored if name not in covariates)
     stamps = str(layout.timestamp)
     return TimedFrame(
-        tuple(series), ids, codes, layout.id, stamps, layout.targets, others, ignored, times
+        tuple(series), ids, codes, layout.id, stamps, layout.targets, covariates, ignored, times
     )
 
 

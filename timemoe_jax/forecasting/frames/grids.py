@@ -21,20 +21,6 @@ DAY = 86400  # seconds
 MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
 
-# Points in a week of days, or in a year of anything longer.
-_SEASONS = {
-    "D": 7,
-    "B": 5,
-    "C": 5,
-    "W": 52,
-    "SM": 24,
-    "M": 12,
-    "BM": 12,
-    "CBM": 12,
-    "Q": 4,
-    "BQ": 4,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Frequency:
@@ -396,32 +382,3 @@ def _following(
         dates = pd.date_range(start, periods=count + 1, freq=frequency.base, unit="s")
         days = (dates.asi8 // DAY)[1:]
     return times.from_walls(days[frequency.step - 1 :: frequency.step] * units + clock)
-
-
-def season_length(freq: str) -> int:
-    """How many points the most usual season of a frequency has.
-
-    A day of hours and shorter steps, a week of days, a year of weeks, months and quarters.
-
-    Args:
-      freq: a pandas alias, as `Frequency.alias`.
-
-    Returns:
-      the number of points; 1 where there is no season, and for step numbers.
-    """
-    import pandas as pd
-    from pandas.tseries.frequencies import to_offset
-
-    if freq.isdigit():
-        return 1
-    try:
-        offset = to_offset(freq)
-    except ValueError:
-        # Periods have names of their own: M, Q and Y.
-        offset = to_offset(freq.replace("-", "E-", 1) if "-" in freq else freq + "E")
-    if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
-        day, rest = divmod(pd.Timedelta(days=1), pd.Timedelta(offset))
-        return int(day) if not rest else 1
-    name = offset.base.freqstr.split("-")[0].removesuffix("S").removesuffix("E")
-    season, rest = divmod(_SEASONS.get(name, 1), offset.n)
-    return season if not rest else 1
