@@ -10,11 +10,7 @@ from timemoe_jax.errors import DataError
 
 
 def check_levels(levels: Any) -> Float64[np.ndarray, " Q"]:
-    """Quantile levels as an array, once they are known to be numbers that rise between 0 and 1.
-
-    Raises:
-      DataError: there is none, one is not between 0 and 1, or they do not rise.
-    """
+    """Quantile levels as an array; a DataError where they are not numbers that rise in (0, 1)."""
     try:
         values = np.array(levels, np.float64)
     except (TypeError, ValueError):
@@ -104,11 +100,7 @@ def _one(row: Any, name: str) -> Float64[np.ndarray, " _"]:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Refuses what is no whole number from 1.
-
-    Raises:
-      DataError: it is none.
-    """
+    """Returns `value` if it is an integer of at least 1; a DataError names it where it is not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
     return int(value)

@@ -40,12 +40,7 @@ _INFO = "dataset_info.json"
 def open_columnar(
     paths: Sequence[Path], names: ColumnNames | None = None, where: str | None = None
 ) -> SequenceSource:
-    """Opens Parquet or Arrow files as one table of series.
-
-    Args:
-      paths: the files, which continue each other; usually one.
-      names: which columns are which, where their names do not say.
-      where: what to call the table in a message; by default the first file.
+    """Opens Parquet or Arrow files, which continue each other, as one table of series.
 
     Raises:
       DataError: pyarrow is not installed, a file cannot be read, files differ in their columns,
@@ -75,16 +70,12 @@ def is_dataset_folder(folder: Path) -> bool:
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a file holds what Hugging Face datasets computed from others beside it."""
+    """Whether a file holds what Hugging Face datasets computed from the files beside it."""
     return path.match("cache-*.arrow") and (path.parent / _INFO).exists()
 
 
 def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> SequenceSource:
     """Opens a Hugging Face dataset that `save_to_disk` wrote, without their library.
-
-    Args:
-      folder: holds the .arrow files that its state.json names.
-      names: which columns are which, where their names do not say.
 
     Raises:
       DataError: a file is missing or damaged, or rows were selected without being written.
@@ -110,12 +101,7 @@ def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> Seque
 
 
 class _Table:
-    """The parts of all files, numbered through.
-
-    Attributes:
-      schema: a pyarrow Schema that all files have.
-      begins: the first row of each part, then the number of rows.
-    """
+    """The parts of all files; `begins` holds the first row of each, then the number of rows."""
 
     def __init__(self, where: str, files: list[ColumnarFile]):
         self.where = where
@@ -325,7 +311,7 @@ class _ListSource(SequenceSource):
 
 
 def _extents(column: Any) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Any]:
-    """Where each list of a pyarrow Array of lists begins and ends, and the numbers they are in."""
+    """Where each list of a pyarrow Array begins and ends in the numbers, and these."""
     while is_list(column.type.value_type):
         column = column.flatten()
     lengths = _list_lengths(column)

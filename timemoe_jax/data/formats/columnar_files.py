@@ -32,11 +32,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def import_pyarrow() -> ModuleType:
-    """Imports pyarrow, or says how to install it.
-
-    Raises:
-      DataError: it is not installed.
-    """
+    """Imports pyarrow, or raises a DataError that says how to install it."""
     try:
         import pyarrow
     except ImportError:
@@ -71,13 +67,7 @@ def naming(path: Path, kind: str) -> Iterator[None]:
 
 
 class ColumnarFile:
-    """One file: its schema, the rows of each of its parts, and a way to read them.
-
-    Attributes:
-      path: the file.
-      schema: a pyarrow Schema.
-      rows: of each part.
-    """
+    """One file: its path, its pyarrow schema, the rows of each of its parts, and their contents."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -90,11 +80,7 @@ class ColumnarFile:
     _kind = "a columnar file"
 
     def read(self, part: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Reads columns of a part, as pyarrow Arrays without dictionaries.
-
-        Raises:
-          DataError: the file has changed, or the part is damaged.
-        """
+        """Reads columns of a part, as valid pyarrow Arrays without dictionaries."""
         with naming(self.path, self._kind):
             self._check_unchanged()
             found = self._read(part, columns)
@@ -229,11 +215,7 @@ class ArrowStream(ColumnarFile):
 
 
 def open_columnar_file(path: Path) -> ColumnarFile:
-    """Opens a file by its ending, and an Arrow one by how it begins.
-
-    Raises:
-      DataError: the file cannot be read, or has columns of the same name.
-    """
+    """Opens a file by its ending, and an Arrow file by its first bytes."""
     if path.suffix.lower() in PARQUET_ENDINGS:
         file: ColumnarFile = ParquetFile(path)
     else:

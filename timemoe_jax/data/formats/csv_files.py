@@ -87,18 +87,12 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
 
 
 def read_csv_frame(path: str | os.PathLike[str], names: ColumnNames | None = None) -> Any:
-    """Reads a CSV as a pandas DataFrame, whose `attrs` say in which line of the file each row is.
+    """Reads a CSV, wide or long, as a pandas DataFrame; its `attrs` hold the line of each row.
 
-    Args:
-      path: the file, as `read_csv` takes it, wide or long.
-      names: which columns hold ids and times, where their names do not say.
-
-    Returns:
-      a column of numbers as float64, or as int64 where ids or times are whole numbers; one of true
-      and false as bool; anything else as text, without surrounding blanks, None where missing.
-
-    Raises:
-      DataError: as `read_csv` where the file is not a table of one header and rows.
+    A column of numbers becomes float64, or int64 where it holds ids (or times) that are whole
+    numbers; a column of true and false becomes bool; any other becomes text, without surrounding
+    blanks and None where missing. `names` says which columns hold ids and times, where their own
+    names do not. Raises what `read_csv` does where the file has no header or rows of other lengths.
     """
     import pandas as pd
 

@@ -19,13 +19,8 @@ def parse_dates(
 ) -> Shaped[np.ndarray, " T"]:
     """Turns text into datetime64, in UTC where it has a time zone.
 
-    Args:
-      cells: the text of each date.
-      describe: names a cell in a message, by its position.
-      layouts: what to try, in order; None is one layout for all cells, guessed from the first.
-
-    Raises:
-      DataError: a cell is no date in any of the layouts.
+    Each of `layouts` is tried in turn; None is one layout for all cells, guessed from the first.
+    `describe` names a cell in an error by its position.
     """
     import pandas as pd
 

@@ -79,12 +79,8 @@ class _FrameSource(ArraySource):
 def columns_of(df: Any, where: str) -> Any:
     """A new frame with an index that says something among its columns, whose names are text.
 
-    Args:
-      df: a pandas DataFrame. Not modified.
-      where: what to call it in a message.
-
     Raises:
-      DataError: it is no data frame, has no rows, or has two columns of one name.
+      DataError: `df` is no pandas DataFrame, has no rows, or has two columns of one name.
     """
     import pandas as pd
 
@@ -105,13 +101,7 @@ def columns_of(df: Any, where: str) -> Any:
 
 
 def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[str] = ()) -> Layout:
-    """Finds out which columns hold ids, times and values.
-
-    Args:
-      frame: as `columns_of` makes it.
-      names: what the caller says.
-      where: what to call the frame in a message.
-      covariates: columns that hold none of these.
+    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none.
 
     Raises:
       DataError: the columns can be understood in more than one way or in none, or one that should
@@ -194,14 +184,7 @@ def date_namer(frame: Any, column: str, where: str) -> Callable[[int], str]:
 
 
 def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:
-    """Numbers the ids of a column in the order of their appearance.
-
-    Returns:
-      the number of each row's id, int64 [rows], and a pandas Index of the ids.
-
-    Raises:
-      DataError: a row has no id.
-    """
+    """Numbers the ids of a column as they first appear: the number of each row, and the ids."""
     import pandas as pd
 
     try:
@@ -250,12 +233,9 @@ def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
 def wide_columns(
     frame: Any, layout: Layout, where: str
 ) -> tuple[Shaped[np.ndarray, " T"] | None, list[Float[np.ndarray, " T"]]]:
-    """The times of a wide frame, None without a column of them, and the series [T] of its targets.
+    """The times of a wide frame, None without a column of them, and the series of its targets.
 
-    Rows that are not in the order of their times are sorted; those at one time stay as they are.
-
-    Raises:
-      DataError: a time or a value is of the wrong kind.
+    Rows that are not in the order of their times are sorted; those at one time keep their order.
     """
     columns = [_numbers(frame[name], where) for name in layout.targets]
     if layout.timestamp is None:

@@ -19,9 +19,6 @@ class JsonlSource(SequenceSource):
 
     Opening reads the file once, a line at a time, and keeps where each line begins. `null` is a
     missing value; blank lines are no series. Reading a part parses the whole line.
-
-    Raises:
-      DataError: the file does not exist, or a line is no JSON or holds anything but numbers.
     """
 
     def __init__(self, path: str | os.PathLike[str]):

@@ -12,10 +12,8 @@ from timemoe_jax.errors import DataError
 class LongPart(NamedTuple):
     """Some consecutive rows of a long table.
 
-    Attributes:
-      codes: for each row the place of its id in `labels`; -1 where it has none.
-      labels: the ids that occur here.
-      times: integers, floating-point numbers or datetime64, if there is a timestamp column.
+    `codes` holds for each row the position of its id in `labels`, -1 where it has none; `times` are
+    integers, floating-point numbers or datetime64, and None without a timestamp column.
     """
 
     codes: Int64[np.ndarray, " rows"]
@@ -26,17 +24,10 @@ class LongPart(NamedTuple):
 class LongIndex:
     """Which rows of a long table are which series, in the order of their times.
 
-    The series are in the order in which they first appear. What is kept is one entry per run of
-    consecutive rows of a series, so next to nothing for a table that is sorted by id.
-
-    Args:
-      where: what to call the table in a message.
-      parts: makes an iterator over all rows; it is asked for a second one where the rows of a
-        series are not in the order of their times.
-
-    Attributes:
-      ids: of each series.
-      lengths: of each series.
+    `ids` and `lengths` say what the series are, in the order in which they first appear. The index
+    keeps one entry per run of consecutive rows of a series, so next to nothing for a table that is
+    sorted by id. `parts` makes an iterator over all rows; where the rows of a series are not in the
+    order of their times, it is called a second time.
 
     Raises:
       DataError: a row has no id or no time, or two rows of a series have the same time.
@@ -128,7 +119,7 @@ class LongIndex:
     def _sorted_runs(
         self, parts: Callable[[], Iterator[LongPart]]
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Runs of a table whose rows are in no order, found by sorting them all."""
+        """The runs of a table whose rows are not in order, found by sorting all rows."""
         codes: list[np.ndarray] = []
         times: list[np.ndarray] = []
         row = 0

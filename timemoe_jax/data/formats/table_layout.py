@@ -21,13 +21,7 @@ Kind = Literal["number", "time", "text", "list", "other"]
 
 @dataclasses.dataclass(frozen=True)
 class ColumnNames:
-    """What a caller says of the columns of a table; it wins over what their names suggest.
-
-    Attributes:
-      id: the column that tells series apart.
-      timestamp: the column of times.
-      targets: the columns of values.
-    """
+    """The columns that a caller names; they win over those that are found by name."""
 
     id: str | None = None
     timestamp: str | None = None
@@ -36,14 +30,9 @@ class ColumnNames:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a table holds series.
+    """How a table holds series; a wide one has no id, and one of lists no timestamp.
 
-    Attributes:
-      kind: "wide", "long" or "list".
-      id: the column that tells series apart; None in a wide table.
-      timestamp: the column of times, if there is one.
-      targets: the columns of values.
-      ignored: the columns that are none of these.
+    `ignored` lists the columns that hold neither ids nor times nor values.
     """
 
     kind: Literal["wide", "long", "list"]
@@ -54,12 +43,7 @@ class Layout:
 
 
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
-    """Finds out how a table holds series.
-
-    Args:
-      where: what to call the table in a message.
-      kinds: of each column, in order.
-      names: what the caller says.
+    """Finds out how a table, whose columns are of these kinds in this order, holds series.
 
     Raises:
       DataError: a column that was named is not there or is of the wrong kind, or the columns can

@@ -41,13 +41,9 @@ class _Column:
 class CovariateTable:
     """The covariates of one series, as columns of numbers.
 
-    A column of categories has become one of 0 and 1 for each category in the history of the
-    series, named "column=category".
-
-    Attributes:
-      names: of the C columns.
-      past: at the times of the series; NaN where not known.
-      future: at the times to forecast; NaN only where a covariate without a future is not known.
+    A column of categories has become one of 0 and 1 for each category in the history of the series,
+    named "column=category". `past` holds them at the times of the series, NaN where not known, and
+    `future` at the times to forecast, NaN only where a covariate without a future is not known.
     """
 
     names: tuple[str, ...]
@@ -59,12 +55,9 @@ class CovariateTable:
 class AlignedCovariates:
     """The covariates of all series of a frame.
 
-    Attributes:
-      known: the columns whose future is known.
-      lagged: the columns that enter one horizon later.
-      horizon: the number of steps.
-      extra_ids: for each id of the frame of the future that no series has, its number of rows.
-      extra_rows: how many rows of the other ids are at times that are not forecast.
+    The future of the columns `known` is known; those in `lagged` enter one `horizon` later.
+    `extra_ids` holds the number of rows for each id of the frame of the future that no series has,
+    `extra_rows` how many rows of the other ids are at times that are not forecast.
     """
 
     known: tuple[str, ...]
@@ -80,10 +73,7 @@ class AlignedCovariates:
         return len(self._timed.series)
 
     def table(self, i: int) -> CovariateTable:
-        """The covariates of one series.
-
-        Args:
-          i: its place in `TimedFrame.series`.
+        """The covariates of the series at position `i` of `TimedFrame.series`.
 
         Raises:
           DataError: a category of the future is not in the history of the series.
@@ -124,10 +114,7 @@ class AlignedCovariates:
 def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...]:
     """The columns of a frame of the future that are covariates: all but ids, times and targets.
 
-    Args:
-      past: a frame as `columns_of` makes it.
-      future: another of the future.
-      names: which columns of `past` are which, where their names do not say.
+    Both frames are as `columns_of` makes them; `names` are those of the past.
 
     Raises:
       DataError: the past does not have such a column.
@@ -156,13 +143,9 @@ def align_covariates(
 ) -> AlignedCovariates:
     """Finds the covariates of each series, at its own times and at those to forecast.
 
-    Args:
-      past: the frame, as `columns_of` makes it, that `timed` was read from with its covariates.
-      future: another with the same id and timestamp columns and a row for each time to forecast of
-        each series; its other columns are covariates whose future is known. None where no
-        covariate has one.
-      timed: the series.
-      horizon: the number of steps.
+    `past` is the frame that `timed` was read from, and `future` another with the same id and
+    timestamp columns and a row for each time to forecast, or None; both are as `columns_of` makes
+    them. The other columns of `future` are covariates whose future is known.
 
     Raises:
       DataError: `future` lacks a time of a series, has one twice, or has no value there; a
@@ -186,11 +169,7 @@ def align_covariates(
 
 
 def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustment]:
-    """What the covariates contribute to each series, estimated from that series alone.
-
-    Args:
-      timed: the series.
-      aligned: their covariates.
+    """Estimates what the covariates contribute to each series, from that series alone.
 
     Raises:
       DataError: a series is too short, or has a category in the future that is not in its history.
@@ -272,8 +251,8 @@ def _taken(values: np.ndarray, rows: Int64[np.ndarray, " T"]) -> np.ndarray:
 def _lagged(values: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """A column one horizon later, at the times of the series and at those to forecast.
 
-    A category that only the last horizon has is one of whose effect nothing is known: it counts
-    as not known.
+    Nothing is known of the effect of a category that only the last horizon has, so that it counts
+    as missing.
     """
     joined = np.concatenate([np.full(horizon, _absent(values)), values])
     return joined[: len(values)], joined[len(values) :]

@@ -40,9 +40,8 @@ class TimedSeries:
       instants: int64 [T]; the times, as `TimeType.index` takes them.
       times: what the column of times holds.
       freq: the pandas alias of the step between them, or a step number as text.
-      filled: how many times had no row.
-      missing: how many rows had no value.
-      reordered: how many rows of the series were not in their place in time.
+      filled, missing, reordered: how many times had no row, rows no value, and rows were not in
+        their place in time.
       rows: int64 [T]; the row of the frame at each time, -1 where there is none. None unless the
         frame was read with covariates.
       frequency: the same as `freq`, as the grid takes it.
@@ -77,18 +76,12 @@ class TimedSeries:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimedFrame:
-    """The series of a data frame.
+    """The series of a data frame, by id in the order of the rows, then by target.
 
-    Attributes:
-      series: all of them: by id in the order of the rows, then by target.
-      ids: a pandas Index of the ids, in the dtype of their column; None without one.
-      codes: the place of each series' id in `ids`; 0 without one.
-      id_column: its name; None without one.
-      timestamp_column: the name of the column of times.
-      targets: the columns of values.
-      covariates: the columns that were named as covariates.
-      ignored: the columns that are none of these.
-      times: what the column of times holds.
+    `ids` is a pandas Index of the ids, in the dtype of their column, and `codes` holds the position
+    of each series' id in it; without an id column they are None and 0. `ignored` lists the columns
+    that are neither ids nor times nor targets nor covariates, and `times` says what the column of
+    times holds.
     """
 
     series: tuple[TimedSeries, ...]
@@ -137,12 +130,10 @@ def read_frame(
     Args:
       df: a pandas DataFrame; NaN, None and NA are missing values. Not modified. Named levels of
         the index and an index of times count as columns.
-      id_column: the column that tells series apart.
-      timestamp_column: the column of times.
-      target: the column of values, or several: each is a series.
+      id_column, timestamp_column, target: which columns are which; each target is a series.
       freq: the step between times, for all series: a pandas alias or offset, or an integer for
         step numbers. By default it is found for each series; one whose own rows are too few or
-        too irregular for that takes the one that all others have.
+        too irregular for that takes the frequency that all others have.
       covariates: columns that are no series of their own.
       where: what to call the frame in a message.
 
@@ -202,7 +193,7 @@ def _grids(
     freq: Any,
     times: TimeType,
 ) -> list[Grid]:
-    """The grid of each series; one object for all series with the same times."""
+    """The grid of each series; series with the same times share one object."""
     given = None if freq is None else parse_frequency(freq, times)
     keys = []
     found: dict[bytes, Frequency | None] = {}
@@ -277,7 +268,7 @@ def _series(
     reordered: int,
     rows: Int64[np.ndarray, " T"] | None,
 ) -> list[TimedSeries]:
-    """The series of one id: its targets, put on its grid."""
+    """The series of one id: its targets, laid on its grid."""
     made = []
     for name, values in columns.items():
         missing = int(np.isnan(values).sum())
@@ -307,25 +298,12 @@ def _series(
 
 
 def future_index(series: TimedSeries, horizon: int) -> Any:
-    """The times that follow a series, as a pandas Index of the type of its own.
-
-    Args:
-      series: one of `TimedFrame.series`.
-      horizon: how many.
-
-    Returns:
-      the next `horizon` times of the grid, a pandas Index [H].
-    """
+    """The `horizon` times that follow a series, as a pandas Index [H] of the type of its own."""
     return series.times.index(future_instants(series, horizon))
 
 
 def future_instants(series: TimedSeries, horizon: int) -> Int64[np.ndarray, " H"]:
-    """The same as integers, as `TimeType.index` takes them.
-
-    Args:
-      series: one of `TimedFrame.series`.
-      horizon: how many.
-    """
+    """The same as integers, as `TimeType.index` takes them."""
     last = int(series.instants[-1])
     return next_instants(last, series.clock, series.frequency, series.times, horizon)
 

@@ -24,12 +24,10 @@ MIN_GRID_ROOM = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Frequency:
-    """The step between the times of a series.
+    """The step between the times of a series: a pandas alias, or for step numbers the step as text.
 
-    Attributes:
-      alias: its pandas alias, or the step as text for step numbers.
-      step: units of the column, or multiples of `base`.
-      base: the pandas offset of a calendar; None for spans of time, periods and step numbers.
+    `step` counts units of the column, or multiples of `base`, the pandas offset of a calendar; that
+    is None for spans of time, periods and step numbers.
     """
 
     alias: str
@@ -39,13 +37,10 @@ class Frequency:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """All times of a series from its first to its last.
+    """All times of a series from its first to its last, in integers as `TimeType.index` takes them.
 
-    Attributes:
-      frequency: the step between them.
-      instants: of every point, as `TimeType.index` takes them.
-      positions: of the rows given among them; None where every point has a row.
-      clock: the time of day of a calendar's dates, in units of the column; else 0.
+    `positions` says where the given rows are among them, None where every point has a row; `clock`
+    is the time of day of a calendar's dates, in units of the column, else 0.
     """
 
     frequency: Frequency
@@ -57,13 +52,11 @@ class Grid:
 def parse_frequency(freq: Any, times: TimeType) -> Frequency:
     """Turns what a caller gives as a frequency into one.
 
-    Args:
-      freq: a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
-        step numbers an integer.
-      times: what the column of times holds.
+    That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
+    step numbers it is an integer.
 
     Raises:
-      DataError: it is none, does not fit the column, or is not supported.
+      DataError: it is none, does not fit the column of times, or is not supported.
     """
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
@@ -122,20 +115,14 @@ def _same_period(freq: Any, own: Any) -> bool:
 
 
 def infer_frequency(instants: Int64[np.ndarray, " rows"], times: TimeType) -> Frequency | None:
-    """Finds the frequency of times, of which some may be absent.
+    """Finds the frequency of increasing times, of which some may be absent.
 
-    The step is the smallest difference between neighbours, where all others are multiples of it
+    The step is the smallest difference between neighbors, where all others are multiples of it
     and at least a quarter of its grid is there; else the most common one, where at least half of
-    all are. Times at one time of day are dates: business days where weekends are left out, weeks,
-    months, quarters and years by their first or last (business) day, and else days.
-
-    Args:
-      instants: increasing.
-      times: what the column of times holds.
-
-    Returns:
-      a frequency that not every time need be on; None where there are fewer than three times, or
-      no such step.
+    all are equal to it. Times at one time of day are dates: business days where weekends are left
+    out, weeks, months, quarters and years by their first or last (business) day, and else days.
+    Not every time need be on the grid of the result. It is None where there are fewer than three
+    times, or no such step.
     """
     import pandas as pd
 
@@ -229,13 +216,7 @@ def _month_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
 def lay_out(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
-    """Makes the grid from the first to the last of some times.
-
-    Args:
-      instants: increasing, none twice.
-      frequency: the step.
-      times: what the column of times holds.
-      where: what to call the series in a message.
+    """Makes the grid from the first to the last of some increasing times.
 
     Raises:
       DataError: a time is not on the grid, or the grid would be far longer than the rows.
@@ -342,15 +323,7 @@ def _check_room(
 def next_instants(
     last: int, clock: int, frequency: Frequency, times: TimeType, horizon: int
 ) -> Int64[np.ndarray, " H"]:
-    """The times that follow a grid; the array is shared between calls.
-
-    Args:
-      last: the last time of the grid.
-      clock: the grid's time of day.
-      frequency: its step.
-      times: what the column of times holds.
-      horizon: how many.
-    """
+    """The times that follow the last time of a grid; calls share the array, which is read-only."""
     instants = _following(last, clock, frequency, times, horizon)
     room = np.iinfo(times.dtype if getattr(times.dtype, "kind", "M") in "iu" else np.int64)
     # Beyond the last time that int64 holds, times begin again at the first.

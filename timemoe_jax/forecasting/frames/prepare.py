@@ -20,12 +20,8 @@ from timemoe_jax.forecasting.frames.regression import Adjustment
 class FrameInputs:
     """The series of a data frame, ready to be forecast.
 
-    Attributes:
-      timed: the series, on their calendars.
-      horizon: points to forecast.
-      effects: of the covariates on each series; None without covariates.
-      extra_ids: for each id of the frame of the future that no series has, its number of rows.
-      extra_rows: how many rows of the other ids are at times that are not forecast.
+    `effects` is what covariates contribute to each series, None without covariates; `extra_ids` and
+    `extra_rows` are those of `AlignedCovariates`.
     """
 
     timed: TimedFrame
@@ -130,17 +126,8 @@ def prepare_frame(
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
 
-    A `UserWarning` names each id and each number of rows of `future_df`, and each covariate, that
-    is of no use to the forecast; the `attrs` of the result say it, too.
-
-    Args:
-      df: a pandas DataFrame: see `read_frame`.
-      horizon: points to forecast.
-      future_df: covariates that are known for the times to forecast.
-      past_covariates: columns of `df` that are covariates without a known future.
-      freq: the step between times.
-      where: what to call `df` in a message.
-      id_column, timestamp_column, target: which columns are which; by default found by name.
+    The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
+    `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
 
     Raises:
       DataError: the frame or a covariate cannot be used.

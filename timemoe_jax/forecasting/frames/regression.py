@@ -199,12 +199,7 @@ def _usable_season(season: int, used: int, columns: int) -> int:
 class _Smoother:
     """A level and a season, as a linear filter: the same one for the series and its covariates.
 
-    Args:
-      used: which points count.
-      season: points in a season; 1 for none.
-
-    Attributes:
-      parameters: how many the filter estimates: its trace.
+    `used` says which points count, `parameters` how many the filter estimates: its trace.
     """
 
     def __init__(self, used: Bool[np.ndarray, " T"], season: int):
@@ -221,11 +216,7 @@ class _Smoother:
         self.parameters = float((1 / counts[used]).sum()) + int(found.sum())
 
     def rest(self, table: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "n C"]:
-        """What it leaves of columns, at the points that count.
-
-        Args:
-          table: 0 where a point does not count.
-        """
+        """What the filter leaves of columns at the points that count; at others they are 0."""
         left = self._unlevelled(table)
         # Twice: what rounding leaves of the first time is gone after the second.
         for _ in range(2):
@@ -238,7 +229,7 @@ class _Smoother:
 
 @functools.lru_cache(maxsize=4)
 def _smoother(used: bytes, season: int) -> _Smoother:
-    """Made once for series that follow each other and have their values at the same places."""
+    """The filter, kept for further series that have their values at the same positions."""
     return _Smoother(np.frombuffer(used, bool), season)
 
 
@@ -271,7 +262,7 @@ def _window_sums(table: Float64[np.ndarray, "T C"], width: int) -> Float64[np.nd
 def _ridge(
     table: Float64[np.ndarray, "n C"], target: Float64[np.ndarray, " n"], parameters: float
 ) -> tuple[Float64[np.ndarray, " C"], float]:
-    """Ridge regression whose strength minimises generalised cross-validation."""
+    """Ridge regression whose strength minimizes generalized cross-validation."""
     count = len(table)
     scales = np.sqrt(np.mean(np.square(table), axis=0))
     left, singular, right = np.linalg.svd(table / scales, full_matrices=False)

@@ -12,11 +12,7 @@ from timemoe_jax.forecasting.frames.times import TimeType
 
 
 def timed_layout(frame: Any, names: ColumnNames, covariates: tuple[str, ...], where: str) -> Layout:
-    """The layout of a frame, as `layout_of` finds it, of series that have times.
-
-    Raises:
-      DataError: as `read_frame` says.
-    """
+    """The layout of a frame, as `layout_of` finds it, of series that have times."""
     roles = {names.id, names.timestamp, *names.targets}
     for name in covariates:
         if name not in frame.columns or name in roles:
@@ -46,16 +42,10 @@ def timed_layout(frame: Any, names: ColumnNames, covariates: tuple[str, ...], wh
 def order_of(
     codes: Int64[np.ndarray, " rows"] | None, instants: Int64[np.ndarray, " rows"], count: int
 ) -> tuple[Int64[np.ndarray, " rows"] | None, Int64[np.ndarray, " _"], Int64[np.ndarray, " N"]]:
-    """Sorts the rows by series and time.
+    """Sorts the rows by series and time; `codes` is None for a single series.
 
-    Args:
-      codes: the number of the series of each row; None for a single series.
-      instants: the time of each row.
-      count: how many series there are.
-
-    Returns:
-      the rows in their new order, None where they have it already; where each series starts in
-      it, then the number of rows; how many rows of each series were out of place.
+    Returns the rows in their new order, None where they have it already; where each series starts
+    in it, then the number of rows; how many rows of each series were out of place.
     """
     reordered = np.zeros(count, np.int64)
     if codes is None:

@@ -19,8 +19,7 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 class TimeType:
     """What a column of times holds, and how it is written back.
 
-    Attributes:
-      dtype: of the column: datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
+    `dtype` is datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
     """
 
     dtype: Any
@@ -50,8 +49,7 @@ class TimeType:
     def index(self, instants: Int64[np.ndarray, " T"]) -> Any:
         """The times as a pandas Index of this type.
 
-        Args:
-          instants: [T]; units since 1970 UTC, ordinals of periods, or step numbers.
+        `instants` are units since 1970 UTC, ordinals of periods, or step numbers.
         """
         import pandas as pd
 
@@ -67,21 +65,14 @@ class TimeType:
         return str(self.index(np.array([instant], np.int64))[0])
 
     def walls(self, instants: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-        """What the clocks of the time zone show at some instants, in units since 1970.
-
-        Args:
-          instants: [T]; units since 1970 UTC.
-        """
+        """What the clocks of the time zone show at some instants, in units since 1970."""
         return instants if self.zone is None else self.index(instants).tz_localize(None).asi8
 
     def from_walls(self, walls: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-        """The instants at which the clocks show some times.
+        """The instants at which the clocks show some times, in units since 1970.
 
-        A time that the clocks skip is the first instant after it; of one that they show twice it
-        is the first.
-
-        Args:
-          walls: [T]; units since 1970.
+        A time that the clocks skip is the first instant after it; of one that they show twice it is the
+        first.
         """
         import pandas as pd
 
@@ -93,16 +84,10 @@ class TimeType:
 
 
 def read_times(frame: Any, name: str, where: str) -> tuple[Int64[np.ndarray, " rows"], TimeType]:
-    """Turns a column of times into integers.
+    """Turns a column of times into integers, and says as what to write times back.
 
-    Args:
-      frame: a pandas DataFrame. Not modified.
-      name: its column of datetime64 with or without a time zone, periods, integers, dates as text,
-        or `datetime` and `date` objects.
-      where: what to call the frame in a message.
-
-    Returns:
-      the time of each row and what to write times back as. Text and objects become datetime64.
+    It holds datetime64 with or without a time zone, periods, integers, dates as text, or `datetime`
+    and `date` objects; text and objects become datetime64.
 
     Raises:
       DataError: a time is missing or no date, the time zones are mixed, or the column holds

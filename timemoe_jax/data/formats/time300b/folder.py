@@ -34,18 +34,17 @@ DOMAINS = (
 class TimeMoeFolderSource(SequenceSource):
     """The series of one folder in the Time-300B layout, in their original units.
 
-    A large meta.json is converted once, to an index that is opened from then on: see
+    A large meta.json is converted once to an index that later openings use: see
     `timemoe_jax.data.formats.time300b.index`.
-
-    Attributes:
-      lengths: the points of each series [num_sequences]; read-only, and int32 where that suffices.
-      source_name: the name of the folder.
-      domain: the name of the folder around it if that is one of `DOMAINS`, else None.
-      frequency: the sampling frequency that `freq` or `frequency` of meta.json gives, for series
-        that have none of their own; None without.
 
     Args:
       folder: holds `meta.json` and the binary files that it names.
+
+    Attributes:
+      lengths: the points of each series [num_sequences]; read-only, int32 where that suffices.
+      source_name: the name of the folder.
+      domain: the name of the folder around it if that is one of `DOMAINS`, else None.
+      frequency: what `freq` or `frequency` of meta.json says of series without one of their own.
 
     Raises:
       DataError: a file is missing, damaged, or at odds with `meta.json`.
@@ -90,7 +89,7 @@ class TimeMoeFolderSource(SequenceSource):
         return self._stored(offset + start, offset + stop)
 
     def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
-        """Points `begin` to `end` of all files, as wide as keeps them."""
+        """Points `begin` to `end` of all files, in a dtype that holds every value exactly."""
         raw = np.empty(end - begin, self._dtype)
         read_points(self._files, self._starts, begin, raw)
         if self._is_bfloat16:

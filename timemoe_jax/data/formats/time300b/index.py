@@ -48,12 +48,9 @@ Scratch = Callable[[], IO[bytes]]
 
 
 class Entry(NamedTuple):
-    """Where one sequence lies.
+    """Where a sequence begins, counted over all files, and the mean and std that undo its scaling.
 
-    Attributes:
-      offset: its first point, counted over all files.
-      mean: what is added to the stored values; NaN where they are stored as they were.
-      std: what the stored values are multiplied by; NaN likewise.
+    Both are NaN where the values are stored as they were.
     """
 
     offset: int
@@ -64,17 +61,9 @@ class Entry(NamedTuple):
 class FolderIndex:
     """The sequences of a Time-300B folder, without their values.
 
-    Attributes:
-      lengths: the points of each sequence [num_sequences], read-only, int32 if all fit.
-      layout: the data files and their dtype.
-      made_from: size in bytes and time of modification in ns of the meta.json.
-
-    Args:
-      buffer: the index, as `open_index` finds it.
-      path: the file that it came from; None if it is only in memory.
-
-    Raises:
-      ValueError: it is damaged.
+    `lengths` holds the points of each sequence [num_sequences], read-only, int32 if all fit;
+    `layout` the data files and their dtype; `made_from` the size in bytes and the time of
+    modification in ns of the meta.json. A damaged index is a ValueError.
     """
 
     def __init__(self, buffer: bytes | mmap.mmap, path: Path | None = None):
@@ -103,11 +92,7 @@ class FolderIndex:
         self._compared = np.zeros(blocks, bool)
 
     def entry(self, i: int) -> Entry:
-        """Looks up where sequence `i` lies.
-
-        Raises:
-          DataError: the index is damaged.
-        """
+        """Looks up where sequence `i` lies."""
         self._check_block(i // _BLOCK)
         offset = self._offsets.item(i)
         if self._means is None or self._stds is None:
@@ -115,11 +100,7 @@ class FolderIndex:
         return Entry(offset, self._means.item(i), self._stds.item(i))
 
     def frequency(self, i: int) -> str | None:
-        """Looks up the sampling frequency of sequence `i`: its own, else that of the folder.
-
-        Raises:
-          DataError: the index is damaged.
-        """
+        """Looks up the sampling frequency of sequence `i`: its own, else that of the folder."""
         if "frequency" not in self._columns:
             return self.layout.frequency
         self._check_block(i // _BLOCK)
@@ -178,10 +159,7 @@ def _contents(path: Path) -> bytes | mmap.mmap:
 
 
 def open_index(path: Path) -> FolderIndex:
-    """Finds the index of a meta.json, or makes it.
-
-    Args:
-      path: of meta.json.
+    """Opens the index of a meta.json, and makes it where there is none.
 
     Raises:
       DataError: meta.json or a data file is missing, damaged, or at odds with the other.
@@ -215,7 +193,7 @@ def open_index(path: Path) -> FolderIndex:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Size and time of modification: another pair is another meta.json."""
+    """The size and time of modification: if they differ, meta.json has changed."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -226,7 +204,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Where the index of a meta.json may lie, the first that can be written to."""
+    """Where the index of a meta.json may lie, the preferred path first."""
     yield path.with_name("meta.index")
     folder = os.path.expanduser(os.environ.get("TIMEMOE_CACHE") or "~/.cache/timemoe_jax")
     if not folder.startswith("~"):
@@ -241,11 +219,7 @@ def _made_in_memory(path: Path) -> FolderIndex:
 
 
 def _make(path: Path, place: Path) -> None:
-    """Writes the index of a meta.json; others never see a part of it.
-
-    Raises:
-      OSError: it cannot be written there.
-    """
+    """Writes the index of a meta.json; other processes never see a part of it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         # Unnamed files: nothing is left of them if the process is killed.
@@ -338,7 +312,7 @@ class _Table:
         self.count += len(columns.lengths)
 
     def _codes(self, frequencies: list[str | None]) -> np.ndarray:
-        """Numbers for frequencies: 0 for none, else 1 + the place among those seen."""
+        """Numbers frequencies: 0 for none, else 1 + the position among those seen."""
         new = set(frequencies) - {None}
         if not new:
             return np.zeros(len(frequencies), np.uint16)
@@ -366,11 +340,7 @@ class _Table:
             self._last_stop = int(stops[-1])
 
     def check(self, total: int) -> None:
-        """Compares all sequences with the points of the files, and with one another.
-
-        Raises:
-          DataError: one reaches beyond the files, or two share points.
-        """
+        """Refuses sequences that reach beyond the points of the files, or that share points."""
         if self._end > total:
             i, offset, length = self._furthest
             raise DataError(
@@ -394,7 +364,7 @@ class _Table:
             )
 
     def write(self, target: BinaryIO) -> dict[str, dict[str, Any]]:
-        """Writes the columns that say anything; returns where they lie."""
+        """Writes the columns that say anything; returns where each lies."""
         unused = set() if self._has_statistics else {"mean", "std"}
         unused |= set() if self.frequencies else {"frequency"}
         return {
@@ -405,7 +375,7 @@ class _Table:
 
 
 class _Column:
-    """A column while it grows in a file, as wide as any value may need."""
+    """A column that grows in a file, in the wide dtype that any value fits."""
 
     def __init__(self, stream: IO[bytes], narrow: str, wide: str):
         self._stream = stream
@@ -422,12 +392,12 @@ class _Column:
         self._stream.write(values.astype(self._wide, copy=False).tobytes())
 
     def values(self) -> np.ndarray:
-        """All values at once, as wide as they were given."""
+        """All values at once, in the wide dtype."""
         self._stream.seek(0)
         return np.frombuffer(self._stream.read(), self._wide)
 
     def write(self, target: BinaryIO) -> dict[str, Any]:
-        """Writes the values, as narrow as keeps them; returns how, and where they lie."""
+        """Writes the values in the narrowest dtype that keeps them; returns how and where."""
         dtype = self._narrow if self._fits else self._wide
         target.write(bytes(-target.tell() % _ALIGNMENT))
         at, checksums = target.tell(), []

@@ -49,14 +49,10 @@ _DECODER = json.JSONDecoder()
 
 
 class Columns(NamedTuple):
-    """Some of the sequences that meta.json lists, one after the other.
+    """Some consecutive sequences of meta.json: their offsets over all files, and their points.
 
-    Attributes:
-      offsets: first points, counted over all files [n].
-      lengths: points [n].
-      means: what is added to the stored values [n]; NaN where they are stored as they were.
-      stds: what the stored values are multiplied by [n]; NaN likewise.
-      frequencies: sampling frequencies as text, None where it says none.
+    `means` and `stds` undo the scaling of the stored values, NaN where they are not scaled;
+    `frequencies` are sampling frequencies as text, None where a sequence has none.
     """
 
     offsets: Int64[np.ndarray, " n"]
@@ -67,12 +63,9 @@ class Columns(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What meta.json says about a folder as a whole.
+    """What meta.json says about a folder as a whole: the dtype and the points of each data file.
 
-    Attributes:
-      dtype: of the data files, a key of `DTYPES`.
-      files: the points of each data file, in order.
-      frequency: the sampling frequency of sequences that have none of their own.
+    `dtype` is a key of `DTYPES`; `frequency` that of sequences that have none of their own.
     """
 
     dtype: str
@@ -81,12 +74,7 @@ class Layout(NamedTuple):
 
 
 class FolderMeta:
-    """A meta.json that is being read.
-
-    Args:
-      path: the file, which the messages name; the data files lie beside it.
-      stream: the open file.
-    """
+    """Reads an open meta.json; `path` names it in errors, and the data files lie beside it."""
 
     def __init__(self, path: Path, stream: BinaryIO):
         self._path = path
@@ -94,11 +82,7 @@ class FolderMeta:
         self._found: dict[str, Any] = {}
 
     def columns(self) -> Iterator[Columns]:
-        """Reads the file, and gives out its sequences, some at a time.
-
-        Raises:
-          DataError: it is not JSON, or an entry is missing, of another kind, or impossible.
-        """
+        """Reads the file and yields its sequences, some thousand at a time."""
         text = self._text
         if text.peek() not in ("{", ""):
             kind = type(text.value("its content")).__name__
@@ -138,16 +122,12 @@ class FolderMeta:
             )
 
     def _look_early(self) -> None:
-        """Where the files are listed first, one that is missing is said before a long reading."""
+        """Refuses a missing file before the long reading, where the files are listed first."""
         if {"dtype", "files"} <= self._found.keys():
             check_files(self._path, self._found["dtype"], self._found["files"])
 
     def layout(self) -> Layout:
-        """What the whole file says, once `columns` has come to its end.
-
-        Raises:
-          DataError: an entry is missing, contradicts another, or does not fit the data files.
-        """
+        """What the whole file says, once `columns` has come to its end."""
         found = self._found
         for key in _KINDS:
             if key not in found:
@@ -162,15 +142,7 @@ class FolderMeta:
 
 
 def check_files(path: Path, dtype: str, files: dict[str, Any]) -> dict[str, int]:
-    """Compares the data files on disk with what meta.json says about them.
-
-    Args:
-      path: of meta.json; the data files lie beside it.
-      dtype: of the data files.
-      files: the points of each.
-
-    Returns:
-      the same, in the order of the number in the name.
+    """Compares the data files on disk with what meta.json says, and returns them in order.
 
     Raises:
       DataError: the dtype is unknown, or a file is missing or of another size.
@@ -215,7 +187,7 @@ def _check_file(path: Path, name: str, points: Any, itemsize: int) -> None:
 
 
 def _columns(path: Path, entries: list[Any], first: int) -> Columns:
-    """Turns entries of `scales` into columns; `first` is the number of the first of them."""
+    """Turns entries of `scales` into columns; `first` is the number of the first entry."""
     try:
         offsets = [entry["offset"] for entry in entries]
         lengths = [entry["length"] for entry in entries]
@@ -298,7 +270,7 @@ def _short(value: Any) -> str:
 
 
 class _Text:
-    """The JSON of a file from a position on, of which only a part is in memory."""
+    """The JSON text of a file from a position on; only a part of it is in memory."""
 
     def __init__(self, path: Path, stream: BinaryIO):
         self._path = path

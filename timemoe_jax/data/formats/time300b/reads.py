@@ -50,20 +50,10 @@ _of_thread = _OfThread()
 
 
 def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
-    """Fills an array with what lies in a file.
+    """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
-    A file that was deleted or replaced may still be read as it was when it was opened.
-
-    Args:
-      path: of the file.
-      values: the bytes to fill.
-      offset: where in the file they begin.
-
-    Returns:
-      how many were filled: fewer than there is room for only where the file ends.
-
-    Raises:
-      OSError: the file cannot be opened or read.
+    They are fewer than asked for only where the file ends. A file that was deleted or replaced may
+    still be read as it was when it was opened. An OSError says that it cannot be read.
     """
     if not hasattr(os, "preadv"):
         with open(path, "rb") as stream:
@@ -80,13 +70,13 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
 def read_points(
     paths: Sequence[str], starts: Sequence[int], begin: int, values: Shaped[np.ndarray, " n"]
 ) -> None:
-    """Fills an array with points that lie in files one after the other.
+    """Fills `values`, of the dtype of the files, with points that follow each other in files.
 
     Args:
       paths: of the files.
       starts: the first point of each file, then the number of all points.
       begin: the first point to read.
-      values: takes as many as it has room for, which must be there, of the dtype of the files.
+      values: takes as many points as it has room for, which must be there.
 
     Raises:
       DataError: a file cannot be read, or has become shorter.
