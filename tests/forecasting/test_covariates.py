@@ -132,7 +132,7 @@ def test_without_noise_the_effects_are_exact(season, absent, seed):
     table[:count][rng.random(count) < absent / 4, 1] = np.nan
     adjustment = fit_covariates(values, table[:count], table[count:], season=season)
     assert adjustment.season == season
-    # The weakest ridge takes 1e-8 of each effect, and of its neighbours by their correlation.
+    # The weakest ridge takes 1e-8 of each effect, and of its neighbors by their correlation.
     np.testing.assert_allclose(
         adjustment.coefficients * scales, effects * scales, atol=1e-6 * abs(effects * scales).max()
     )
@@ -140,7 +140,7 @@ def test_without_noise_the_effects_are_exact(season, absent, seed):
 
 @pytest.mark.parametrize("season", [1, 4])
 @pytest.mark.parametrize("effect", [0.0, 0.3, 3.0])
-def test_the_ridge_is_that_of_generalised_cross_validation(effect, season):
+def test_the_ridge_is_that_of_generalized_cross_validation(effect, season):
     """Against its definition, with all matrices written out."""
     rng = np.random.default_rng(0)
     t = np.arange(60)

@@ -52,32 +52,11 @@ def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
     Raises:
       DataError: a path does not exist or is of no supported kind, or nothing was found.
     """
-    sources: list[SequenceSource] = []
-    skipped: list[str] = []
-    # A path may itself hold a comma.
-    given = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for name in filter(None, given):
-        path, before = Path(name), len(sources)
-        if not path.exists():
-            raise DataError(f"{path} does not exist; give {SUPPORTED}")
-        found, passed = find_files(path)
-        sources.extend(open_file(file, names) for file in found)
-        skipped.extend(map(str, passed))
-        if len(sources) == before:
-            raise DataError(f"{path} holds no series that can be read; give {SUPPORTED}")
-    if not sources:
-        raise DataError(f"no path was given; give {SUPPORTED}")
-    return sources[0] if len(sources) == 1 and not skipped else ConcatSource(sources, skipped)
+    return open_parts(paths, names)[0]
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finds what `open_file` opens, in sorted order.
-
-    Args:
-      path: a file, a folder that is one source, or a folder to search.
-
-    Returns:
-      the files and folders to open, and the files that a search passed over.
+    """Finds what `open_file` opens, in sorted order: also returns the files that it passed over.
 
     Raises:
       DataError: `path` is a file of a kind that is not read.
@@ -104,11 +83,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens one file, or one folder that is a source by itself.
-
-    Args:
-      path: as `find_files` gives it.
-      names: which columns of a table are which, where their names do not say.
+    """Opens one file, or one folder that is a source by itself, as `find_files` gives it.
 
     Raises:
       DataError: it is not what its ending says, or is damaged.
@@ -144,14 +119,10 @@ _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SourcePart:
-    """The series of one file or folder within a source.
+    """The series `first` to `stop` of a source, which are of one file or folder.
 
-    Attributes:
-      domain: the folder that it lies in.
-      name: of the file or folder.
-      first: its first series.
-      stop: the series after its last.
-      endless: whether they are generated, in random order already and more than any run takes.
+    `domain` is the folder that it lies in. The series of an `endless` part are generated, in random
+    order already and more than any run takes.
     """
 
     domain: str
@@ -166,35 +137,33 @@ class SourcePart:
         return f"{self.domain}/{self.name}"
 
 
-def open_parts(paths: str) -> tuple[SequenceSource, list[SourcePart]]:
+def open_parts(
+    paths: str, names: ColumnNames | None = None
+) -> tuple[SequenceSource, list[SourcePart]]:
     """Opens files and folders as `open_source` does, and says which series are of which of them.
 
     The domain of a file or a folder is the name of the folder that it lies in, unless its source
     has one of its own.
-
-    Args:
-      paths: as for `open_source`.
-
-    Raises:
-      DataError: as `open_source` does.
     """
-    opened: list[SequenceSource] = []
+    sources: list[SequenceSource] = []
     parts: list[SourcePart] = []
     skipped: list[str] = []
     # A path may itself hold a comma.
-    names = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for name in filter(None, names):
-        found, passed = find_files(Path(name)) if os.path.exists(name) else ([], [])
-        if not found:
-            open_source(name)  # which says what is wrong with it
-        for file in found:
-            opened.append(open_file(file))
-            first = parts[-1].stop if parts else 0
-            parts.append(_part_of(opened[-1], file, first))
-        skipped.extend(map(str, passed))
-    if len(opened) == 1 and not skipped:
-        return opened[0], parts
-    return ConcatSource(opened, skipped) if opened else open_source(paths), parts
+    each = [paths] if os.path.exists(paths) else [path.strip() for path in paths.split(",")]
+    for path in map(Path, filter(None, each)):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give {SUPPORTED}")
+        files, passed_over = find_files(path)
+        if not files:
+            raise DataError(f"{path} holds no series that can be read; give {SUPPORTED}")
+        for file in files:
+            sources.append(open_file(file, names))
+            parts.append(_part_of(sources[-1], file, parts[-1].stop if parts else 0))
+        skipped.extend(map(str, passed_over))
+    if not sources:
+        raise DataError(f"no path was given; give {SUPPORTED}")
+    single = len(sources) == 1 and not skipped
+    return sources[0] if single else ConcatSource(sources, skipped), parts
 
 
 def _part_of(source: SequenceSource, file: Path, first: int) -> SourcePart:

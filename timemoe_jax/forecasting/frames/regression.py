@@ -7,7 +7,7 @@ By the theorem of Frisch and Waugh (1933) and Lovell (1963), such a regression e
 coefficients as one with the level and season among its regressors, so that neither is attributed to
 a covariate.
 
-The strength of the ridge minimises generalised cross-validation (Golub, Heath and Wahba, 1979,
+The strength of the ridge minimizes generalized cross-validation (Golub, Heath and Wahba, 1979,
 "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter"), where what the
 filter took counts as parameters, too. No contribution at all is one of the choices.
 """

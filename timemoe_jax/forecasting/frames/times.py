@@ -71,8 +71,8 @@ class TimeType:
     def from_walls(self, walls: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
         """The instants at which the clocks show some times, in units since 1970.
 
-        A time that the clocks skip is the first instant after it; of one that they show twice it is the
-        first.
+        A time that the clocks skip is the first instant after it; one that they show twice is the
+        first of the two.
         """
         import pandas as pd
 
