@@ -533,7 +533,7 @@ def test_ids_and_rows_of_the_future_that_are_not_used_are_named():
         "ignored_covariates": {},
     }
     assert lines == [
-        "df has no series of 2 ids of future_df, whose 3 rows are not used: S0, s9",
+        "df has no series of 2 ids of future_df, whose 3 rows are not used: 'S0', 's9'",
         "3 rows of future_df are not used, since their times are none of the 28 that follow each "
         "series",
     ]
@@ -560,10 +560,11 @@ def test_covariates_that_are_not_used_are_named_with_the_reason():
         },
     }
     assert lines == [
-        "the covariate 'constant' is not used for 2 of 2 series, since it is constant: s0 y, s1 y",
+        "the covariate 'constant' is not used for 2 of 2 series, since it is constant: 's0 y', "
+        "'s1 y'",
         "the covariate 'trend' is not used for 2 of 2 series, since the level or season explains "
-        "it: s0 y, s1 y",
-        "the covariate 'half' is not used for 1 of 2 series, since it is constant: s1 y",
+        "it: 's0 y', 's1 y'",
+        "the covariate 'half' is not used for 1 of 2 series, since it is constant: 's1 y'",
     ]
 
 

@@ -197,13 +197,14 @@ def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " r
     return codes.astype(np.int64, copy=False), ids
 
 
-def _numbers(column: Any, where: str) -> Float[np.ndarray, " rows"]:
-    dtype = column.dtype
+def numbers_of(frame: Any, name: str, where: str) -> Float[np.ndarray, " rows"]:
+    """A column as float32 or float64, NaN where missing, in which no number loses precision."""
+    dtype = frame[name].dtype
     known = isinstance(dtype, np.dtype) and dtype.kind in "iuf"
     try:
-        return column.to_numpy(float_of(dtype) if known else np.float64, na_value=np.nan)
+        return frame[name].to_numpy(float_of(dtype) if known else np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: column {column.name!r} must hold numbers: {error}") from None
+        raise DataError(f"{where}: column {name!r} must hold numbers: {error}") from None
 
 
 def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
@@ -221,7 +222,7 @@ def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
         raise DataError(f"{where}: column {name!r} has no time in {row}; every row needs one")
     if kind == "number":
         exact = column.dtype == np.int64
-        return column.to_numpy() if exact else _numbers(column, where)
+        return column.to_numpy() if exact else numbers_of(frame, name, where)
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     try:
@@ -237,7 +238,7 @@ def wide_columns(
 
     Rows that are not in the order of their times are sorted; those at one time keep their order.
     """
-    columns = [_numbers(frame[name], where) for name in layout.targets]
+    columns = [numbers_of(frame, name, where) for name in layout.targets]
     if layout.timestamp is None:
         return None, columns
     times = _times(frame, layout.timestamp, where)
@@ -262,7 +263,7 @@ def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
     rows = [index.rows(i, 0, int(n)) for i, n in enumerate(index.lengths)]
     series, names = [], []
     for target in layout.targets:
-        values = _numbers(frame[target], where)
+        values = numbers_of(frame, target, where)
         series += [values[row] for row in rows]
         suffix = f" {target}" if len(layout.targets) > 1 else ""
         names += [name + suffix for name in index.ids]

@@ -5,7 +5,8 @@ column says of which series. List: a row is a series, and a column holds all of 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from timemoe_jax.errors import DataError
@@ -52,10 +53,10 @@ def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> La
     given = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
     for name in given:
         if name not in kinds:
-            raise DataError(f"{where} has no column {name!r}; it has {_listed(kinds)}")
+            raise DataError(f"{where} has no column {name!r}; it has {listed(kinds)}")
     if len(set(given)) < len(given):
         raise DataError(
-            f"{where}: the id, timestamp and target columns must differ, but are {_listed(given)}"
+            f"{where}: the id, timestamp and target columns must differ, but are {listed(given)}"
         )
     if names.id is not None and kinds[names.id] in ("list", "other"):
         raise DataError(f"{where}: the id column {names.id!r} must hold text or numbers")
@@ -78,7 +79,7 @@ def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: 
         if target is None:
             raise DataError(
                 f"{where} has an id column {id_column!r}, but none is called "
-                f"{' or '.join(TARGET_NAMES)}; name the target column: one of {_listed(kinds)}"
+                f"{' or '.join(TARGET_NAMES)}; name the target column: one of {listed(kinds)}"
             )
         targets = (target,)
     _check_numbers(where, kinds, targets)
@@ -100,7 +101,7 @@ def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
         name for name in columns if name != timestamp and not name.startswith("__index_level_")
     )
     if not targets:
-        raise DataError(f"{where} has no numeric column, only {_listed(kinds)}; give at least one")
+        raise DataError(f"{where} has no numeric column, only {listed(kinds)}; give at least one")
     _check_numbers(where, kinds, targets)
     return Layout("wide", None, timestamp, targets, _others(kinds, {timestamp, *targets}))
 
@@ -111,7 +112,7 @@ def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> 
         count = sum(kinds[name] == "list" for name in names.targets)
         if count not in (0, len(names.targets)):
             raise DataError(
-                f"{where}: the target columns {_listed(names.targets)} must all hold lists, or "
+                f"{where}: the target columns {listed(names.targets)} must all hold lists, or "
                 "all hold numbers"
             )
         return names.targets if count else ()
@@ -119,7 +120,7 @@ def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> 
     target = _one_of(where, lists, LIST_NAMES, "target")
     if lists and target is None:
         raise DataError(
-            f"{where} holds lists in {_listed(lists)}, but none is called "
+            f"{where} holds lists in {listed(lists)}, but none is called "
             f"{' or '.join(LIST_NAMES)}; name the target column"
         )
     return () if target is None else (target,)
@@ -131,7 +132,7 @@ def _timestamp(where: str, kinds: Mapping[str, Kind], taken: Sequence[str]) -> s
         return named if kinds[named] not in ("list", "other") else None
     times = [name for name, kind in kinds.items() if kind == "time" and name not in taken]
     if len(times) > 1:
-        raise DataError(f"{where} has times in {_listed(times)}; name the timestamp column")
+        raise DataError(f"{where} has times in {listed(times)}; name the timestamp column")
     return times[0] if times else None
 
 
@@ -145,7 +146,7 @@ def _one_of(
     found = [name for name in candidates if name in kinds and name not in taken]
     if len(found) > 1:
         raise DataError(
-            f"{where} has columns {_listed(found)}, each of which could be the {role} column; "
+            f"{where} has columns {listed(found)}, each of which could be the {role} column; "
             "name the one to use"
         )
     return found[0] if found else None
@@ -164,6 +165,8 @@ def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...
     return tuple(name for name in kinds if name not in roles)
 
 
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    shown = ", ".join(repr(name) for name in list(names)[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "") if shown else "nothing"
+def listed(names: Collection[Any]) -> str:
+    """Names in a message: the first of them, and how many more there are."""
+    shown = ", ".join(f"{name!r:.40}" for name in itertools.islice(names, 8))
+    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+    return shown + more if shown else "nothing"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from timemoe_jax.data.formats.frames import kind_in, kind_of, row_name
+from timemoe_jax.data.formats.frames import kind_in, kind_of, numbers_of, row_name
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
     TARGET_NAMES,
@@ -229,10 +229,7 @@ def _covariate_kind(name: str, frame: Any, where: str) -> str:
 
 
 def _numbers(frame: Any, name: str, where: str) -> Float64[np.ndarray, " rows"]:
-    try:
-        values = frame[name].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: covariate {name!r} must hold numbers: {error}") from None
+    values = numbers_of(frame, name, where).astype(np.float64, copy=False)
     infinite = np.isinf(values)
     if infinite.any():
         row = row_name(frame, int(infinite.argmax()))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from timemoe_jax.data.formats.frames import codes_of, columns_of
+from timemoe_jax.data.formats.frames import codes_of, columns_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.grids import (
@@ -164,8 +164,10 @@ def series_of(
     labels = [where] if ids is None else [f"series {label!s:.40}" for label in ids]
     check_once(instants, starts, labels, times, where)
     grids = _grids(instants, starts, labels, freq, times)
-    columns = {name: _values(frame, name, order, where) for name in layout.targets}
-    for name, values in columns.items():
+    columns = {}
+    for name in layout.targets:
+        values = numbers_of(frame, name, where).astype(np.float64, copy=False)
+        columns[name] = values = values if order is None else values[order]
         _check_finite(values, name, instants, starts, labels, times)
     series: list[TimedSeries] = []
     for i, grid in enumerate(grids):
@@ -219,16 +221,6 @@ def _grids(
             frequency = next(f for f in found.values() if f is not None)
         made[key] = lay_out(part, frequency, times, labels[i])
     return [made[key] for key in keys]
-
-
-def _values(
-    frame: Any, name: str, order: Int64[np.ndarray, " rows"] | None, where: str
-) -> Float64[np.ndarray, " rows"]:
-    try:
-        values = frame[name].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: column {name!r} must hold numbers: {error}") from None
-    return values if order is None else values[order]
 
 
 def _check_finite(

@@ -1,16 +1,15 @@
 """From a data frame to series, and from their forecasts back to a frame; covariates in between."""
 
 import dataclasses
-import itertools
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from timemoe_jax.data.formats.frames import columns_of
-from timemoe_jax.data.formats.table_layout import ColumnNames
+from timemoe_jax.data.formats.table_layout import ColumnNames, listed
 from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
 from timemoe_jax.forecasting.frames.frames import TimedFrame, series_of, to_frame
 from timemoe_jax.forecasting.frames.regression import Adjustment
@@ -85,7 +84,7 @@ class FrameInputs:
             warnings.warn(
                 f"df has no series of {_counted(len(self.extra_ids), 'id')} of future_df, whose "
                 f"{_counted(sum(self.extra_ids.values()), 'row')} are not used: "
-                f"{_listed(self.extra_ids)}",
+                f"{listed(self.extra_ids)}",
                 stacklevel=4,
             )
         if self.extra_rows:
@@ -98,18 +97,13 @@ class FrameInputs:
             for reason, series in reasons.items():
                 warnings.warn(
                     f"the covariate {name!r} is not used for {len(series):,} of "
-                    f"{len(self.timed.series):,} series, since {reason}: {_listed(series)}",
+                    f"{len(self.timed.series):,} series, since {reason}: {listed(series)}",
                     stacklevel=4,
                 )
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _listed(names: Collection[Any]) -> str:
-    shown = ", ".join(f"{name!s:.40}" for name in itertools.islice(names, 8))
-    return shown + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
 def prepare_frame(

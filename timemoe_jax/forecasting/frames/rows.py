@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.data.formats.frames import layout_of
-from timemoe_jax.data.formats.table_layout import TARGET_NAMES, ColumnNames, Layout
+from timemoe_jax.data.formats.table_layout import TARGET_NAMES, ColumnNames, Layout, listed
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.times import TimeType
 
@@ -28,13 +28,12 @@ def timed_layout(frame: Any, names: ColumnNames, covariates: tuple[str, ...], wh
     if layout.kind == "wide" and not names.targets and named and len(layout.targets) > 1:
         raise DataError(
             f"{where} has no id column, and {named[0]!r} could be its only target or one of the "
-            f"series {', '.join(map(repr, layout.targets[:8]))}; name the target"
+            f"series {listed(layout.targets)}; name the target"
         )
     if layout.timestamp is None:
-        shown = ", ".join(repr(name) for name in list(frame.columns)[:8])
         raise DataError(
             f"{where} has no column of times that is called ds or timestamp or holds dates; name "
-            f"the timestamp column: one of {shown}"
+            f"the timestamp column: one of {listed(frame.columns)}"
         )
     return layout
 

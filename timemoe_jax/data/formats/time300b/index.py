@@ -29,6 +29,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int, Int64
 
+from timemoe_jax.data.formats.lines import open_binary
 from timemoe_jax.data.formats.time300b.meta import Columns, FolderMeta, Layout, check_files
 from timemoe_jax.errors import DataError
 
@@ -244,7 +245,7 @@ def _read(path: Path, scratch: Scratch) -> tuple["_Table", dict[str, Any]]:
     """Reads a meta.json into columns, which grow in files that `scratch` makes."""
     version = _version(path)
     table = _Table(path, scratch)
-    with _open(path) as stream:
+    with open_binary(path) as stream:
         meta = FolderMeta(path, stream)
         for columns in meta.columns():
             table.add(columns)
@@ -265,13 +266,6 @@ def _write(target: BinaryIO, table: "_Table", header: dict[str, Any]) -> None:
     text = json.dumps({**header, "columns": table.write(target)}).encode()
     at = target.tell()
     target.write(text + _FOOTER.pack(at, zlib.crc32(text), _MAGIC))
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
 class _Table:
