@@ -1,8 +1,8 @@
 """Parquet, Arrow and Hugging Face dataset folders as sources of series.
 
-Opening reads what tells the series apart (ids and times of a long table, lengths of lists), a part
-of the file at a time; a read takes only the parts that hold the series. Going through a whole
-source takes each part about once: training that reads in another order is faster from a
+Opening a file reads what tells the series apart (ids and times of a long table, lengths of lists),
+a part of the file at a time; a read takes only the parts that hold the series. Iterating over a
+whole source reads each part about once. Training reads in another order, and is faster from a
 Time-300B folder, which `timemoe data convert` writes.
 """
 
@@ -29,7 +29,7 @@ from timemoe_jax.data.formats.table_layout import ColumnNames, Layout, find_layo
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError
 
-# Points that are read at a time on the way through a whole source: 8 or 16 bytes each.
+# Points that an iteration over a whole source reads at a time: 8 or 16 bytes each.
 POINTS_AT_A_TIME = 1 << 22
 
 DATASET_DICT = "dataset_dict.json"  # in the folder that holds the splits of a dataset
@@ -159,7 +159,7 @@ class _WideSource(SequenceSource):
             array = self._table.read(part, [timestamp])[timestamp]
             times = _times(array, self._table, part, timestamp)
             steps = times if last is None else np.concatenate([[last], times])
-            # Not a time and not a number are never in order.
+            # NaT and NaN are never in order.
             wrong = np.flatnonzero(~(steps[1:] >= steps[:-1]))
             if wrong.size:
                 row = int(self._table.begins[part]) + int(wrong[0]) + (last is None)
@@ -175,7 +175,7 @@ class _WideSource(SequenceSource):
     def _rows(self, columns: Sequence[str], start: int, stop: int) -> list[np.ndarray]:
         begins = self._table.begins
         pieces: list[dict[str, np.ndarray]] = []
-        # An empty piece of the right type, should there be no row to read.
+        # If there is no row to read, this is an empty piece of the right type.
         first = self._table.part_of(min(start, int(begins[-1]) - 1))
         last = max(self._table.part_of(max(stop - 1, 0)), first)
         for part in range(first, last + 1):
@@ -210,7 +210,7 @@ class _LongSource(SequenceSource):
         return self._gather(self._index.rows(i, start, stop))
 
     def _gather(self, rows: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Reads each part that holds any of the rows, once."""
+        """Reads the values of some rows, each part that holds any of them once."""
         of_row = np.searchsorted(self._table.begins, rows, side="right") - 1
         out: np.ndarray | None = None
         for part in np.unique(of_row) if len(rows) else [0]:
@@ -257,7 +257,7 @@ class _ListSource(SequenceSource):
         self._names: tuple[int, list[str]] | None = None
 
     def _batches(self, part: int) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """The starts and ends of series of a part, and the numbers that they are in."""
+        """Yields the starts and ends of the series of a part, and the numbers that these index."""
         for arrays in self._table.batches(part, [self._target]):
             with naming(self._table.path(part), "lists"):
                 found = _extents(arrays[self._target])
@@ -292,7 +292,7 @@ class _ListSource(SequenceSource):
         return self._names[1][i - int(self._begins[part])]
 
     def _labels(self, part: int) -> list[str]:
-        """What the series of a part are called: by id, and by channel where a row has several."""
+        """Names the series of a part by id, and by channel where a row has several."""
         first = int(self._table.begins[part])
         ids = [str(row) for row in range(first, int(self._table.begins[part + 1]))]
         if self._id is not None:
@@ -311,12 +311,12 @@ class _ListSource(SequenceSource):
 
 
 def _extents(column: Any) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Any]:
-    """Where each list of a pyarrow Array begins and ends in the numbers, and these."""
+    """Returns where each list of a pyarrow Array begins and ends in its numbers, and these."""
     while is_list(column.type.value_type):
         column = column.flatten()
     lengths = _list_lengths(column)
     ends = np.cumsum(lengths)
-    # Flattened, so that an absent list takes no place among the numbers.
+    # `flatten` leaves out the numbers that may lie behind an absent list.
     return ends - lengths, ends, column.flatten()
 
 
@@ -352,7 +352,7 @@ def _long_parts(table: _Table, layout: Layout) -> Iterator[LongPart]:
 
 
 def _times(array: Any, table: _Table, part: int, column: str) -> np.ndarray:
-    """Times that can be compared: numbers or datetime64; NaN or NaT where there is none."""
+    """Numbers or datetime64; NaN or NaT where there is no time."""
     pa = import_pyarrow()
     with naming(table.path(part), "times"):
         if kind_of(array.type) == "number":
@@ -363,7 +363,7 @@ def _times(array: Any, table: _Table, part: int, column: str) -> np.ndarray:
             days = pa.types.is_date(array.type)
             unit = pa.timestamp("ms") if days else pa.timestamp(array.type.unit)
             return array.cast(unit).to_numpy(zero_copy_only=False)
-        # Each part is read alone, so only what needs no guess is taken.
+        # Each part is read alone, so that a layout that must be guessed could differ between parts.
         begin = int(table.begins[part])
         return parse_dates(
             ["" if cell is None else cell for cell in array.to_pylist()],

@@ -35,7 +35,9 @@ MISSING = frozenset(
 # Rows turned from text into numbers at a time, so that the text of a large file is never held.
 CHUNK = 16384
 
-_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # of 64 bits, and written in the only way
+_WHOLE_NUMBER = re.compile(
+    r"0|-?[1-9][0-9]{0,17}"
+)  # fits into 64 bits, and becomes the same text again
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +116,7 @@ def read_csv_frame(path: str | os.PathLike[str], names: ColumnNames | None = Non
                     parts.pop(name, None)
     if not lines:
         raise DataError(f"{path} has a header line but no rows")
-    # What is not wholly numbers may show that only at its end, so it is read again, as it is.
+    # That a column does not hold numbers alone may show only at its end: its text is read again.
     texts = _texts(path, [name for name in header if name not in parts], len(lines))
     columns = {
         name: np.concatenate(parts[name]) if name in parts else _typed(texts[name], name in ids)
@@ -138,7 +140,7 @@ def _texts(path: Path, names: Sequence[str], count: int) -> dict[str, list[str]]
 
 
 def _typed(texts: list[str], are_ids: bool) -> Any:
-    """Whole numbers, truth values, or text; numbers of any kind unless they are ids."""
+    """Text as integers, or unless it is ids as numbers or booleans, where all of it is that."""
     if all(map(_WHOLE_NUMBER.fullmatch, texts)):
         return np.array(texts, np.int64)
     values = None if are_ids else _numbers(texts)
@@ -151,7 +153,7 @@ def _typed(texts: list[str], are_ids: bool) -> Any:
 
 @contextlib.contextmanager
 def _rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
-    """Opens a CSV: its header, and the rows below with their line numbers."""
+    """Opens a CSV, and yields its header and the rows below with their line numbers."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
@@ -174,7 +176,7 @@ def _header(reader: Reader, path: Path) -> list[str]:
         raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
     numeric = [name for name in names if name and _is_number(name)]
     dated = names[0] not in numeric and bool(DATE.match(names[0]))
-    # A header of 0, 1, 2 is what data frames without names write.
+    # Data frames without names of columns write the header 0, 1, 2.
     counted = numeric == [str(i) for i in range(len(numeric))]
     if len(numeric) == len(names) - dated and not counted:
         raise DataError(
@@ -185,7 +187,7 @@ def _header(reader: Reader, path: Path) -> list[str]:
 
 
 def _rows(reader: Reader, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows below the header, each with its line number."""
+    """Yields the rows below the header, each with its line number."""
     blank: list[int] = []
     for row in reader:
         if not row:

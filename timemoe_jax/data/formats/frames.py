@@ -19,7 +19,7 @@ from timemoe_jax.data.formats.table_layout import (
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of
 from timemoe_jax.errors import DataError
 
-# The key of `attrs` of a frame that was read from a text file: the line of each row.
+# The key in `attrs` under which a frame from a text file holds the line of each row.
 LINES = "timemoe_jax.lines"
 
 _KINDS: dict[str, Kind] = {
@@ -66,7 +66,7 @@ def frame_source(
 
 
 class _FrameSource(ArraySource):
-    """Series that a message names after the frame, too."""
+    """Series of a frame: messages name the frame and the series."""
 
     def __init__(self, series: Sequence[Float[np.ndarray, " _"]], labels: list[str], where: str):
         super().__init__(series, labels)
@@ -77,7 +77,7 @@ class _FrameSource(ArraySource):
 
 
 def columns_of(df: Any, where: str) -> Any:
-    """A new frame with an index that says something among its columns, whose names are text.
+    """Copies a frame, with names as text, and an index of names or times among its columns.
 
     Raises:
       DataError: `df` is no pandas DataFrame, has no rows, or has two columns of one name.
@@ -135,7 +135,7 @@ def _text_of(frame: Any, name: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether text is a number; Python would take 1_000 for one."""
+    """Whether text is a number; 1_000 is none, although Python reads it as one."""
     try:
         float(text)
     except ValueError:
@@ -150,7 +150,7 @@ def row_name(frame: Any, row: int) -> str:
 
 
 def kind_in(frame: Any, name: str) -> Kind:
-    """What a column holds: in a text file, dates are text that begins like one."""
+    """What a column holds; text from a file counts as times if it begins like a date."""
     column = frame[name]
     kind = kind_of(column)
     if kind == "text" and LINES in frame.attrs:
@@ -160,7 +160,7 @@ def kind_in(frame: Any, name: str) -> Kind:
 
 
 def kind_of(column: Any) -> Kind:
-    """What a column holds, a pandas Series."""
+    """What a pandas Series holds."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -184,7 +184,7 @@ def date_namer(frame: Any, column: str, where: str) -> Callable[[int], str]:
 
 
 def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:
-    """Numbers the ids of a column as they first appear: the number of each row, and the ids."""
+    """Numbers ids in the order of appearance: returns the number of each row, and the ids."""
     import pandas as pd
 
     try:
@@ -208,7 +208,7 @@ def numbers_of(frame: Any, name: str, where: str) -> Float[np.ndarray, " rows"]:
 
 
 def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
-    """Numbers as they are, anything else as UTC; every row has one."""
+    """The times of all rows: numbers as they are, anything else as datetime64 in UTC."""
     import pandas as pd
 
     column = frame[name]
@@ -275,8 +275,8 @@ def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:
     series, names = [], []
     for target in layout.targets:
         for row, (label, cell) in enumerate(zip(ids, frame[target], strict=True)):
-            place = f"{where} column {target!r} row {row}"
-            channels = list(_channels(cell, place))
+            cell_name = f"{where} column {target!r} row {row}"
+            channels = list(_channels(cell, cell_name))
             series += [values for _, values in channels]
             prefix = f"row {label}" if layout.id is None else str(label)
             prefix += f" {target}" if len(layout.targets) > 1 else ""
@@ -285,7 +285,7 @@ def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:
 
 
 def _channels(cell: Any, place: str) -> Iterator[tuple[str, Float[np.ndarray, " T"]]]:
-    """The series in a cell: one, or several where it holds a list of lists."""
+    """Yields the series in a cell: one, or several where it holds a list of lists."""
     if _is_absent(cell):
         yield "", np.zeros(0)
     elif isinstance(cell, list | tuple | np.ndarray) and any(map(_is_sequence, cell)):
@@ -311,7 +311,7 @@ def _series(values: Any, place: str) -> Float[np.ndarray, " T"]:
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place} must hold a list of numbers: {error}") from None
-    # NumPy takes an empty list for one of floats.
+    # NumPy makes an empty list an array of floats, which passes.
     if array.dtype.kind not in "iuf" or array.ndim != 1:
         raise DataError(
             f"{place} must hold a list of numbers, but holds {array.dtype} of shape {array.shape}"

@@ -69,7 +69,7 @@ class LongIndex:
         self._begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
     def rows(self, i: int, start: int, stop: int) -> Int64[np.ndarray, " _"]:
-        """The rows of points `start` to `stop` of series `i`, which may go on into the next."""
+        """The rows of points `start` to `stop` of series `i`; `stop` may lie in a later series."""
         begin, end = int(self._begins[i]) + start, int(self._begins[i]) + stop
         if begin >= end:
             return np.zeros(0, np.int64)
@@ -100,7 +100,7 @@ class LongIndex:
         return part.times.view(np.int64) if datetimes else part.times
 
     def _continues(self, codes: np.ndarray, times: np.ndarray | None) -> bool:
-        """Whether the times of every series go on ascending; remembers the last of each."""
+        """Whether the times of every series still ascend; remembers the last time of each."""
         if times is None or not len(times):
             return True
         order = np.argsort(codes, kind="stable")
@@ -125,9 +125,9 @@ class LongIndex:
         row = 0
         for part in parts():
             codes.append(self._global_codes(part, row))
-            found = self._times(part, row)
-            assert found is not None, "only times can be out of order"
-            times.append(found)
+            part_times = self._times(part, row)
+            assert part_times is not None, "only times can be out of order"
+            times.append(part_times)
             row += len(codes[-1])
         at, when = np.concatenate(codes), np.concatenate(times)
         order = np.lexsort((when, at))
@@ -140,7 +140,7 @@ class LongIndex:
                 f"{self._where}: rows {rows[0]} and {rows[1]} give the series {str(label)[:40]!r} "
                 "two values at the same time; every time must come once"
             )
-        # The codes in the order of the series keep a run from joining two of them.
+        # A run also ends where the next series begins.
         breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(at) != 0)) + 1
         starts = np.concatenate([np.zeros(1, np.int64), breaks])
         return [at[starts]], [order[starts]], [np.diff(starts, append=len(order))]

@@ -1,9 +1,9 @@
 """Random access to whole series that lie in files, without reading the files into memory.
 
-A source knows the length of each of its series as soon as it is open, and reads one only when
-asked. No more than a few files are held open between reads: a corpus of thousands of files stays
-within the limit on open files, a source can be sent to another process, several threads can read
-from it, and a file that was cut short meanwhile is an error rather than a crash.
+A source knows the length of each of its series as soon as it is open, and reads a series only when
+asked. It holds no more than a few files open between reads, so that a corpus of thousands of files
+stays within the limit on open files. A source can be sent to another process, several threads can
+read from it, and a file that was cut short meanwhile is an error rather than a crash.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finds what `open_file` opens, in sorted order: also returns the files that it passed over.
+    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over.
 
     Raises:
       DataError: `path` is a file of a kind that is not read.
@@ -69,7 +69,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
     skipped: list[Path] = []
     for inner in sorted(path.iterdir()):
         if inner.name.startswith("."):
-            # What another program keeps to itself, or a conversion has not finished.
+            # Hidden files belong to other programs, or to a conversion that is not finished.
             skipped.append(inner)
         elif inner.is_dir():
             deeper, passed = find_files(inner)
@@ -119,10 +119,10 @@ _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SourcePart:
-    """The series `first` to `stop` of a source, which are of one file or folder.
+    """The series of a source that one file or folder holds: from `first` to before `stop`.
 
-    `domain` is the folder that it lies in. The series of an `endless` part are generated, in random
-    order already and more than any run takes.
+    The series of an `endless` part are generated: they are in random order already, and more than
+    any run takes.
     """
 
     domain: str
@@ -140,10 +140,10 @@ class SourcePart:
 def open_parts(
     paths: str, names: ColumnNames | None = None
 ) -> tuple[SequenceSource, list[SourcePart]]:
-    """Opens files and folders as `open_source` does, and says which series are of which of them.
+    """Opens files and folders as `open_source` does, and says which series each of them holds.
 
-    The domain of a file or a folder is the name of the folder that it lies in, unless its source
-    has one of its own.
+    The domain of a part is the name of the folder that it lies in, unless its source has a domain
+    of its own.
     """
     sources: list[SequenceSource] = []
     parts: list[SourcePart] = []

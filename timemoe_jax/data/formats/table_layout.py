@@ -1,4 +1,4 @@
-"""Which columns of a table are ids, times and values, and which rows are those of which series.
+"""Which columns of a table are ids, times and values.
 
 Three layouts are known. Wide: every numeric column is a series. Long: a row is a point, and a
 column says of which series. List: a row is a series, and a column holds all of its points.
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from timemoe_jax.errors import DataError
 
-# unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are in use.
+# Other libraries use unique_id/ds/y, item_id/timestamp/target and id/timestamp/target.
 ID_NAMES = ("unique_id", "item_id", "id")
 TIME_NAMES = ("ds", "timestamp")
 TARGET_NAMES = ("y", "target")
@@ -44,7 +44,7 @@ class Layout:
 
 
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
-    """Finds out how a table, whose columns are of these kinds in this order, holds series.
+    """Finds out how a table holds series, from what its columns hold.
 
     Raises:
       DataError: a column that was named is not there or is of the wrong kind, or the columns can
@@ -92,7 +92,7 @@ def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: 
 def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
     timestamp = names.timestamp or _timestamp(where, kinds, names.targets)
     columns = list(kinds)
-    # The dates of a table are often its first column, and text.
+    # The first column of a table often holds dates as text.
     first = columns[:1]
     if timestamp is None and not {*first} & {*names.targets}:
         timestamp = next((name for name in first if kinds[name] == "text"), None)

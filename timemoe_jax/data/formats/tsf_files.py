@@ -44,7 +44,7 @@ class TsfHeader:
     """What a .tsf file says about all of its series.
 
     Attributes:
-      attributes: name and type ("string", "numeric" or "date") of what stands before the values.
+      attributes: the name and type ("string", "numeric" or "date") of each.
       relation: the name of the data set; None if not given, as all that follow.
       frequency: as the file has it, such as "hourly" or "10_minutes".
       horizon: the points to forecast.
@@ -96,7 +96,7 @@ class TsfSource(LineSource):
         return line.startswith(b"#")
 
     def attributes(self, i: int) -> dict[str, str]:
-        """What stands before the values of series `i`, by name, as text."""
+        """The attributes of series `i`, by name, as text."""
         i = self._checked(i)
         number = int(self._lines[i])
         parts, values = self._split(self._line(i), number)
@@ -109,7 +109,7 @@ class TsfSource(LineSource):
         """Reads up to @data; returns the fields of the header and the number of that line."""
         fields: dict[str, Any] = {"attributes": ()}
         for number, line in enumerate(stream, start=1):
-            # Comments are of any encoding, since nobody reads them here.
+            # Comments may be in any encoding: they are not read.
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.strip() or line.startswith(b"#"):
@@ -196,7 +196,7 @@ def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
         cells = values.decode("ascii").split(",")
         if MISSING.encode() in values:
             cells = ["nan" if cell.strip() == MISSING else cell for cell in cells]
-        # Python takes 1_000 for 1000.
+        # Python reads 1_000 as 1000.
         if b"_" not in values:
             return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:

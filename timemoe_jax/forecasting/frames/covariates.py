@@ -1,9 +1,8 @@
-"""Covariates: what is known beside a series, of its past and maybe of its future.
+"""Covariates: what is known beside a series about its past, and maybe about its future.
 
 Each series is adjusted for its covariates by itself, before and after the model: `regression.py`
-says how. A column that the frame of the future has, too, is used at the same time as the value. One
-whose future is not known enters as it was one horizon earlier, so that it is known at every step of
-the forecast.
+says how. A covariate whose future is known is used at the time of the value. One whose future is
+not known is used as it was one horizon earlier, so that it is known at every step of the forecast.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Column:
-    """One covariate: numbers, or places in `categories`, -1 for none; past and future rows."""
+    """The past and future rows of a covariate: numbers, or indices of `categories`, -1 for none."""
 
     name: str
     categories: Any
@@ -55,7 +54,7 @@ class CovariateTable:
 class AlignedCovariates:
     """The covariates of all series of a frame.
 
-    The future of the columns `known` is known; those in `lagged` enter one `horizon` later.
+    The columns in `lagged`, whose future is not known, are used one `horizon` later.
     `extra_ids` holds the number of rows for each id of the frame of the future that no series has,
     `extra_rows` how many rows of the other ids are at times that are not forecast.
     """
@@ -124,7 +123,7 @@ def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...
     if names.timestamp is None:
         times = {*TIME_NAMES} & {*past.columns}
         times = times or {name for name in future.columns if kind_in(future, name) == "time"}
-        # As in a table of which the first column is of dates as text.
+        # The first column may hold dates as text.
         first = str(past.columns[0])
         named = (roles | times).isdisjoint(past.columns)
         roles |= times | ({first} if named and kind_in(past, first) == "text" else set())
@@ -272,7 +271,7 @@ def _check_seen(
 def _future_rows(
     future: Any, timed: TimedFrame, horizon: int
 ) -> tuple[Int64[np.ndarray, "ids H"], dict[Any, int], int]:
-    """The row of each id at each time to forecast; ids and rows that no forecast uses."""
+    """Returns the row of each id at each time to forecast, and the ids and rows not used."""
     for name in (timed.id_column, timed.timestamp_column):
         if name is not None and name not in future.columns:
             raise DataError(
@@ -319,7 +318,7 @@ def _future_times(future: Any, timed: TimedFrame) -> Int64[np.ndarray, " rows"]:
             f"future_df: column {timed.timestamp_column!r} holds {times.dtype}, but that of df "
             f"holds {timed.times.dtype}; both must be of one kind, with a time zone or without"
         )
-    # An instant is the same in any zone, but not in any unit.
+    # An instant is the same integer in any time zone, but not in any unit.
     return times.index(instants).as_unit(timed.times.unit).asi8 if times.is_datetime else instants
 
 

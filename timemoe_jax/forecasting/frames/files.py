@@ -31,10 +31,10 @@ def read_frame_file(path: str | os.PathLike[str], names: ColumnNames | None = No
     with naming(path, "Parquet"):
         import pyarrow.parquet
 
-        # Not as pandas wrote it, index and all: what the file says about that may be damaged, too.
+        # The metadata that pandas writes is ignored, since it may be damaged, too.
         with open(path, "rb") as stream:
             table = pyarrow.parquet.read_table(stream)
-        table.validate(full=True)  # text that is not UTF-8 would only show later
+        table.validate(full=True)  # else text that is not UTF-8 would only be noticed later
         frame = table.to_pandas(ignore_metadata=True)
     if frame.empty:
         raise DataError(f"{path} has no rows")
@@ -42,9 +42,9 @@ def read_frame_file(path: str | os.PathLike[str], names: ColumnNames | None = No
 
 
 def with_steps(frame: Any) -> Any:
-    """A frame of nothing but numbers with a column of step numbers before them.
+    """Numbers the rows of a frame of nothing but numbers, which counts as one row a step.
 
-    A table without times is taken for one row a step. Any other frame is given back as it is.
+    Any other frame is returned as it is.
     """
     import pandas as pd
 

@@ -295,7 +295,7 @@ def future_index(series: TimedSeries, horizon: int) -> Any:
 
 
 def future_instants(series: TimedSeries, horizon: int) -> Int64[np.ndarray, " H"]:
-    """The same as integers, as `TimeType.index` takes them."""
+    """The `horizon` times that follow a series, as integers for `TimeType.index`."""
     last = int(series.instants[-1])
     return next_instants(last, series.clock, series.frequency, series.times, horizon)
 

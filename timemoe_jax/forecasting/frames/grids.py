@@ -2,7 +2,7 @@
 
 Hours and shorter steps are spans of time: they run in UTC, so that a day has 23 or 25 of them when
 the clocks change. Days and longer steps are dates of a calendar, each at one time of day: they run
-in what the clocks show, so that a day ends where the next one begins, whatever its length.
+in local time, so that a day ends where the next one begins, whatever its length.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from timemoe_jax.forecasting.frames.times import TimeType
 
 DAY = 86400  # seconds
 
-# A grid may be this many times as long as the rows it is for, and this much longer in any case.
+# A grid may be this many times as long as its rows, and this much longer in any case.
 MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
 
@@ -50,7 +50,7 @@ class Grid:
 
 
 def parse_frequency(freq: Any, times: TimeType) -> Frequency:
-    """Turns what a caller gives as a frequency into one.
+    """Parses the frequency that a caller gives.
 
     That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
     step numbers it is an integer.
@@ -133,7 +133,7 @@ def infer_frequency(instants: Int64[np.ndarray, " rows"], times: TimeType) -> Fr
     if not times.is_datetime:
         step = _common_step(instants)
         return None if step is None else Frequency(str(step), step)
-    # No dates of a calendar are as near to each other as this, whatever the clocks do.
+    # Dates of a calendar are further apart than this, even where the clocks change.
     if np.diff(instants).min() > DAY * times.per_second * 3 // 4:
         days, _, daily = _dates(instants, times)
         if daily.all():
@@ -177,7 +177,7 @@ def _calendar_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
         weekday = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")[(int(days[0]) + 3) % 7]
         return f"{weeks if weeks > 1 else ''}W-{weekday}"
     weekdays = (days + 3) % 7
-    # Of a gap of a week or more nobody knows whether its weekends are days like any other.
+    # A gap of a week or more does not tell whether weekends are left out.
     weekend_left_out = (np.diff(weekdays) < 0) & (steps < 7)
     if step == 1 and (weekdays < 5).all() and weekend_left_out.any():
         return "B"
@@ -227,7 +227,7 @@ def lay_out(
     _check_room(instants, (int(instants[-1]) - int(instants[0])) // step + 1, times, where)
     positions, rest = np.divmod(instants - instants[0], step)
     if rest.any():
-        # The first row may be the one that is wrong: what most rows have in common is right.
+        # The first row may be the wrong one, so that the remainder of most rows counts as right.
         phases, counts = np.unique(instants % step, return_counts=True)
         _refuse(instants, instants % step == phases[counts.argmax()], frequency, times, where)
     if positions[-1] + 1 == len(instants):
@@ -254,7 +254,7 @@ def _lay_out_dates(
         return Grid(frequency, instants, None, clock)
     units = DAY * times.per_second
     grid = times.from_walls(calendar[places[0] :: frequency.step] * units + clock)
-    # A row keeps its own instant: of an hour that comes twice it may be the second.
+    # A row keeps its own instant, since it may be in the second of two equal hours.
     grid[positions] = instants
     return Grid(frequency, grid, positions, clock)
 
@@ -270,13 +270,13 @@ def _dates(
     on_clock = clocks == clock
     off = np.flatnonzero(~on_clock)
     if off.size and times.zone is not None:
-        # Where the clocks skip midnight, the day begins at what they show next.
+        # Where the clocks skip midnight, the day begins at the first time that they show.
         on_clock[off] = times.from_walls(days[off] * units + clock) == instants[off]
     return days, clock, on_clock
 
 
 def _dates_between(base: Any, first: int, last: int) -> Int64[np.ndarray, " dates"]:
-    """All dates of a calendar, in days since 1970."""
+    """All dates of a calendar from one day to another, in days since 1970."""
     import pandas as pd
 
     if isinstance(base, pd.offsets.Day):
@@ -323,10 +323,10 @@ def _check_room(
 def next_instants(
     last: int, clock: int, frequency: Frequency, times: TimeType, horizon: int
 ) -> Int64[np.ndarray, " H"]:
-    """The times that follow the last time of a grid; calls share the array, which is read-only."""
+    """The times that follow a grid, as a read-only array that calls share."""
     instants = _following(last, clock, frequency, times, horizon)
     room = np.iinfo(times.dtype if getattr(times.dtype, "kind", "M") in "iu" else np.int64)
-    # Beyond the last time that int64 holds, times begin again at the first.
+    # Times overflow beyond the last that int64 holds.
     again = instants[0] < last or (instants[1:] < instants[:-1]).any()
     if again or instants[-1] > room.max:
         raise DataError(

@@ -1,4 +1,4 @@
-"""From a data frame to series, and from their forecasts back to a frame; covariates in between."""
+"""Turns a data frame into series without covariate effects, and forecasts into a data frame."""
 
 import dataclasses
 import warnings
@@ -31,7 +31,7 @@ class FrameInputs:
 
     @property
     def series(self) -> list[Float64[np.ndarray, " _"]]:
-        """What the model is to forecast: the series without what the covariates contribute."""
+        """The series without what the covariates contribute, which the model forecasts."""
         values = [each.values for each in self.timed.series]
         if self.effects is None:
             return values
@@ -45,7 +45,7 @@ class FrameInputs:
 
     @property
     def ignored_covariates(self) -> dict[str, dict[str, list[str]]]:
-        """The covariates that had to be left out: for each the reasons, and of which series."""
+        """For each covariate that was left out, the reasons, and the series that each holds for."""
         ignored: dict[str, dict[str, list[str]]] = {}
         for series, effect in zip(self.timed.series, self.effects or (), strict=False):
             for name, reason in effect.ignored.items():
@@ -53,7 +53,7 @@ class FrameInputs:
         return ignored
 
     def complete(self, forecasts: Float64[np.ndarray, "N H ..."]) -> Float64[np.ndarray, "N H ..."]:
-        """Forecasts or quantiles of `series`, with what the covariates will contribute."""
+        """Adds what the covariates will contribute to forecasts or quantiles of `series`."""
         if self.effects is None:
             return forecasts
         ahead = np.stack([effect.contribution_future for effect in self.effects])
@@ -79,7 +79,7 @@ class FrameInputs:
         return frame
 
     def warn(self) -> None:
-        """Warns of what was given beside the series and is not used, a line for each kind of it."""
+        """Warns of ids, rows and covariates that are not used, in a line each."""
         if self.extra_ids:
             warnings.warn(
                 f"df has no series of {_counted(len(self.extra_ids), 'id')} of future_df, whose "

@@ -54,7 +54,7 @@ def order_of(
         starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
     grouped = None
     if (codes[1:] < codes[:-1]).any():
-        # Numbers of 16 bits are sorted in linear time.
+        # NumPy sorts integers of 16 bits in linear time.
         grouped = np.argsort(codes.astype(np.min_scalar_type(count)), kind="stable")
         instants = instants[grouped]
     backward = instants[1:] < instants[:-1]
@@ -71,7 +71,7 @@ def order_of(
 
 
 def _borders(starts: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
-    """The last row of each series but the last; a series without rows has none."""
+    """The last row of each series except the last series; a series without rows has none."""
     inner = starts[1:-1]
     return inner[(inner > 0) & (inner < starts[-1])] - 1
 

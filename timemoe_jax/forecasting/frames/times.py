@@ -84,10 +84,10 @@ class TimeType:
 
 
 def read_times(frame: Any, name: str, where: str) -> tuple[Int64[np.ndarray, " rows"], TimeType]:
-    """Turns a column of times into integers, and says as what to write times back.
+    """Turns a column of times into integers, and returns the type to write times back in.
 
-    It holds datetime64 with or without a time zone, periods, integers, dates as text, or `datetime`
-    and `date` objects; text and objects become datetime64.
+    The column holds datetime64 with or without a time zone, periods, integers, dates as text, or
+    `datetime` and `date` objects; text and objects become datetime64.
 
     Raises:
       DataError: a time is missing or no date, the time zones are mixed, or the column holds
@@ -141,7 +141,7 @@ def _as_times(frame: Any, name: str, where: str) -> Any:
         )
     for layout in (None, "ISO8601"):
         with warnings.catch_warnings():
-            # pandas warns where it would read each row in a way of its own.
+            # pandas warns where it would guess a layout for each row.
             warnings.simplefilter("error")
             try:
                 return pd.to_datetime(column, format=layout)
@@ -149,7 +149,7 @@ def _as_times(frame: Any, name: str, where: str) -> Any:
                 continue
     cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
     parse_dates(cells, date_namer(frame, name, where))
-    # All of them are dates, so that only their zones can be what pandas refused.
+    # All of them are dates, so that pandas can only have refused their time zones.
     raise DataError(
         f"{title} mixes time zones or offsets from UTC; bring all rows to one time zone, "
         "with pandas.to_datetime(..., utc=True).dt.tz_convert(...)"

@@ -67,7 +67,7 @@ class TimeMoeFolderSource(SequenceSource):
         self.lengths = self._index.lengths
 
     def __getstate__(self) -> dict[str, Any]:
-        # The lengths are part of the index, which another process opens by itself.
+        # The lengths are part of the index, which another process opens for itself.
         return {name: value for name, value in self.__dict__.items() if name != "lengths"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class TimeMoeFolderSource(SequenceSource):
     def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         """As `SequenceSource.read_stored` says."""
         offset, _, std = self._index.entry(i)
-        if std <= 0:  # no positive multiple; NaN where there is none at all
+        if std <= 0:  # the stored values are no positive multiple; NaN: they are not scaled
             return self._read(i, start, stop)
         return self._stored(offset + start, offset + stop)
 
@@ -192,12 +192,12 @@ def write_meta(
             stream.write(f'{separator}{{"offset": {offset}, "length": {length}{members}}}')
             offset, separator = offset + length, ", "
         stream.write("]}")
-    # Named last: a folder that was only half written is not taken for a source.
+    # meta.json gets its name last, so that a folder that is half written is not read as a source.
     os.replace(folder / "meta.part", folder / "meta.json")
 
 
 def _append(folder: Path, values: np.ndarray, counts: list[int], points_per_file: int) -> None:
-    """Adds values to the last file, and to new ones when full; `counts` is points per file."""
+    """Adds values to the last file, then to new ones; `counts` holds the points of each."""
     while len(values):
         if not counts or counts[-1] == points_per_file:
             counts.append(0)

@@ -1,14 +1,14 @@
 """A compact binary form of the meta.json of a Time-300B folder, made once and then mapped.
 
 The index lies beside meta.json as `meta.index`, or, where that folder cannot be written to, in
-$TIMEMOE_CACHE, by default ~/.cache/timemoe_jax; it holds a column per field, each as narrow as
-keeps every value exactly:
+$TIMEMOE_CACHE, by default ~/.cache/timemoe_jax. It holds a column per field, each in the narrowest
+dtype that keeps every value exactly:
 
     lengths | offsets | means | stds | frequencies | header (JSON) | footer
 
-What is in an index has been checked, and the header says which meta.json it was made of. The
-header and the lengths are compared with checksums on opening, every other column a block at a
-time, when one is first read from. A small meta.json has no index: it is read as quickly.
+Its contents were checked when it was made, and the header says of which meta.json. Opening compares
+the header and the lengths with checksums; every other column is compared a block at a time, when
+the block is first read. A small meta.json has no index, since it is read as quickly.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ from timemoe_jax.data.formats.lines import open_binary
 from timemoe_jax.data.formats.time300b.meta import Columns, FolderMeta, Layout, check_files
 from timemoe_jax.errors import DataError
 
-# From this size of meta.json on, an index is kept on disk; a tenth of a second is saved by then.
+# From this size of meta.json on, an index is kept on disk: it saves a tenth of a second.
 INDEX_FROM_BYTES = 1 << 20
-# From this size on an index is mapped into memory: every map holds a file open.
+# From this size on, an index is mapped into memory; every map holds a file open.
 _MAP_FROM_BYTES = 1 << 23
 
 _MAGIC = b"TMOE-IX1"
@@ -173,14 +173,14 @@ def open_index(path: Path) -> FolderIndex:
         try:
             index = FolderIndex(_contents(place), place)
         except (OSError, ValueError):
-            # There is none, or a damaged one, which is made again.
+            # There is no index, or a damaged one: it is made again.
             continue
         if index.made_from == version:
             check_files(path, index.layout.dtype, index.layout.files)
             return index
     logging.info("%s: making an index of it, once", path)
     for place in places:
-        # Where this folder cannot be written to, or is full, the next one may do.
+        # If this folder cannot be written to, or is full, the next one is tried.
         with contextlib.suppress(OSError):
             _make(path, place)
             return FolderIndex(_contents(place), place)
@@ -223,7 +223,7 @@ def _make(path: Path, place: Path) -> None:
     """Writes the index of a meta.json; other processes never see a part of it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        # Unnamed files: nothing is left of them if the process is killed.
+        # These files have no name: nothing is left of them if the process is killed.
         def scratch() -> IO[bytes]:
             return stack.enter_context(tempfile.TemporaryFile(dir=place.parent))
 
@@ -283,8 +283,8 @@ class _Table:
         self.count = 0
         self.frequencies: dict[str, int] = {}
         self._has_statistics = False
-        # Of all entries: the last point after any, and whether each begins where or after the one
-        # before it ends.
+        # The end of the sequence that reaches furthest, that sequence, and whether each sequence
+        # begins at or after the end of the one before.
         self._end = 0
         self._furthest = (0, 0, 0)
         self._ascending = True
@@ -349,7 +349,7 @@ class _Table:
         starts = offsets[order]
         shared = np.flatnonzero(starts[1:] < (starts + lengths[order])[:-1])
         if shared.size:
-            # They would be trained on twice, and could be held out and trained on at once.
+            # Training would see them twice, and they could be held out and trained on at once.
             a, b = order[shared[0]], order[shared[0] + 1]
             raise DataError(
                 f"{self._path}: sequence {a} with offset {offsets[a]} and length {lengths[a]} "

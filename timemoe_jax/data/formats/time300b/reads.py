@@ -1,8 +1,8 @@
-"""Reading from many files in any order: a few of them stay open, for the next read.
+"""Reading from many files in any order, of which a few stay open for the next read.
 
-Opening a file takes longer than reading a window from it. Every thread has files of its own, so
-that none is closed while another reads; and each read says where it reads, so that a forked
-process, whose files are the same, is not in the way.
+Opening a file takes longer than reading a window from it. Every thread has open files of its own,
+so that no thread closes a file that another reads. Each read gives its position, so that forked
+processes can share open files.
 """
 
 import bisect
@@ -21,7 +21,7 @@ MOST_OPEN = 32
 
 
 class _Descriptors:
-    """The open files of a thread by path, the one used last at the end; closed with the thread."""
+    """The open files of a thread by path, the last used at the end; they close with the thread."""
 
     def __init__(self) -> None:
         self.by_path: OrderedDict[str, int] = OrderedDict()
@@ -61,7 +61,7 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
             return stream.readinto(values.data)
     descriptor = _of_thread.descriptors.open(path)
     done = count = os.preadv(descriptor, [values.data], offset)
-    while count and done < values.size:  # the system gives out no more than 2 GiB at once
+    while count and done < values.size:  # one call returns no more than 2 GiB
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
         done += count
     return done
@@ -81,7 +81,7 @@ def read_points(
     Raises:
       DataError: a file cannot be read, or has become shorter.
     """
-    # A file without points shares its start with the next one: the right one passes it over.
+    # A file without points shares its start with the next file: `bisect_right` finds that one.
     file, at, end = bisect.bisect_right(starts, begin) - 1, begin, begin + len(values)
     while at < end:
         upto = min(end, starts[file + 1])
