@@ -83,7 +83,7 @@ def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> Seque
     path = folder / STATE
     try:
         state = json.loads(path.read_bytes())
-        found = [entry["filename"] for entry in state["_data_files"]]
+        files = [entry["filename"] for entry in state["_data_files"]]
         indices = state.get("_indices_data_files")
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise DataError(
@@ -93,10 +93,10 @@ def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> Seque
         raise DataError(
             f"{path} selects rows by {str(indices)[:40]}; call flatten_indices before save_to_disk"
         )
-    wrong = [name for name in found if not isinstance(name, str) or Path(name).name != name]
-    if wrong or not found:
-        raise DataError(f"{path}: _data_files must name files, not {str(wrong or found)[:40]}")
-    paths = [folder / name for name in found]
+    wrong = [name for name in files if not isinstance(name, str) or Path(name).name != name]
+    if wrong or not files:
+        raise DataError(f"{path}: _data_files must name files, not {str(wrong or files)[:40]}")
+    paths = [folder / name for name in files]
     return open_columnar(paths, names, str(folder))
 
 
@@ -249,9 +249,9 @@ class _ListSource(SequenceSource):
         # The first series of each part.
         begins = [0]
         for part in range(len(table)):
-            found = [ends - starts for starts, ends, _ in self._batches(part)]
-            begins.append(begins[-1] + sum(map(len, found)))
-            lengths += found
+            of_part = [ends - starts for starts, ends, _ in self._batches(part)]
+            begins.append(begins[-1] + sum(map(len, of_part)))
+            lengths += of_part
         self.lengths = np.concatenate(lengths)
         self._begins = np.array(begins, np.int64)
         self._names: tuple[int, list[str]] | None = None
@@ -260,8 +260,8 @@ class _ListSource(SequenceSource):
         """Yields the starts and ends of the series of a part, and the numbers that these index."""
         for arrays in self._table.batches(part, [self._target]):
             with naming(self._table.path(part), "lists"):
-                found = _extents(arrays[self._target])
-            yield found
+                extents = _extents(arrays[self._target])
+            yield extents
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         part = int(np.searchsorted(self._begins, i, side="right")) - 1

@@ -83,8 +83,8 @@ class ColumnarFile:
         """Reads columns of a part, as valid pyarrow Arrays without dictionaries."""
         with naming(self.path, self._kind):
             self._check_unchanged()
-            found = self._read(part, columns)
-            return {name: _plain(found.column(name)) for name in columns}
+            table = self._read(part, columns)
+            return {name: _plain(table.column(name)) for name in columns}
 
     def batches(self, part: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Reads columns of a part as `read` does, some rows at a time where that saves memory."""
@@ -136,9 +136,11 @@ class ParquetFile(ColumnarFile):
         with naming(self.path, self._kind):
             self._check_unchanged()
             with pq.ParquetFile(self.path, metadata=self._metadata) as file:
-                found = file.iter_batches(ROWS_AT_A_TIME, [part], list(columns), use_threads=False)
+                batches = file.iter_batches(
+                    ROWS_AT_A_TIME, [part], list(columns), use_threads=False
+                )
                 rows = 0
-                for batch in found:
+                for batch in batches:
                     rows += batch.num_rows
                     yield {name: _plain(batch.column(name)) for name in columns}
             self._check_rows(part, rows)

@@ -65,7 +65,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
         if not path.is_dir() and path.suffix.lower() not in _KINDS:
             raise DataError(f"{path} has an ending that is not read; give {SUPPORTED}")
         return [path], []
-    found: list[Path] = []
+    files: list[Path] = []
     skipped: list[Path] = []
     for inner in sorted(path.iterdir()):
         if inner.name.startswith("."):
@@ -73,13 +73,13 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
             skipped.append(inner)
         elif inner.is_dir():
             deeper, passed = find_files(inner)
-            found += deeper
+            files += deeper
             skipped += passed
         elif inner.suffix.lower() in _KINDS and not is_cache(inner):
-            found.append(inner)
+            files.append(inner)
         elif inner.name != DATASET_DICT:
             skipped.append(inner)
-    return found, skipped
+    return files, skipped
 
 
 def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:

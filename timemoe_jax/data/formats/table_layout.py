@@ -50,13 +50,13 @@ def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> La
       DataError: a column that was named is not there or is of the wrong kind, or the columns can
         be understood in more than one way, or in none.
     """
-    given = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
-    for name in given:
+    named = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
+    for name in named:
         if name not in kinds:
             raise DataError(f"{where} has no column {name!r}; it has {listed(kinds)}")
-    if len(set(given)) < len(given):
+    if len(set(named)) < len(named):
         raise DataError(
-            f"{where}: the id, timestamp and target columns must differ, but are {listed(given)}"
+            f"{where}: the id, timestamp and target columns must differ, but are {listed(named)}"
         )
     if names.id is not None and kinds[names.id] in ("list", "other"):
         raise DataError(f"{where}: the id column {names.id!r} must hold text or numbers")
@@ -143,13 +143,13 @@ def _one_of(
     role: str,
     taken: Sequence[str] = (),
 ) -> str | None:
-    found = [name for name in candidates if name in kinds and name not in taken]
-    if len(found) > 1:
+    matches = [name for name in candidates if name in kinds and name not in taken]
+    if len(matches) > 1:
         raise DataError(
-            f"{where} has columns {listed(found)}, each of which could be the {role} column; "
+            f"{where} has columns {listed(matches)}, each of which could be the {role} column; "
             "name the one to use"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def _check_numbers(where: str, kinds: Mapping[str, Kind], targets: Sequence[str]) -> None:

@@ -280,35 +280,35 @@ def _future_rows(
             )
     instants = _future_times(future, timed)
     count = 1 if timed.ids is None else len(timed.ids)
-    own = np.arange(len(instants))
+    used = np.arange(len(instants))
     extra: dict[Any, int] = {}
     codes = np.zeros(len(instants), np.int64)
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
         extra = column[codes < 0].value_counts(sort=False, dropna=False).to_dict()
-        own = np.flatnonzero(codes >= 0)
-        codes = codes[own]
-    order, starts, _ = order_of(codes, instants[own], count)
-    own = own if order is None else own[order]
+        used = np.flatnonzero(codes >= 0)
+        codes = codes[used]
+    order, starts, _ = order_of(codes, instants[used], count)
+    used = used if order is None else used[order]
     labels = (
         ["the series"] if timed.ids is None else [f"series {label!s:.40}" for label in timed.ids]
     )
-    check_once(instants[own], starts, labels, timed.times, "future_df")
+    check_once(instants[used], starts, labels, timed.times, "future_df")
     rows = np.empty((count, horizon), np.int64)
     for code, first in zip(*np.unique(timed.codes, return_index=True), strict=True):
         wanted = future_instants(timed.series[first], horizon)
-        part = own[starts[code] : starts[code + 1]]
+        part = used[starts[code] : starts[code + 1]]
         at = np.searchsorted(instants[part], wanted)
-        found = np.append(instants[part], wanted[-1] + 1)[at] == wanted
-        if not found.all():
-            missing = timed.times.show(int(wanted[found.argmin()]))
+        present = np.append(instants[part], wanted[-1] + 1)[at] == wanted
+        if not present.all():
+            missing = timed.times.show(int(wanted[present.argmin()]))
             raise DataError(
-                f"future_df has no row for {labels[code]} at {missing} ({int((~found).sum())} of "
+                f"future_df has no row for {labels[code]} at {missing} ({int((~present).sum())} of "
                 f"{horizon} times are absent); it needs one for every time to forecast"
             )
         rows[code] = part[at]
-    return rows, extra, len(own) - rows.size
+    return rows, extra, len(used) - rows.size
 
 
 def _future_times(future: Any, timed: TimedFrame) -> Int64[np.ndarray, " rows"]:

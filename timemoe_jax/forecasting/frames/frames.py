@@ -196,21 +196,21 @@ def _grids(
     times: TimeType,
 ) -> list[Grid]:
     """The grid of each series; series with the same times share one object."""
-    given = None if freq is None else parse_frequency(freq, times)
+    common = None if freq is None else parse_frequency(freq, times)
     keys = []
-    found: dict[bytes, Frequency | None] = {}
+    frequencies: dict[bytes, Frequency | None] = {}
     for i in range(len(labels)):
         part = instants[starts[i] : starts[i + 1]]
         keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
-        if keys[-1] not in found:
-            found[keys[-1]] = given or infer_frequency(part, times)
-    known = Counter(frequency.alias for frequency in found.values() if frequency is not None)
-    made: dict[bytes, Grid] = {}
+        if keys[-1] not in frequencies:
+            frequencies[keys[-1]] = common or infer_frequency(part, times)
+    known = Counter(frequency.alias for frequency in frequencies.values() if frequency is not None)
+    grids: dict[bytes, Grid] = {}
     for i, key in enumerate(keys):
-        if key in made:
+        if key in grids:
             continue
         part = instants[starts[i] : starts[i + 1]]
-        frequency = found[key]
+        frequency = frequencies[key]
         if frequency is None:
             if len(known) != 1:
                 why = f"the others have {', '.join(known)}" if known else "no other series has one"
@@ -218,9 +218,9 @@ def _grids(
                     f"{labels[i]} has {len(part)} rows, too few or too irregular to find its "
                     f"frequency, and {why}; give freq="
                 )
-            frequency = next(f for f in found.values() if f is not None)
-        made[key] = lay_out(part, frequency, times, labels[i])
-    return [made[key] for key in keys]
+            frequency = next(f for f in frequencies.values() if f is not None)
+        grids[key] = lay_out(part, frequency, times, labels[i])
+    return [grids[key] for key in keys]
 
 
 def _check_finite(
@@ -261,7 +261,7 @@ def _series(
     rows: Int64[np.ndarray, " T"] | None,
 ) -> list[TimedSeries]:
     """The series of one id: its targets, laid on its grid."""
-    made = []
+    series = []
     for name, values in columns.items():
         missing = int(np.isnan(values).sum())
         filled = len(grid.instants) - len(values)
@@ -270,7 +270,7 @@ def _series(
             placed = np.full(len(grid.instants), np.nan)
             placed[grid.positions] = values
         frequency = grid.frequency
-        made.append(
+        series.append(
             TimedSeries(
                 label,
                 name,
@@ -286,7 +286,7 @@ def _series(
                 grid.clock,
             )
         )
-    return made
+    return series
 
 
 def future_index(series: TimedSeries, horizon: int) -> Any:
@@ -333,9 +333,9 @@ def to_frame(
     for i, level in enumerate(levels):
         assert quantiles is not None
         results[str(float(level))] = quantiles[:, :, i].reshape(-1)
-    own = {"target_name", "predictions", *results}
+    others = {"target_name", "predictions", *results}
     for name in (timed.id_column, timed.timestamp_column):
-        if name in own:
+        if name in others:
             raise DataError(
                 f"the column {name!r} of the data frame has the name of a column of the result; "
                 "rename it"

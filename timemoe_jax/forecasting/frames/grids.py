@@ -90,14 +90,14 @@ def parse_frequency(freq: Any, times: TimeType) -> Frequency:
 
 
 def _parse_step(freq: Any, times: TimeType) -> Frequency:
-    own = getattr(times.dtype, "freq", None)
-    if own is not None:
-        if not _same_period(freq, own):
+    period = getattr(times.dtype, "freq", None)
+    if period is not None:
+        if not _same_period(freq, period):
             raise DataError(
-                f"freq is {freq!r}, but the column of times holds periods of {own.freqstr!r}; "
+                f"freq is {freq!r}, but the column of times holds periods of {period.freqstr!r}; "
                 "leave freq out, or convert them with asfreq"
             )
-        return Frequency(own.freqstr, own.n)
+        return Frequency(period.freqstr, period.n)
     if isinstance(freq, bool) or not isinstance(freq, int | np.integer) or freq < 1:
         raise DataError(
             f"freq must be an integer of at least 1 for a column of step numbers, but is {freq!r}"
@@ -105,11 +105,11 @@ def _parse_step(freq: Any, times: TimeType) -> Frequency:
     return Frequency(str(int(freq)), int(freq))
 
 
-def _same_period(freq: Any, own: Any) -> bool:
+def _same_period(freq: Any, period: Any) -> bool:
     import pandas as pd
 
     try:
-        return pd.PeriodDtype(freq).freq == own
+        return pd.PeriodDtype(freq).freq == period
     except (ValueError, TypeError):
         return False
 

@@ -211,9 +211,9 @@ class _Smoother:
         # The average is lopsided beside gaps and at the ends, where it leaves some of the season.
         shapes = self._unlevelled(shapes)
         power, axes = np.linalg.eigh(shapes.T @ shapes)
-        found = power > 1e-10 * max(power[-1], 1.0)
-        self._basis = shapes @ (axes[:, found] / np.sqrt(power[found]))
-        self.parameters = float((1 / counts[used]).sum()) + int(found.sum())
+        independent = power > 1e-10 * max(power[-1], 1.0)
+        self._basis = shapes @ (axes[:, independent] / np.sqrt(power[independent]))
+        self.parameters = float((1 / counts[used]).sum()) + int(independent.sum())
 
     def rest(self, table: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "n C"]:
         """What the filter leaves of columns at the points that count; at others they are 0."""

@@ -250,11 +250,11 @@ def _is_scale(mean: Any, std: Any) -> bool:
 
 
 def _frequencies(path: Path, entries: list[dict[str, Any]], first: int) -> list[str | None]:
-    found = [entry.get("freq", entry.get("frequency")) for entry in entries]
-    if set(map(type, found)) != {type(None)}:
+    frequencies = [entry.get("freq", entry.get("frequency")) for entry in entries]
+    if set(map(type, frequencies)) != {type(None)}:
         for i, entry in enumerate(entries, first):
             _frequency(f"{path}: sequence {i}", entry)
-    return found
+    return frequencies
 
 
 def _frequency(where: str, entry: dict[str, Any]) -> str | None:
@@ -338,10 +338,10 @@ class _Text:
         more = True
         while more:
             self._ahead(_BLOCK)
-            found = self._objects()
-            if not found:
-                found, more = self._each(what)
-            yield found
+            elements = self._objects()
+            if not elements:
+                elements, more = self._each(what)
+            yield elements
 
     def _objects(self) -> list[Any]:
         """Takes many elements at once if the text ahead holds only objects, else none."""
@@ -351,22 +351,22 @@ class _Text:
         # JSON is read from left to right: if the part is valid between brackets, then it was cut
         # where an element ends, and not inside of one.
         try:
-            found = json.loads(f"[{self._text[self._at : cut]}]")
+            elements = json.loads(f"[{self._text[self._at : cut]}]")
         except (ValueError, RecursionError):
             return []
         self._at = cut + 1
-        return found
+        return elements
 
     def _each(self, what: str) -> tuple[list[Any], bool]:
         """Takes elements one by one from the text in memory, and says whether more follow."""
-        found: list[Any] = []
+        elements: list[Any] = []
         stop = self._dropped + len(self._text)
         while True:
-            found.append(self.value(what))
+            elements.append(self.value(what))
             if self.take(",]") == "]":
-                return found, False
+                return elements, False
             if self._dropped + self._at >= stop:
-                return found, True
+                return elements, True
 
     def _ahead(self, size: int) -> None:
         """Reads until `size` characters lie ahead, or the file ends."""
