@@ -141,6 +141,8 @@ def _texts(path: Path, names: Sequence[str], count: int) -> dict[str, list[str]]
 
 def _typed(texts: list[str], are_ids: bool) -> Any:
     """Text as integers, or unless it is ids as numbers or booleans, where all of it is that."""
+    import pandas as pd
+
     if all(map(_WHOLE_NUMBER.fullmatch, texts)):
         return np.array(texts, np.int64)
     values = None if are_ids else _numbers(texts)
@@ -148,7 +150,7 @@ def _typed(texts: list[str], are_ids: bool) -> Any:
         return values
     if not are_ids and {text.lower() for text in texts} <= {"true", "false"}:
         return np.array([text.lower() == "true" for text in texts])
-    return np.array([None if text.lower() in MISSING else text for text in texts], object)
+    return pd.Series([None if text.lower() in MISSING else text for text in texts], dtype=object)
 
 
 @contextlib.contextmanager
