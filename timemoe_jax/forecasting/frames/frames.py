@@ -37,34 +37,38 @@ class TimedSeries:
       id: what the id column says; None without one.
       target_name: the column that the values are from.
       values: float64 [T]; may share memory with the frame, and must not be written to.
-      instants: int64 [T]; the times, as `TimeType.index` takes them.
+      grid: the times of the values.
       times: what the column of times holds.
-      freq: the pandas alias of the step between them, or a step number as text.
-      filled, missing, reordered: how many times had no row, rows no value, and rows were not in
-        their place in time.
+      missing: how many rows had no value.
+      reordered: how many rows of the series were not in their place in time.
       rows: int64 [T]; the row of the frame at each time, -1 where there is none. None unless the
         frame was read with covariates.
-      frequency: the same as `freq`, as the grid takes it.
-      clock: the time of day of a calendar's dates.
     """
 
     id: Any
     target_name: str
     values: Float64[np.ndarray, " T"]
-    instants: Int64[np.ndarray, " T"]
+    grid: Grid
     times: TimeType
-    freq: str
-    filled: int
     missing: int
     reordered: int
     rows: Int64[np.ndarray, " T"] | None
-    frequency: Frequency = dataclasses.field(repr=False)
-    clock: int = dataclasses.field(repr=False)
+
+    @property
+    def freq(self) -> str:
+        """The pandas alias of the step between the times, or a step number as text."""
+        return self.grid.frequency.alias
+
+    @property
+    def filled(self) -> int:
+        """How many times had no row."""
+        positions = self.grid.positions
+        return 0 if positions is None else len(self.grid.instants) - len(positions)
 
     @functools.cached_property
     def timestamps(self) -> Any:
         """The times as a pandas Index [T]."""
-        return self.times.index(self.instants)
+        return self.times.index(self.grid.instants)
 
     @property
     def name(self) -> str:
@@ -172,14 +176,17 @@ def series_of(
     series: list[TimedSeries] = []
     for i, grid in enumerate(grids):
         part = slice(starts[i], starts[i + 1])
-        series += _series(
-            None if ids is None else ids[i],
-            {name: values[part] for name, values in columns.items()},
-            grid,
-            times,
-            int(reordered[i]),
-            _rows(order, part, grid) if covariates else None,
-        )
+        rows = None
+        if covariates:
+            own_rows = np.arange(starts[i], starts[i + 1]) if order is None else order[part]
+            rows = grid.place(own_rows, -1)
+        for name, values in columns.items():
+            missing = int(np.isnan(values[part]).sum())
+            placed = grid.place(values[part], np.nan)
+            label = None if ids is None else ids[i]
+            series.append(
+                TimedSeries(label, name, placed, grid, times, missing, int(reordered[i]), rows)
+            )
     codes = np.repeat(np.arange(count), len(layout.targets))
     ignored = tuple(name for name in layout.ignored if name not in covariates)
     stamps = str(layout.timestamp)
@@ -241,54 +248,6 @@ def _check_finite(
         )
 
 
-def _rows(
-    order: Int64[np.ndarray, " rows"] | None, part: slice, grid: Grid
-) -> Int64[np.ndarray, " T"]:
-    rows = np.arange(part.start, part.stop) if order is None else order[part]
-    if grid.positions is None:
-        return rows
-    placed = np.full(len(grid.instants), -1)
-    placed[grid.positions] = rows
-    return placed
-
-
-def _series(
-    label: Any,
-    columns: dict[str, Float64[np.ndarray, " rows"]],
-    grid: Grid,
-    times: TimeType,
-    reordered: int,
-    rows: Int64[np.ndarray, " T"] | None,
-) -> list[TimedSeries]:
-    """The series of one id: its targets, laid on its grid."""
-    series = []
-    for name, values in columns.items():
-        missing = int(np.isnan(values).sum())
-        filled = len(grid.instants) - len(values)
-        placed = values
-        if grid.positions is not None:
-            placed = np.full(len(grid.instants), np.nan)
-            placed[grid.positions] = values
-        frequency = grid.frequency
-        series.append(
-            TimedSeries(
-                label,
-                name,
-                placed,
-                grid.instants,
-                times,
-                frequency.alias,
-                filled,
-                missing,
-                reordered,
-                rows,
-                frequency,
-                grid.clock,
-            )
-        )
-    return series
-
-
 def future_index(series: TimedSeries, horizon: int) -> Any:
     """The `horizon` times that follow a series, as a pandas Index [H] of the type of its own."""
     return series.times.index(future_instants(series, horizon))
@@ -296,8 +255,8 @@ def future_index(series: TimedSeries, horizon: int) -> Any:
 
 def future_instants(series: TimedSeries, horizon: int) -> Int64[np.ndarray, " H"]:
     """The `horizon` times that follow a series, as integers for `TimeType.index`."""
-    last = int(series.instants[-1])
-    return next_instants(last, series.clock, series.frequency, series.times, horizon)
+    grid = series.grid
+    return next_instants(int(grid.instants[-1]), grid.clock, grid.frequency, series.times, horizon)
 
 
 def to_frame(

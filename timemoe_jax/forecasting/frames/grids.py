@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.times import TimeType
@@ -47,6 +47,14 @@ class Grid:
     instants: Int64[np.ndarray, " T"]
     positions: Int64[np.ndarray, " rows"] | None
     clock: int
+
+    def place(self, values: Shaped[np.ndarray, " rows"], absent: float) -> Shaped[np.ndarray, " T"]:
+        """Lays what the rows hold on the grid, with `absent` where there is no row."""
+        if self.positions is None:
+            return values
+        placed = np.full(len(self.instants), absent)
+        placed[self.positions] = values
+        return placed
 
 
 def parse_frequency(freq: Any, times: TimeType) -> Frequency:

@@ -72,7 +72,8 @@ class FrameInputs:
             missing=self.timed.missing,
             reordered=self.timed.reordered,
             ignored_columns=list(self.timed.ignored),
-            extra_ids=self.extra_ids,
+            # As text, since a file of the frame may hold the attributes as JSON.
+            extra_ids={str(label): rows for label, rows in self.extra_ids.items()},
             extra_rows=self.extra_rows,
             ignored_covariates=self.ignored_covariates,
         )
