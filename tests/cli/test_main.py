@@ -125,7 +125,7 @@ def test_convert_there_and_back(golden, tmp_path, capsys):
 def test_a_text_column(golden, csv, capsys):
     pd.read_csv(csv).assign(note="windy").to_csv(csv, index=False)
     line = _fails(capsys, "forecast", csv, "--checkpoint", golden, "--horizon", 2)
-    assert "load.csv: column 'note' must hold numbers" in line
+    assert "load.csv: column 'note' must hold numbers, but line 2 holds 'windy'" in line
 
 
 def test_a_column_that_is_wholly_missing(golden, csv, capsys):

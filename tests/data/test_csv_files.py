@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from timemoe_jax.data.formats import csv_files as tables
-from timemoe_jax.data.formats.csv_files import read_csv
+from timemoe_jax.data.formats.csv_files import read_csv, read_csv_frame
+from timemoe_jax.data.formats.frames import row_name
 from timemoe_jax.errors import DataError
 
 
@@ -108,9 +109,42 @@ def test_the_index_that_data_frames_write(tmp_path):
     np.testing.assert_array_equal(table.values, [[1, 2]])
 
 
+def test_columns_of_a_frame(tmp_path, monkeypatch):
+    """Text keeps every digit, also where it only shows to be text after many numbers."""
+    monkeypatch.setattr(tables, "CHUNK", 2)
+    text = (
+        "id,ds,when,flag,late,y\n"
+        "01,0,2024-01-01,true,01,1\n"
+        "2,1,2024-01-02,False,2.50,\n"
+        "\n"
+        '"a\nb",2,2024-01-03,TRUE, x ,3\n'
+        "4,3,,true,NA,inf\n"
+    )
+    frame = read_csv_frame(write(tmp_path, text))
+    assert frame["id"].tolist() == ["01", "2", "a\nb", "4"]
+    assert (frame["ds"].dtype, frame["ds"].tolist()) == (np.int64, [0, 1, 2, 3])
+    assert frame["when"].tolist() == ["2024-01-01", "2024-01-02", "2024-01-03", None]
+    assert (frame["flag"].dtype, frame["flag"].tolist()) == (bool, [True, False, True, True])
+    assert frame["late"].tolist() == ["01", "2.50", "x", None]
+    np.testing.assert_array_equal(frame["y"], [1, np.nan, 3, np.inf])
+    assert [row_name(frame, row) for row in range(4)] == ["line 2", "line 3", "line 6", "line 7"]
+    whole = read_csv_frame(write(tmp_path, "id,y\n7,1\n-12,2\n"))
+    assert (whole["id"].dtype, whole["id"].tolist()) == (np.int64, [7, -12])
+
+
+def test_rows_are_sorted_by_their_dates(tmp_path):
+    text = "date,a\n2024-01-03,3\n2024-01-01,1\n2024-01-03,4\n2024-01-02,2\n"
+    table = read_csv(write(tmp_path, text))
+    assert table.values[:, 0].tolist() == [1, 2, 3, 4]
+    assert table.timestamps.astype("M8[D]").astype(str).tolist() == [
+        *("2024-01-01", "2024-01-02", "2024-01-03", "2024-01-03")
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("id,ds,y\n1,2024-01-01,2\n", "is a long table, with ids in 'id'"),
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("date,a\n", "has a header line but no rows"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from timemoe_jax.data import samples
+from timemoe_jax.data.seasons import season_of_times
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation import benchmarks
 
@@ -25,7 +26,7 @@ def test_a_sample_is_complete_and_evenly_spaced(name):
     assert np.isfinite(table.values).all()
     assert table.timestamps is not None
     assert len(np.unique(np.diff(table.timestamps))) == 1
-    assert benchmarks.season_length(table.timestamps) == season
+    assert season_of_times(table.timestamps) == season
     np.testing.assert_array_equal(table.values[0], first)
     np.testing.assert_array_equal(table.values[-1], last)
 

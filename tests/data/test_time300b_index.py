@@ -580,7 +580,7 @@ def test_a_source_is_sent_without_its_index(tmp_path, always_indexed):
 
 OPEN = """
 import sys
-from timemoe_jax.data.time_moe_folder import TimeMoeFolderSource
+from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource
 print("starting", flush=True)
 source = TimeMoeFolderSource(sys.argv[1])
 print(len(source), source.lengths.sum(), source[len(source) - 1].tolist(), flush=True)

@@ -168,30 +168,6 @@ def test_target_times_are_those_of_the_subset(tmp_path):
     assert (rows.first_target_time, rows.last_target_time) == (40, 49)
 
 
-@pytest.mark.parametrize(
-    ("step", "season"),
-    [("10s", 8640), ("1m", 1440), ("10m", 144), ("15m", 96), ("30m", 48), ("1h", 24), ("6h", 4)]
-    + [("1D", 7), ("7D", 52), ("30D", 12), ("91D", 4), ("365D", 1), ("3D", 1)],
-)
-def test_seasons_of_even_steps(step, season):
-    times = np.datetime64("2020-01-01T00:00:00") + np.arange(9) * np.timedelta64(
-        int(step[:-1]), step[-1]
-    )
-    assert benchmarks.season_length(times) == season
-
-
-def test_seasons_of_calendar_steps_gaps_and_nothing():
-    months = np.arange("2020-01", "2022-01", dtype="datetime64[M]").astype("datetime64[D]")
-    assert benchmarks.season_length(months) == 12
-    assert benchmarks.season_length(months[::3]) == 4
-    assert benchmarks.season_length(months[::12]) == 1
-    hours = np.arange("2020-01-01T00", "2020-01-05T00", dtype="datetime64[h]")
-    assert benchmarks.season_length(np.delete(hours, [5, 6, 7, 50])) == 24
-    assert benchmarks.season_length(None) == 1
-    assert benchmarks.season_length(hours[:1]) == 1
-    assert benchmarks.season_length(hours[[0, 0, 0]]) == 1
-
-
 def test_finding_a_dataset(tmp_path):
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)

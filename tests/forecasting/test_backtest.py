@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timemoe_jax.data.samples import load_sample
+from timemoe_jax.data.seasons import season_of_values
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.scoring.backtest import SEASONS, backtest, find_season
+from timemoe_jax.forecasting.scoring.backtest import backtest
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
 
 NAN = np.nan
@@ -129,54 +129,12 @@ def test_a_fold_without_anything_to_forecast_from_is_not_scored():
     assert (one.model.mae, one.seasonal_naive.mae) == (3.5, 1.5)
 
 
-class TestSeason:
-    @pytest.mark.parametrize("season", [s for s in SEASONS if s <= 365])
-    def test_a_noisy_cycle_is_found(self, season):
-        rng = np.random.default_rng(season)
-        shape = rng.standard_normal(season)
-        cycles = np.tile(shape, max(4, 400 // season))
-        trend = np.linspace(0, 100, len(cycles))
-        assert find_season(cycles + trend + 0.3 * rng.standard_normal(len(cycles))) == season
-
-    @pytest.mark.parametrize("season", [12, 24, 96])
-    def test_a_smooth_wave_is_found(self, season):
-        t = np.arange(10 * season)
-        noise = 0.3 * np.random.default_rng(0).standard_normal(len(t))
-        values = np.sin(2 * np.pi * t / season) + noise
-        assert find_season(values) == season
-        values[np.random.default_rng(1).random(len(t)) < 0.3] = NAN
-        assert find_season(values) == season
-        assert find_season(1e300 * values) == season
-
-    def test_noise_has_none(self):
-        """A lag's correlation has a deviation of 1 / sqrt(500): 0.2 is more than four of them."""
-        found = [find_season(np.random.default_rng(i).standard_normal(1000)) for i in range(50)]
-        assert found == [1] * 50
-
-    def test_lines_and_constants_have_none(self):
-        for values in (np.arange(100.0), np.full(100, 3.0), np.array([1.0, NAN, 2.0])):
-            assert find_season(values) == 1
-
-    def test_of_real_series(self):
-        table = load_sample("greensboro_hourly")
-        assert [find_season(column) for column in table.values.T] == [24, 24]
-
-    def test_a_season_must_fit_three_times(self):
-        cycle = np.random.default_rng(0).standard_normal(24)
-        assert find_season(np.tile(cycle, 3)) == 24
-        assert find_season(np.tile(cycle, 3)[1:]) == 1
-
-    def test_few_random_walks_have_one(self):
-        """They wander up and down by chance, which looks like a long season at times."""
-        walks = [np.random.default_rng(i).standard_normal(1000).cumsum() for i in range(100)]
-        assert sum(find_season(walk) > 1 for walk in walks) <= 5
-
-    def test_what_comes_after_the_folds_begin_has_no_say(self):
-        rng = np.random.default_rng(0)
-        series = rng.standard_normal(300)
-        cyclic = np.concatenate([series[:200], np.tile(rng.standard_normal(10), 10)])
-        for one in backtest([series, cyclic], 50, 2, zero, 50).series:
-            assert one.season == find_season(series[:200])
+def test_what_comes_after_the_folds_begin_has_no_say():
+    rng = np.random.default_rng(0)
+    series = rng.standard_normal(300)
+    cyclic = np.concatenate([series[:200], np.tile(rng.standard_normal(10), 10)])
+    for one in backtest([series, cyclic], 50, 2, zero, 50).series:
+        assert one.season == season_of_values(series[:200])
 
 
 def test_the_shortest_series():

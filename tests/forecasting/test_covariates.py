@@ -1,6 +1,7 @@
 """Covariates: what they contribute to a series, and how they are found in data frames."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from timemoe_jax.data.formats.frames import columns_of
+from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
 from timemoe_jax.forecasting.frames.frames import read_frame
+from timemoe_jax.forecasting.frames.prepare import prepare_frame
 from timemoe_jax.forecasting.frames.regression import MIN_POINTS, fit_covariates
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
 
@@ -128,7 +132,7 @@ def test_without_noise_the_effects_are_exact(season, absent, seed):
     table[:count][rng.random(count) < absent / 4, 1] = np.nan
     adjustment = fit_covariates(values, table[:count], table[count:], season=season)
     assert adjustment.season == season
-    # The weakest ridge takes 1e-8 of each effect, and of its neighbours by their correlation.
+    # The weakest ridge takes 1e-8 of each effect, and of its neighbors by their correlation.
     np.testing.assert_allclose(
         adjustment.coefficients * scales, effects * scales, atol=1e-6 * abs(effects * scales).max()
     )
@@ -136,7 +140,7 @@ def test_without_noise_the_effects_are_exact(season, absent, seed):
 
 @pytest.mark.parametrize("season", [1, 4])
 @pytest.mark.parametrize("effect", [0.0, 0.3, 3.0])
-def test_the_ridge_is_that_of_generalised_cross_validation(effect, season):
+def test_the_ridge_is_that_of_generalized_cross_validation(effect, season):
     """Against its definition, with all matrices written out."""
     rng = np.random.default_rng(0)
     t = np.arange(60)
@@ -294,9 +298,16 @@ def frames(seeds=(0, 1), lift=LIFT, **columns):
 
 
 def aligned(df, future_df, covariates=None, horizon=HORIZON, **options):
-    names = shared_columns(df, future_df) if covariates is None else covariates
+    past = columns_of(df, "df")
+    future = None if future_df is None else columns_of(future_df, "future_df")
+    names = shared(df, future_df) if covariates is None else covariates
     timed = read_frame(df, covariates=names, **options)
-    return timed, align_covariates(df, future_df, timed, horizon)
+    return timed, align_covariates(past, future, timed, horizon)
+
+
+def shared(df, future_df, **names):
+    past, future = columns_of(df, "df"), columns_of(future_df, "future_df")
+    return shared_columns(past, future, ColumnNames(**names))
 
 
 def test_frames_give_what_arrays_give():
@@ -433,7 +444,7 @@ def test_what_is_left_over_is_reported():
     more = future_df.assign(ds=future_df["ds"] + pd.Timedelta(days=HORIZON))
     other = future_df.assign(id="s9")
     _, covariates = aligned(df, pd.concat([future_df, more, other]))
-    assert covariates.extra_ids == ("s9",)
+    assert covariates.extra_ids == {"s9": 2 * HORIZON}
     assert covariates.extra_rows == 2 * HORIZON
     # Rows of the past come before those that are wanted.
     past = df.drop(columns="y").assign(promo=-1.0)
@@ -478,7 +489,87 @@ def test_frames_of_the_future_that_cannot_be_used(change, says):
 
 def test_columns_of_the_future_that_are_covariates():
     df, future_df = frames(price=1.0)
-    assert shared_columns(df, future_df.assign(y=0.0)) == ("promo", "price")
-    assert shared_columns(df, future_df, id_column="price") == ("id", "promo")
+    assert shared(df, future_df.assign(y=0.0)) == ("promo", "price")
+    assert shared(df, future_df, id="price") == ("id", "promo")
     text = [f.astype({"ds": str}).drop(columns="id")[["ds", "promo"]] for f in (df, future_df)]
-    assert shared_columns(*(f.rename(columns={"ds": "date"}) for f in text)) == ("promo",)
+    assert shared(*(f.rename(columns={"ds": "date"}) for f in text)) == ("promo",)
+
+
+# What is given and not used.
+
+
+def prepared(df, future_df, **options):
+    """The result of `prepare_frame`, and the lines that it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inputs = prepare_frame(df, HORIZON, future_df=future_df, **options)
+    assert {each.category for each in caught} <= {UserWarning}
+    return inputs, [str(each.message) for each in caught]
+
+
+def attrs_of(inputs):
+    frame = inputs.to_frame(np.zeros((len(inputs.series), HORIZON)), None, ())
+    return {k: frame.attrs[k] for k in ("extra_ids", "extra_rows", "ignored_covariates")}
+
+
+def test_nothing_is_said_where_everything_is_used():
+    inputs, lines = prepared(*frames())
+    assert lines == []
+    assert attrs_of(inputs) == {"extra_ids": {}, "extra_rows": 0, "ignored_covariates": {}}
+    inputs, lines = prepared(frames()[0], None)
+    assert lines == []
+    assert attrs_of(inputs) == {"extra_ids": {}, "extra_rows": 0, "ignored_covariates": {}}
+
+
+def test_ids_and_rows_of_the_future_that_are_not_used_are_named():
+    df, future_df = frames()
+    later = future_df.assign(ds=future_df["ds"] + pd.Timedelta(days=HORIZON)).iloc[:3]
+    mistyped = future_df.iloc[:2].assign(id="S0")
+    unknown = future_df.iloc[:1].assign(id="s9")
+    inputs, lines = prepared(df, pd.concat([future_df, later, mistyped, unknown]))
+    assert attrs_of(inputs) == {
+        "extra_ids": {"S0": 2, "s9": 1},
+        "extra_rows": 3,
+        "ignored_covariates": {},
+    }
+    assert lines == [
+        "df has no series of 2 ids of future_df, whose 3 rows are not used: 'S0', 's9'",
+        "3 rows of future_df are not used, since their times are none of the 28 that follow each "
+        "series",
+    ]
+    used, _ = prepared(df, future_df)
+    for ours, theirs in zip(inputs.series, used.series, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_covariates_that_are_not_used_are_named_with_the_reason():
+    """One is constant in both series, one in the second alone, and one is a trend."""
+    df, future_df = frames(constant=4.0)
+    for frame, first in ((df, 0), (future_df, PAST)):
+        steps = frame.groupby("id").cumcount() + first
+        frame["trend"] = steps * 1.0
+        frame["half"] = np.where(frame["id"] == "s0", np.sin(steps * 1.7), 1.0)
+    inputs, lines = prepared(df, future_df)
+    assert attrs_of(inputs) == {
+        "extra_ids": {},
+        "extra_rows": 0,
+        "ignored_covariates": {
+            "constant": {"it is constant": ["s0 y", "s1 y"]},
+            "trend": {"the level or season explains it": ["s0 y", "s1 y"]},
+            "half": {"it is constant": ["s1 y"]},
+        },
+    }
+    assert lines == [
+        "the covariate 'constant' is not used for 2 of 2 series, since it is constant: 's0 y', "
+        "'s1 y'",
+        "the covariate 'trend' is not used for 2 of 2 series, since the level or season explains "
+        "it: 's0 y', 's1 y'",
+        "the covariate 'half' is not used for 1 of 2 series, since it is constant: 's1 y'",
+    ]
+
+
+def test_a_frame_of_the_future_without_covariates_is_named():
+    df, future_df = frames()
+    inputs, lines = prepared(df, future_df[["id", "ds"]])
+    assert lines == ["future_df is not used, since all of its columns are ids, times or targets"]
+    assert inputs.effects is None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import future_index, read_frame, to_frame
-from timemoe_jax.forecasting.frames.grids import season_length
 
 FREQUENCIES = (
     *("s", "30s", "min", "5min", "15min", "h", "3h", "36h", "D", "2D", "5D", "B"),
@@ -301,7 +301,7 @@ def test_periods(freq):
     assert series.filled == 1
     assert future_index(series, 2).tolist() == periods[6:].tolist()
     assert one(frame, freq=freq).filled == 1
-    assert season_length(series.freq) > 1
+    assert season_of_frequency(series.freq) > 1
     with pytest.raises(DataError, match="holds periods of"):
         read_frame(frame, freq="YE")
 
@@ -359,7 +359,11 @@ HOURS = list(pd.date_range("2024-01-01", periods=6, freq="h"))
         ),
         (with_times(-(2**63), 0, 2**63 - 1), {}, "more than its unit can tell apart"),
         (with_times(1.0, 2.0), {}, "must hold dates, periods or whole step numbers"),
-        (daily(y=["1", "2", "3"]), {}, "'y' holds text; convert .* pandas.to_numeric"),
+        (
+            daily(y=["1", "2", "3"]),
+            {},
+            "'y' must hold numbers, but holds text; convert .* pandas.to_numeric",
+        ),
         (daily(a=["1", "2", "3"]), {}, "'a' must hold numbers"),
         (daily(y=[True, False, True]), {}, "'y' holds booleans; convert it with astype"),
         (daily(y=[1.0, np.inf, 2]), {}, "'y' is infinite at 2024-01-02 00:00:00"),
@@ -515,27 +519,6 @@ def test_trailing_values_that_are_missing_keep_their_place():
     series = one(daily(y=[1.0, 2, 3, None, None]))
     assert (len(series.values), series.missing) == (5, 2)
     assert future_index(series, 1)[0] == pd.Timestamp("2024-01-06")
-
-
-@pytest.mark.parametrize(
-    ("freq", "season"),
-    [
-        *(
-            ("h", 24),
-            ("15min", 96),
-            ("3h", 8),
-            ("7h", 1),
-            ("24h", 1),
-            ("D", 7),
-            ("2D", 1),
-            ("B", 5),
-        ),
-        *(("W-SUN", 52), ("2W-MON", 26), ("MS", 12), ("ME", 12), ("2MS", 6), ("QE-DEC", 4)),
-        *(("BQS-JAN", 4), ("YS-JAN", 1), ("SMS-15", 24), ("5", 1), ("M", 12), ("Q-DEC", 4)),
-    ],
-)
-def test_seasons(freq, season):
-    assert season_length(freq) == season
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timemoe_jax.data.formats.table_layout import TIME_NAMES
+from timemoe_jax.data.formats.table_layout import TIME_NAMES, ColumnNames
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.files import STEP, is_text, read_frame_file, with_steps
+from timemoe_jax.forecasting.frames.files import STEP, read_frame_file, with_steps
 from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
 
@@ -121,18 +121,13 @@ def parse_coverages(text: str) -> tuple[float, ...]:
 def load_frame(path: str, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Reads a data frame, and says which of its columns are which.
 
-    Dates are text in a CSV: without a name that says so, the first column of text is taken for
-    them, unless it is the id column.
+    The rows of a table of nothing but numbers are numbered, unless a column is one of times.
     """
-    frame, columns = read_frame_file(path), columns_of(args)
-    if columns["timestamp_column"] is not None or set(TIME_NAMES) & set(frame.columns):
-        return frame, columns
-    stepped = with_steps(frame)
-    if STEP in stepped.columns:
-        return stepped, {**columns, "timestamp_column": STEP}
-    others = [name for name in frame.columns if name != columns["id_column"]]
-    if others and is_text(frame[others[0]]):
-        columns["timestamp_column"] = others[0]
+    columns = columns_of(args)
+    frame = read_frame_file(path, ColumnNames(args.id_column, args.timestamp_column))
+    if args.timestamp_column is None and not {*TIME_NAMES} & {*frame.columns}:
+        frame = with_steps(frame)
+        columns["timestamp_column"] = STEP if STEP in frame.columns else None
     return frame, columns
 
 
@@ -140,7 +135,8 @@ def run_forecast(args: argparse.Namespace) -> None:
     """Forecasts, and writes what was asked for."""
     levels = parse_coverages(args.levels)
     frame, columns = load_frame(args.data, args)
-    future = None if args.future is None else read_frame_file(args.future)
+    names = ColumnNames(args.id_column, args.timestamp_column)
+    future = None if args.future is None else read_frame_file(args.future, names)
     given = prepare_frame(
         frame,
         positive_int("--horizon", args.horizon),
@@ -149,7 +145,7 @@ def run_forecast(args: argparse.Namespace) -> None:
         where=args.data,
         **columns,
     )
-    names = [f"{args.data}: {name}" for name in given.names]
+    titles = [f"{args.data}: {name}" for name in given.names]
     # Imported here, so that a mistake above does not wait for JAX.
     from timemoe_jax.forecasting.forecaster import Forecaster
     from timemoe_jax.runtime import compilation_cache
@@ -162,7 +158,7 @@ def run_forecast(args: argparse.Namespace) -> None:
         quantile_levels=levels or None,
         context_length=args.context_length,
         intervals=args.intervals,
-        names=names,
+        names=titles,
         progress=sys.stderr.isatty(),
     )
     point = given.complete(out.point)

@@ -11,26 +11,12 @@ _FOLDER = Path(__file__).parent / "samples"
 
 
 def sample_path(name: str) -> Path:
-    """The CSV of a sample.
-
-    Args:
-      name: one of `SAMPLES`.
-
-    Raises:
-      DataError: there is no such sample.
-    """
+    """The CSV of a sample, one of `SAMPLES`; a DataError says that there is none of the name."""
     if name not in SAMPLES:
         raise DataError(f"there is no sample {name!r}; it must be one of {', '.join(SAMPLES)}")
     return _FOLDER / f"{name}.csv"
 
 
 def load_sample(name: str) -> Table:
-    """Reads a sample: its dates [T] and its values [T, C], none missing, in units of the README.
-
-    Args:
-      name: one of `SAMPLES`.
-
-    Raises:
-      DataError: there is no such sample.
-    """
+    """Reads a sample: its dates [T] and its values [T, C], none missing, in units of the README."""
     return read_csv(sample_path(name))

@@ -10,11 +10,7 @@ from timemoe_jax.errors import DataError
 
 
 def check_levels(levels: Any) -> Float64[np.ndarray, " Q"]:
-    """Quantile levels as an array, once they are known to be numbers that rise between 0 and 1.
-
-    Raises:
-      DataError: there is none, one is not between 0 and 1, or they do not rise.
-    """
+    """Returns quantile levels as an array; a DataError if they do not rise between 0 and 1."""
     try:
         values = np.array(levels, np.float64)
     except (TypeError, ValueError):
@@ -31,7 +27,7 @@ def check_levels(levels: Any) -> Float64[np.ndarray, " Q"]:
 def validate_series(
     inputs: Any, names: Sequence[str] | None = None
 ) -> list[Float64[np.ndarray, " _"]]:
-    """Turns what a caller may give into float64 series, or says what is wrong with it.
+    """Turns the series that a caller gives into float64 arrays, or says what is wrong with them.
 
     Args:
       inputs: one series [T], several of one length [N, T], or a list of series of different
@@ -74,7 +70,7 @@ def _numeric(values: Any, name: str) -> np.ndarray:
     except ValueError:
         raise DataError(f"{name} is ragged; give a list of one-dimensional series") from None
     if array.dtype == object:
-        # A list with None, or a column of a data frame: numbers where they can be had.
+        # A list with None, or a column of a data frame, may still hold numbers.
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError):
@@ -104,11 +100,7 @@ def _one(row: Any, name: str) -> Float64[np.ndarray, " _"]:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Refuses what is no whole number from 1.
-
-    Raises:
-      DataError: it is none.
-    """
+    """Returns `value` if it is an integer of at least 1, and raises a DataError if not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise DataError(f"{name} must be an integer of at least 1, but is {value!r}")
     return int(value)
@@ -139,5 +131,5 @@ def location_and_scale(
     std = np.sqrt(np.square(deviation).sum(axis=1) / count)
     lowest = np.where(observed, values, np.inf).min(axis=1)
     constant = lowest == np.where(observed, values, -np.inf).max(axis=1)
-    # A rounded mean would leave a constant row a deviation of 1e-17, and that would be blown up.
+    # A rounded mean would leave a constant row a deviation of 1e-17, by which it would be divided.
     return np.where(constant, lowest, mean * unit), np.where(constant, 0.0, std * unit)

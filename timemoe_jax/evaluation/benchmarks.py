@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
 from timemoe_jax.data.formats.csv_files import Table, read_csv
+from timemoe_jax.data.seasons import season_of_times
 from timemoe_jax.errors import DataError
 
 PROTOCOLS = ("complete", "published")
@@ -23,10 +24,6 @@ PUBLISHED_CONTEXTS = {96: 512, 192: 1024, 336: 2048, 720: 3072}
 # Rows at which train, validation and test end: 12, 4 and 4 months of 30 days.
 ETT_HOURLY_BORDERS = (8640, 11520, 14400)
 ETT_QUARTER_HOURLY_BORDERS = (34560, 46080, 57600)
-
-DAY = 86400.0
-# Steps longer than half a day: their length in days, how far it may be off, steps in a season.
-_LONG_STEPS = ((1, 0.05, 7), (7, 0.05, 52), (30.4, 0.1, 12), (91.3, 0.05, 4))
 
 _MODELS = ("base", "large", "ultra")
 _HORIZONS = (96, 192, 336, 720)
@@ -187,7 +184,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         mean=mean,
         std=std,
         scaled=(table.values - mean) / std,
-        season=season_length(table.timestamps),
+        season=season_of_times(table.timestamps),
         sha256=hashlib.sha256(content).hexdigest(),
         md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
     )
@@ -217,27 +214,6 @@ def _borders(path: Path, rows: int) -> tuple[int, int, int]:
     if not train or not test:
         raise DataError(f"{path} has {rows} rows, too few to split 70/10/20; give at least 5")
     return train, rows - test, rows
-
-
-def season_length(timestamps: Shaped[np.ndarray, " T"] | None) -> int:
-    """Guesses the number of steps in a season from the median step.
-
-    Args:
-      timestamps: the dates [T], datetime64; None if there are none.
-
-    Returns:
-      the steps in a day where a step is at most half a day; else 7 for days, 52 for weeks, 12 for
-      months, 4 for quarters; 1 for anything else, and without dates.
-    """
-    if timestamps is None or len(timestamps) < 2:
-        return 1
-    step = float(np.median(np.diff(timestamps) / np.timedelta64(1, "s")))
-    if 0 < step <= DAY / 2:
-        return round(DAY / step)
-    for days, tolerance, season in _LONG_STEPS:
-        if abs(step / DAY - days) <= tolerance * days:
-            return season
-    return 1
 
 
 class BenchmarkWindows:

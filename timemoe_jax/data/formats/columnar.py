@@ -1,8 +1,8 @@
 """Parquet, Arrow and Hugging Face dataset folders as sources of series.
 
-Opening reads what tells the series apart (ids and times of a long table, lengths of lists), a part
-of the file at a time; a read takes only the parts that hold the series. Going through a whole
-source takes each part about once: training that reads in another order is faster from a
+Opening a file reads what tells the series apart (ids and times of a long table, lengths of lists),
+a part of the file at a time; a read takes only the parts that hold the series. Iterating over a
+whole source reads each part about once. Training reads in another order, and is faster from a
 Time-300B folder, which `timemoe data convert` writes.
 """
 
@@ -23,12 +23,13 @@ from timemoe_jax.data.formats.columnar_files import (
     numbers,
     open_columnar_file,
 )
+from timemoe_jax.data.formats.dates import parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import ColumnNames, Layout, find_layout
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError
 
-# Points that are read at a time on the way through a whole source: 8 or 16 bytes each.
+# Points that an iteration over a whole source reads at a time: 8 or 16 bytes each.
 POINTS_AT_A_TIME = 1 << 22
 
 DATASET_DICT = "dataset_dict.json"  # in the folder that holds the splits of a dataset
@@ -39,12 +40,7 @@ _INFO = "dataset_info.json"
 def open_columnar(
     paths: Sequence[Path], names: ColumnNames | None = None, where: str | None = None
 ) -> SequenceSource:
-    """Opens Parquet or Arrow files as one table of series.
-
-    Args:
-      paths: the files, which continue each other; usually one.
-      names: which columns are which, where their names do not say.
-      where: what to call the table in a message; by default the first file.
+    """Opens Parquet or Arrow files, which continue each other, as one table of series.
 
     Raises:
       DataError: pyarrow is not installed, a file cannot be read, files differ in their columns,
@@ -74,16 +70,12 @@ def is_dataset_folder(folder: Path) -> bool:
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a file holds what Hugging Face datasets computed from others beside it."""
+    """Whether a file holds what Hugging Face datasets computed from the files beside it."""
     return path.match("cache-*.arrow") and (path.parent / _INFO).exists()
 
 
 def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> SequenceSource:
     """Opens a Hugging Face dataset that `save_to_disk` wrote, without their library.
-
-    Args:
-      folder: holds the .arrow files that its state.json names.
-      names: which columns are which, where their names do not say.
 
     Raises:
       DataError: a file is missing or damaged, or rows were selected without being written.
@@ -91,7 +83,7 @@ def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> Seque
     path = folder / STATE
     try:
         state = json.loads(path.read_bytes())
-        found = [entry["filename"] for entry in state["_data_files"]]
+        files = [entry["filename"] for entry in state["_data_files"]]
         indices = state.get("_indices_data_files")
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise DataError(
@@ -101,20 +93,15 @@ def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> Seque
         raise DataError(
             f"{path} selects rows by {str(indices)[:40]}; call flatten_indices before save_to_disk"
         )
-    wrong = [name for name in found if not isinstance(name, str) or Path(name).name != name]
-    if wrong or not found:
-        raise DataError(f"{path}: _data_files must name files, not {str(wrong or found)[:40]}")
-    paths = [folder / name for name in found]
+    wrong = [name for name in files if not isinstance(name, str) or Path(name).name != name]
+    if wrong or not files:
+        raise DataError(f"{path}: _data_files must name files, not {str(wrong or files)[:40]}")
+    paths = [folder / name for name in files]
     return open_columnar(paths, names, str(folder))
 
 
 class _Table:
-    """The parts of all files, numbered through.
-
-    Attributes:
-      schema: a pyarrow Schema that all files have.
-      begins: the first row of each part, then the number of rows.
-    """
+    """The parts of all files; `begins` holds the first row of each, then the number of rows."""
 
     def __init__(self, where: str, files: list[ColumnarFile]):
         self.where = where
@@ -174,7 +161,7 @@ class _WideSource(SequenceSource):
             array = self._table.read(part, [timestamp])[timestamp]
             times = _times(array, self._table, part, timestamp)
             steps = times if last is None else np.concatenate([[last], times])
-            # Not a time and not a number are never in order.
+            # NaT and NaN are never in order.
             wrong = np.flatnonzero(~(steps[1:] >= steps[:-1]))
             if wrong.size:
                 row = int(self._table.begins[part]) + int(wrong[0]) + (last is None)
@@ -190,7 +177,7 @@ class _WideSource(SequenceSource):
     def _rows(self, columns: Sequence[str], start: int, stop: int) -> list[np.ndarray]:
         begins = self._table.begins
         pieces: list[dict[str, np.ndarray]] = []
-        # An empty piece of the right type, should there be no row to read.
+        # If there is no row to read, this is an empty piece of the right type.
         first = self._table.part_of(min(start, int(begins[-1]) - 1))
         last = max(self._table.part_of(max(stop - 1, 0)), first)
         for part in range(first, last + 1):
@@ -225,7 +212,7 @@ class _LongSource(SequenceSource):
         return self._gather(self._index.rows(i, start, stop))
 
     def _gather(self, rows: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Reads each part that holds any of the rows, once."""
+        """Reads the values of some rows, each part that holds any of them once."""
         of_row = np.searchsorted(self._table.begins, rows, side="right") - 1
         out: np.ndarray | None = None
         for part in np.unique(of_row) if len(rows) else [0]:
@@ -264,19 +251,19 @@ class _ListSource(SequenceSource):
         # The first series of each part.
         begins = [0]
         for part in range(len(table)):
-            found = [ends - starts for starts, ends, _ in self._batches(part)]
-            begins.append(begins[-1] + sum(map(len, found)))
-            lengths += found
+            of_part = [ends - starts for starts, ends, _ in self._batches(part)]
+            begins.append(begins[-1] + sum(map(len, of_part)))
+            lengths += of_part
         self.lengths = np.concatenate(lengths)
         self._begins = np.array(begins, np.int64)
         self._names: tuple[int, list[str]] | None = None
 
     def _batches(self, part: int) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """The starts and ends of series of a part, and the numbers that they are in."""
+        """Yields the starts and ends of the series of a part, and the numbers that these index."""
         for arrays in self._table.batches(part, [self._target]):
             with naming(self._table.path(part), "lists"):
-                found = _extents(arrays[self._target])
-            yield found
+                extents = _extents(arrays[self._target])
+            yield extents
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         part = int(np.searchsorted(self._begins, i, side="right")) - 1
@@ -307,7 +294,7 @@ class _ListSource(SequenceSource):
         return self._names[1][i - int(self._begins[part])]
 
     def _labels(self, part: int) -> list[str]:
-        """What the series of a part are called: by id, and by channel where a row has several."""
+        """Names the series of a part by id, and by channel where a row has several."""
         first = int(self._table.begins[part])
         ids = [str(row) for row in range(first, int(self._table.begins[part + 1]))]
         if self._id is not None:
@@ -326,12 +313,12 @@ class _ListSource(SequenceSource):
 
 
 def _extents(column: Any) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Any]:
-    """Where each list of a pyarrow Array of lists begins and ends, and the numbers they are in."""
+    """Returns where each list of a pyarrow Array begins and ends in its numbers, and these."""
     while is_list(column.type.value_type):
         column = column.flatten()
     lengths = _list_lengths(column)
     ends = np.cumsum(lengths)
-    # Flattened, so that an absent list takes no place among the numbers.
+    # `flatten` leaves out the numbers that may lie behind an absent list.
     return ends - lengths, ends, column.flatten()
 
 
@@ -367,7 +354,7 @@ def _long_parts(table: _Table, layout: Layout) -> Iterator[LongPart]:
 
 
 def _times(array: Any, table: _Table, part: int, column: str) -> np.ndarray:
-    """Times that can be compared: numbers or datetime64; NaN or NaT where there is none."""
+    """Numbers or datetime64; NaN or NaT where there is no time."""
     pa = import_pyarrow()
     with naming(table.path(part), "times"):
         if kind_of(array.type) == "number":
@@ -378,9 +365,7 @@ def _times(array: Any, table: _Table, part: int, column: str) -> np.ndarray:
             days = pa.types.is_date(array.type)
             unit = pa.timestamp("ms") if days else pa.timestamp(array.type.unit)
             return array.cast(unit).to_numpy(zero_copy_only=False)
-        from timemoe_jax.data.formats.csv_files import parse_dates
-
-        # Each part is read alone, so only what needs no guess is taken.
+        # Each part is read alone, so that a layout that must be guessed could differ between parts.
         begin = int(table.begins[part])
         return parse_dates(
             ["" if cell is None else cell for cell in array.to_pylist()],

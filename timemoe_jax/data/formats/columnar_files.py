@@ -1,8 +1,8 @@
 """Parquet and Arrow files, read in the parts in which they were written.
 
-A part is a row group of a Parquet file or a record batch of an Arrow one. Nothing is held open
-between reads, and a file that has changed since is an error. This needs pyarrow, which is
-imported when a file is opened; no data type of it is ever unpickled.
+A part is a row group of a Parquet file or a record batch of an Arrow file. Files are closed between
+reads, and a file that has changed since it was opened is an error. This needs pyarrow, which is
+imported when a file is opened; its extension types are never unpickled.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from timemoe_jax.errors import DataError
 PARQUET_ENDINGS = (".parquet", ".pq")
 ARROW_ENDINGS = (".arrow", ".feather", ".ipc")
 
-# Rows of lists that are taken out of a row group at a time.
+# Rows of lists that are read from a row group at a time.
 ROWS_AT_A_TIME = 1024
 
 _ARROW_FILE = b"ARROW1"
@@ -32,11 +32,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def import_pyarrow() -> ModuleType:
-    """Imports pyarrow, or says how to install it.
-
-    Raises:
-      DataError: it is not installed.
-    """
+    """Imports pyarrow, or raises a DataError that says how to install it."""
     try:
         import pyarrow
     except ImportError:
@@ -71,13 +67,7 @@ def naming(path: Path, kind: str) -> Iterator[None]:
 
 
 class ColumnarFile:
-    """One file: its schema, the rows of each of its parts, and a way to read them.
-
-    Attributes:
-      path: the file.
-      schema: a pyarrow Schema.
-      rows: of each part.
-    """
+    """One file: its path, its pyarrow schema, the rows of each of its parts, and their contents."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -90,15 +80,11 @@ class ColumnarFile:
     _kind = "a columnar file"
 
     def read(self, part: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Reads columns of a part, as pyarrow Arrays without dictionaries.
-
-        Raises:
-          DataError: the file has changed, or the part is damaged.
-        """
+        """Reads columns of a part, as valid pyarrow Arrays without dictionaries."""
         with naming(self.path, self._kind):
             self._check_unchanged()
-            found = self._read(part, columns)
-            return {name: _plain(found.column(name)) for name in columns}
+            table = self._read(part, columns)
+            return {name: _plain(table.column(name)) for name in columns}
 
     def batches(self, part: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Reads columns of a part as `read` does, some rows at a time where that saves memory."""
@@ -120,7 +106,7 @@ class ColumnarFile:
 
 
 class ParquetFile(ColumnarFile):
-    """A Parquet file; its footer is kept, so that a read does not parse it again."""
+    """A Parquet file, whose footer is kept so that a read does not parse it again."""
 
     _kind = "Parquet"
 
@@ -150,9 +136,11 @@ class ParquetFile(ColumnarFile):
         with naming(self.path, self._kind):
             self._check_unchanged()
             with pq.ParquetFile(self.path, metadata=self._metadata) as file:
-                found = file.iter_batches(ROWS_AT_A_TIME, [part], list(columns), use_threads=False)
+                batches = file.iter_batches(
+                    ROWS_AT_A_TIME, [part], list(columns), use_threads=False
+                )
                 rows = 0
-                for batch in found:
+                for batch in batches:
                     rows += batch.num_rows
                     yield {name: _plain(batch.column(name)) for name in columns}
             self._check_rows(part, rows)
@@ -188,7 +176,7 @@ class ArrowFile(ColumnarFile):
 
 
 class ArrowStream(ColumnarFile):
-    """An Arrow stream, as Hugging Face datasets write: where each batch begins is kept."""
+    """An Arrow stream, as Hugging Face datasets write them; it keeps where each batch begins."""
 
     _kind = "an Arrow stream"
 
@@ -206,14 +194,14 @@ class ArrowStream(ColumnarFile):
                 break
             self._offsets.append(offset)
             self.rows.append(batch.num_rows)
-        # To pyarrow a stream that was cut between two batches is merely shorter.
+        # pyarrow takes a stream that was cut between two batches for a shorter one.
         stream.seek(offset)
         if stream.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
             raise DataError(
                 f"{self.path} is cut short: it has {len(self.rows)} batches and no end mark; "
                 "write it again"
             )
-        # Batches that lean on dictionaries before them can only be read in turn.
+        # A batch may need the dictionaries before it, and can then only be read after them.
         self._in_turn = any(_has_dictionary(field.type) for field in self.schema)
 
     def _read(self, part: int, columns: Sequence[str]) -> Any:
@@ -229,11 +217,7 @@ class ArrowStream(ColumnarFile):
 
 
 def open_columnar_file(path: Path) -> ColumnarFile:
-    """Opens a file by its ending, and an Arrow one by how it begins.
-
-    Raises:
-      DataError: the file cannot be read, or has columns of the same name.
-    """
+    """Opens a file by its ending, and an Arrow file by its first bytes."""
     if path.suffix.lower() in PARQUET_ENDINGS:
         file: ColumnarFile = ParquetFile(path)
     else:
@@ -246,7 +230,7 @@ def open_columnar_file(path: Path) -> ColumnarFile:
             raise DataError(f"{path} is of Feather version 1; write it again as version 2")
         file = ArrowFile(path) if start == _ARROW_FILE else ArrowStream(path)
     with naming(path, "a table"):
-        # Looking at a name fails where it is no text.
+        # Names that are not UTF-8 raise an error when they are looked at.
         twice = [name for name, times in Counter(file.schema.names).items() if times > 1]
     if twice:
         raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
@@ -295,7 +279,7 @@ def numbers(array: Any) -> Float[np.ndarray, " _"]:
 
 
 def _plain(column: Any) -> Any:
-    """One valid Array, of what a dictionary stands for."""
+    """Joins a column into one validated Array, with dictionaries decoded."""
     pa = import_pyarrow()
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

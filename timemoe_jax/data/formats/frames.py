@@ -1,15 +1,26 @@
-"""Data frames as sources of series: wide, long, or a list in each row."""
+"""Data frames as tables of series: wide, long, or a list in each row."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 
+from timemoe_jax.data.formats.dates import DATE, frequency_of, parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
-from timemoe_jax.data.formats.table_layout import ColumnNames, Kind, Layout, find_layout
+from timemoe_jax.data.formats.table_layout import (
+    TARGET_NAMES,
+    TIME_NAMES,
+    ColumnNames,
+    Kind,
+    Layout,
+    find_layout,
+)
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of
 from timemoe_jax.errors import DataError
+
+# The key in `attrs` under which a frame from a text file holds the line of each row.
+LINES = "timemoe_jax.lines"
 
 _KINDS: dict[str, Kind] = {
     "floating": "number",
@@ -47,45 +58,109 @@ def frame_source(
       DataError: `frame` is no data frame, the columns can be understood in more than one way or
         in none, or a value is of the wrong kind.
     """
+    frame = columns_of(frame, where)
+    layout = layout_of(frame, names or ColumnNames(), where)
+    source = {"wide": _wide, "long": _long, "list": _lists}[layout.kind](frame, layout, where)
+    source.ignored_columns = layout.ignored
+    return source
+
+
+class _FrameSource(ArraySource):
+    """Series of a frame: messages name the frame and the series."""
+
+    def __init__(self, series: Sequence[Float[np.ndarray, " _"]], labels: list[str], where: str):
+        super().__init__(series, labels)
+        self._where = where
+
+    def name(self, i: int) -> str:
+        return f"{self._where} {self.label(i)}"
+
+
+def columns_of(df: Any, where: str) -> Any:
+    """Copies a frame, with names as text, and an index of names or times among its columns.
+
+    Raises:
+      DataError: `df` is no pandas DataFrame, has no rows, or has two columns of one name.
+    """
     import pandas as pd
 
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(f"{where} must be a pandas DataFrame, not a {type(frame).__name__}")
-    frame = with_index(frame)
+    if not isinstance(df, pd.DataFrame):
+        raise DataError(f"{where} must be a pandas DataFrame, not a {type(df).__name__}")
+    timed = isinstance(df.index, pd.DatetimeIndex | pd.PeriodIndex)
+    if timed and df.index.name is None and "timestamp" not in df.columns:
+        df = df.rename_axis("timestamp")
+    said = timed or any(name is not None for name in df.index.names)
+    frame = df.reset_index(allow_duplicates=True) if said else df.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise DataError(f"{where} has more than one column {twice[0]!r}; the names must differ")
     if not len(frame):
         raise DataError(f"{where} has no rows; give at least one")
-    kinds = {name: kind_of(frame[name]) for name in frame.columns}
-    layout = find_layout(where, kinds, names or ColumnNames())
-    source = {"wide": _wide, "long": _long, "list": _lists}[layout.kind](frame, layout, where)
-    source.ignored_columns = layout.ignored
-    return source
+    return frame
 
 
-def with_index(frame: Any) -> Any:
-    """A new frame, with the index among its columns where it says something.
+def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[str] = ()) -> Layout:
+    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none.
 
-    Args:
-      frame: a pandas DataFrame. Not modified.
+    Raises:
+      DataError: the columns can be understood in more than one way or in none, or one that should
+        hold numbers does not.
     """
     import pandas as pd
 
-    named = any(name is not None for name in frame.index.names)
-    timed = isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex)
-    if named or timed:
-        return frame.reset_index(allow_duplicates=True)
-    return frame.reset_index(drop=True)
+    kinds = {name: kind_in(frame, name) for name in frame.columns if name not in covariates}
+    for name in names.targets or TARGET_NAMES:
+        if name in kinds and pd.api.types.is_bool_dtype(frame[name].dtype):
+            raise DataError(
+                f"{where}: the target column {name!r} holds booleans; convert it with astype(float)"
+            )
+    # Text in place of numbers gets an error of its own, which names the cell.
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    if texts and texts[0] == next(iter(kinds)) and texts[0] not in names.targets:
+        texts = texts[1:]  # the first column may hold dates
+    layout = find_layout(where, kinds | dict.fromkeys(texts, "number"), names)
+    for name in layout.targets:
+        if name in texts:
+            raise DataError(f"{where}: column {name!r} must hold numbers, {_text_of(frame, name)}")
+    return layout
+
+
+def _text_of(frame: Any, name: str) -> str:
+    cells = ((row, cell) for row, cell in enumerate(frame[name]) if isinstance(cell, str))
+    for row, cell in cells:
+        if not is_number(cell):
+            return f"but {row_name(frame, row)} holds {cell[:40]!r}"
+    return "but holds text; convert numbers that are written as text with pandas.to_numeric"
+
+
+def is_number(text: str) -> bool:
+    """Whether text is a number; 1_000 is none, although Python reads it as one."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def row_name(frame: Any, row: int) -> str:
+    """Names a row in a message: by its line in the file that it is from, or by its number."""
+    lines = frame.attrs.get(LINES)
+    return f"row {row}" if lines is None else f"line {lines[row]}"
+
+
+def kind_in(frame: Any, name: str) -> Kind:
+    """What a column holds; text from a file counts as times if it begins like a date."""
+    column = frame[name]
+    kind = kind_of(column)
+    if kind == "text" and LINES in frame.attrs:
+        first = column.iloc[column.notna().to_numpy().argmax()]
+        return "time" if DATE.match(str(first)) else "text"
+    return kind
 
 
 def kind_of(column: Any) -> Kind:
-    """What a column holds.
-
-    Args:
-      column: a pandas Series.
-    """
+    """What a pandas Series holds."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -100,64 +175,100 @@ def kind_of(column: Any) -> Kind:
     return "list" if sequences else "other"
 
 
-def _numbers(column: Any, where: str) -> Float[np.ndarray, " rows"]:
-    dtype = column.dtype
-    known = isinstance(dtype, np.dtype) and dtype.kind in "iuf"
-    try:
-        return column.to_numpy(float_of(dtype) if known else np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: column {column.name!r} must hold numbers: {error}") from None
+def date_namer(frame: Any, column: str, where: str) -> Callable[[int], str]:
+    """Names a cell of a column of times by its row, and says why it should hold a date."""
+    why = ""
+    if column == frame.columns[0] and column not in TIME_NAMES and LINES in frame.attrs:
+        why = " is first and not numeric, so it must hold dates in every row, but"
+    return lambda row: f"{where}: column {column!r}{why or ':'} {row_name(frame, row)}"
 
 
-def _times(column: Any, where: str) -> Shaped[np.ndarray, " rows"]:
-    """Numbers as they are, anything else as UTC."""
+def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:
+    """Numbers ids in the order of appearance: returns the number of each row, and the ids."""
     import pandas as pd
 
+    try:
+        codes, ids = pd.factorize(frame[column])
+    except TypeError as error:
+        raise DataError(f"{where}: column {column!r} must hold ids: {error}") from None
+    if (codes < 0).any():
+        row = row_name(frame, int((codes < 0).argmax()))
+        raise DataError(f"{where}: column {column!r} has no id in {row}; every row needs one")
+    return codes.astype(np.int64, copy=False), ids
+
+
+def numbers_of(frame: Any, name: str, where: str) -> Float[np.ndarray, " rows"]:
+    """A column as float32 or float64, NaN where missing, in which no number loses precision."""
+    dtype = frame[name].dtype
+    known = isinstance(dtype, np.dtype) and dtype.kind in "iuf"
+    try:
+        return frame[name].to_numpy(float_of(dtype) if known else np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: column {name!r} must hold numbers: {error}") from None
+
+
+def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
+    """The times of all rows: numbers as they are, anything else as datetime64 in UTC."""
+    import pandas as pd
+
+    column = frame[name]
     kind = kind_of(column)
+    if kind == "text":
+        cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
+        return parse_dates(cells, date_namer(frame, name, where))
+    missing = column.isna().to_numpy()
+    if missing.any():
+        row = row_name(frame, int(missing.argmax()))
+        raise DataError(f"{where}: column {name!r} has no time in {row}; every row needs one")
     if kind == "number":
-        return _numbers(column, where)
+        exact = column.dtype == np.int64
+        return column.to_numpy() if exact else numbers_of(frame, name, where)
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
-    if kind == "text":
-        from timemoe_jax.data.formats.csv_files import parse_dates
-
-        cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-        return parse_dates(cells, lambda row: f"{where} column {column.name!r}: row {row}")
     try:
         return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy()
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: column {column.name!r} must hold times: {error}") from None
+        raise DataError(f"{where}: column {name!r} must hold times: {error}") from None
+
+
+def wide_columns(
+    frame: Any, layout: Layout, where: str
+) -> tuple[Shaped[np.ndarray, " T"] | None, list[Float[np.ndarray, " T"]]]:
+    """The times of a wide frame, None without a column of them, and the series of its targets.
+
+    Rows that are not in the order of their times are sorted; those at one time keep their order.
+    """
+    columns = [numbers_of(frame, name, where) for name in layout.targets]
+    if layout.timestamp is None:
+        return None, columns
+    times = _times(frame, layout.timestamp, where)
+    if (times[1:] < times[:-1]).any():
+        order = np.argsort(times, kind="stable")
+        times, columns = times[order], [values[order] for values in columns]
+    return times, columns
 
 
 def _wide(frame: Any, layout: Layout, where: str) -> ArraySource:
-    order: Any = slice(None)
-    if layout.timestamp is not None:
-        # One series, as far as its order is concerned.
-        times = _times(frame[layout.timestamp], where)
-        part = LongPart(np.zeros(len(frame), np.int64), [where], times)
-        order = LongIndex(where, lambda: iter([part])).rows(0, 0, len(frame))
-    columns = [_numbers(frame[name], where)[order] for name in layout.targets]
-    return ArraySource(columns, list(layout.targets))
+    times, columns = wide_columns(frame, layout, where)
+    source = _FrameSource(columns, list(layout.targets), f"{where} column")
+    source.frequency = frequency_of(times)
+    source.aligned = True
+    return source
 
 
 def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
-    import pandas as pd
-
-    try:
-        codes, labels = pd.factorize(frame[layout.id])
-    except TypeError as error:
-        raise DataError(f"{where}: column {layout.id!r} must hold ids: {error}") from None
-    times = None if layout.timestamp is None else _times(frame[layout.timestamp], where)
-    part = LongPart(codes.astype(np.int64), list(labels), times)
-    index = LongIndex(where, lambda: iter([part]))
+    assert layout.id is not None
+    codes, labels = codes_of(frame, layout.id, where)
+    times = None if layout.timestamp is None else _times(frame, layout.timestamp, where)
+    index = LongIndex(where, lambda: iter([LongPart(codes, list(labels), times)]))
     rows = [index.rows(i, 0, int(n)) for i, n in enumerate(index.lengths)]
     series, names = [], []
     for target in layout.targets:
-        values = _numbers(frame[target], where)
+        values = numbers_of(frame, target, where)
         series += [values[row] for row in rows]
         suffix = f" {target}" if len(layout.targets) > 1 else ""
         names += [name + suffix for name in index.ids]
-    return ArraySource(series, names)
+    return _FrameSource(series, names, f"{where} series")
 
 
 def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:
@@ -165,17 +276,17 @@ def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:
     series, names = [], []
     for target in layout.targets:
         for row, (label, cell) in enumerate(zip(ids, frame[target], strict=True)):
-            place = f"{where} column {target!r} row {row}"
-            channels = list(_channels(cell, place))
+            cell_name = f"{where} column {target!r} row {row}"
+            channels = list(_channels(cell, cell_name))
             series += [values for _, values in channels]
             prefix = f"row {label}" if layout.id is None else str(label)
             prefix += f" {target}" if len(layout.targets) > 1 else ""
             names += [prefix + suffix for suffix, _ in channels]
-    return ArraySource(series, names)
+    return _FrameSource(series, names, f"{where} series")
 
 
 def _channels(cell: Any, place: str) -> Iterator[tuple[str, Float[np.ndarray, " T"]]]:
-    """The series in a cell: one, or several where it holds a list of lists."""
+    """Yields the series in a cell: one, or several where it holds a list of lists."""
     if _is_absent(cell):
         yield "", np.zeros(0)
     elif isinstance(cell, list | tuple | np.ndarray) and any(map(_is_sequence, cell)):
@@ -201,7 +312,7 @@ def _series(values: Any, place: str) -> Float[np.ndarray, " T"]:
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place} must hold a list of numbers: {error}") from None
-    # NumPy takes an empty list for one of floats.
+    # NumPy makes an empty list an array of floats, which passes.
     if array.dtype.kind not in "iuf" or array.ndim != 1:
         raise DataError(
             f"{place} must hold a list of numbers, but holds {array.dtype} of shape {array.shape}"

@@ -12,10 +12,8 @@ from timemoe_jax.errors import DataError
 class LongPart(NamedTuple):
     """Some consecutive rows of a long table.
 
-    Attributes:
-      codes: for each row the place of its id in `labels`; -1 where it has none.
-      labels: the ids that occur here.
-      times: integers, floating-point numbers or datetime64, if there is a timestamp column.
+    `codes` holds for each row the position of its id in `labels`, -1 where it has none; `times` are
+    integers, floating-point numbers or datetime64, and None without a timestamp column.
     """
 
     codes: Int64[np.ndarray, " rows"]
@@ -26,17 +24,10 @@ class LongPart(NamedTuple):
 class LongIndex:
     """Which rows of a long table are which series, in the order of their times.
 
-    The series are in the order in which they first appear. What is kept is one entry per run of
-    consecutive rows of a series, so next to nothing for a table that is sorted by id.
-
-    Args:
-      where: what to call the table in a message.
-      parts: makes an iterator over all rows; it is asked for a second one where the rows of a
-        series are not in the order of their times.
-
-    Attributes:
-      ids: of each series.
-      lengths: of each series.
+    `ids` and `lengths` say what the series are, in the order in which they first appear. The index
+    keeps one entry per run of consecutive rows of a series, so next to nothing for a table that is
+    sorted by id. `parts` makes an iterator over all rows; where the rows of a series are not in the
+    order of their times, it is called a second time.
 
     Raises:
       DataError: a row has no id or no time, or two rows of a series have the same time.
@@ -78,7 +69,7 @@ class LongIndex:
         self._begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
     def rows(self, i: int, start: int, stop: int) -> Int64[np.ndarray, " _"]:
-        """The rows of points `start` to `stop` of series `i`, which may go on into the next."""
+        """The rows of points `start` to `stop` of series `i`; `stop` may lie in a later series."""
         begin, end = int(self._begins[i]) + start, int(self._begins[i]) + stop
         if begin >= end:
             return np.zeros(0, np.int64)
@@ -90,7 +81,9 @@ class LongIndex:
     def _global_codes(self, part: LongPart, row: int) -> Int64[np.ndarray, " rows"]:
         missing = np.flatnonzero(part.codes < 0)
         if missing.size:
-            raise DataError(f"{self._where}: row {row + missing[0]} has no id; every row needs one")
+            raise DataError(
+                f"{self._where} has no id in row {row + missing[0]}; every row needs one"
+            )
         known = self._codes
         table = [known.setdefault(label, len(known)) for label in part.labels]
         return np.array(table, np.int64)[part.codes]
@@ -102,12 +95,12 @@ class LongIndex:
         missing = np.flatnonzero(np.isnat(part.times) if datetimes else np.isnan(part.times))
         if missing.size:
             raise DataError(
-                f"{self._where}: row {row + missing[0]} has no time; every row needs one"
+                f"{self._where} has no time in row {row + missing[0]}; every row needs one"
             )
         return part.times.view(np.int64) if datetimes else part.times
 
     def _continues(self, codes: np.ndarray, times: np.ndarray | None) -> bool:
-        """Whether the times of every series go on ascending; remembers the last of each."""
+        """Whether the times of every series still ascend; remembers the last time of each."""
         if times is None or not len(times):
             return True
         order = np.argsort(codes, kind="stable")
@@ -126,15 +119,15 @@ class LongIndex:
     def _sorted_runs(
         self, parts: Callable[[], Iterator[LongPart]]
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Runs of a table whose rows are in no order, found by sorting them all."""
+        """The runs of a table whose rows are not in order, found by sorting all rows."""
         codes: list[np.ndarray] = []
         times: list[np.ndarray] = []
         row = 0
         for part in parts():
             codes.append(self._global_codes(part, row))
-            found = self._times(part, row)
-            assert found is not None, "only times can be out of order"
-            times.append(found)
+            part_times = self._times(part, row)
+            assert part_times is not None, "only times can be out of order"
+            times.append(part_times)
             row += len(codes[-1])
         at, when = np.concatenate(codes), np.concatenate(times)
         order = np.lexsort((when, at))
@@ -147,7 +140,7 @@ class LongIndex:
                 f"{self._where}: rows {rows[0]} and {rows[1]} give the series {str(label)[:40]!r} "
                 "two values at the same time; every time must come once"
             )
-        # The codes in the order of the series keep a run from joining two of them.
+        # A run also ends where the next series begins.
         breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(at) != 0)) + 1
         starts = np.concatenate([np.zeros(1, np.int64), breaks])
         return [at[starts]], [order[starts]], [np.diff(starts, append=len(order))]

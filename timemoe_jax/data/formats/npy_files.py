@@ -20,11 +20,7 @@ NUMBERS = {int, float, type(None)}
 
 
 class NpySource(SequenceSource):
-    """The series of a .npy file: one [T], or the rows of [N, T]; read through a memory map.
-
-    Raises:
-      DataError: the file cannot be read as .npy, or holds no numbers, or has another rank.
-    """
+    """The series of a .npy file: one [T], or the rows of [N, T]; read through a memory map."""
 
     aligned = True
 
@@ -58,10 +54,7 @@ class NpySource(SequenceSource):
 class NpzSource(SequenceSource):
     """The series of the arrays of a .npz file: each one [T], or the rows of [N, T].
 
-    Opening reads the headers alone; a read unpacks the array that the series is in.
-
-    Raises:
-      DataError: the file is no .npz, or an array holds no numbers, or has another rank.
+    Opening reads the headers alone; a read unpacks the array that holds the series.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -126,7 +119,7 @@ class NpzSource(SequenceSource):
 
 @contextlib.contextmanager
 def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turns what a damaged file raises in NumPy and zipfile into an error that names it."""
+    """Turns what NumPy and zipfile raise for a damaged file into an error that names it."""
     try:
         yield
     except DataError:

@@ -1,9 +1,9 @@
 """Random access to whole series that lie in files, without reading the files into memory.
 
-A source knows the length of each of its series as soon as it is open, and reads one only when
-asked. No more than a few files are held open between reads: a corpus of thousands of files stays
-within the limit on open files, a source can be sent to another process, several threads can read
-from it, and a file that was cut short meanwhile is an error rather than a crash.
+A source knows the length of each of its series as soon as it is open, and reads a series only when
+asked. It holds no more than a few files open between reads, so that a corpus of thousands of files
+stays within the limit on open files. A source can be sent to another process, several threads can
+read from it, and a file that was cut short meanwhile is an error rather than a crash.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from timemoe_jax.data.formats.columnar import (
     open_dataset_folder,
 )
 from timemoe_jax.data.formats.columnar_files import ARROW_ENDINGS, PARQUET_ENDINGS
-from timemoe_jax.data.formats.csv_files import CsvSource
+from timemoe_jax.data.formats.csv_files import read_csv_frame
+from timemoe_jax.data.formats.frames import frame_source
 from timemoe_jax.data.formats.jsonl_files import JsonlSource
 from timemoe_jax.data.formats.npy_files import NpySource, NpzSource
 from timemoe_jax.data.formats.table_layout import ColumnNames
@@ -51,32 +52,11 @@ def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
     Raises:
       DataError: a path does not exist or is of no supported kind, or nothing was found.
     """
-    sources: list[SequenceSource] = []
-    skipped: list[str] = []
-    # A path may itself hold a comma.
-    given = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for name in filter(None, given):
-        path, before = Path(name), len(sources)
-        if not path.exists():
-            raise DataError(f"{path} does not exist; give {SUPPORTED}")
-        found, passed = find_files(path)
-        sources.extend(open_file(file, names) for file in found)
-        skipped.extend(map(str, passed))
-        if len(sources) == before:
-            raise DataError(f"{path} holds no series that can be read; give {SUPPORTED}")
-    if not sources:
-        raise DataError(f"no path was given; give {SUPPORTED}")
-    return sources[0] if len(sources) == 1 and not skipped else ConcatSource(sources, skipped)
+    return open_parts(paths, names)[0]
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finds what `open_file` opens, in sorted order.
-
-    Args:
-      path: a file, a folder that is one source, or a folder to search.
-
-    Returns:
-      the files and folders to open, and the files that a search passed over.
+    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over.
 
     Raises:
       DataError: `path` is a file of a kind that is not read.
@@ -85,29 +65,25 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
         if not path.is_dir() and path.suffix.lower() not in _KINDS:
             raise DataError(f"{path} has an ending that is not read; give {SUPPORTED}")
         return [path], []
-    found: list[Path] = []
+    files: list[Path] = []
     skipped: list[Path] = []
     for inner in sorted(path.iterdir()):
         if inner.name.startswith("."):
-            # What another program keeps to itself, or a conversion has not finished.
+            # Hidden files belong to other programs, or to a conversion that is not finished.
             skipped.append(inner)
         elif inner.is_dir():
             deeper, passed = find_files(inner)
-            found += deeper
+            files += deeper
             skipped += passed
         elif inner.suffix.lower() in _KINDS and not is_cache(inner):
-            found.append(inner)
+            files.append(inner)
         elif inner.name != DATASET_DICT:
             skipped.append(inner)
-    return found, skipped
+    return files, skipped
 
 
 def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens one file, or one folder that is a source by itself.
-
-    Args:
-      path: as `find_files` gives it.
-      names: which columns of a table are which, where their names do not say.
+    """Opens one file, or one folder that is a source by itself, as `find_files` gives it.
 
     Raises:
       DataError: it is not what its ending says, or is damaged.
@@ -124,13 +100,7 @@ def _is_one_source(folder: Path) -> bool:
 
 
 def _open_csv(path: Path, names: ColumnNames | None) -> SequenceSource:
-    from timemoe_jax.data.formats import frames
-    from timemoe_jax.data.formats.csv_files import is_long_csv, read_long_csv
-
-    if is_long_csv(path, names or ColumnNames()):
-        frame = read_long_csv(path, names or ColumnNames())
-        return frames.frame_source(frame, names, str(path))
-    return CsvSource(path, names)
+    return frame_source(read_csv_frame(path, names), names, str(path))
 
 
 def _open_columnar(path: Path, names: ColumnNames | None) -> SequenceSource:
@@ -149,14 +119,10 @@ _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SourcePart:
-    """The series of one file or folder within a source.
+    """The series of a source that one file or folder holds: from `first` to before `stop`.
 
-    Attributes:
-      domain: the folder that it lies in.
-      name: of the file or folder.
-      first: its first series.
-      stop: the series after its last.
-      endless: whether they are generated, in random order already and more than any run takes.
+    The series of an `endless` part are generated: they are in random order already, and more than
+    any run takes.
     """
 
     domain: str
@@ -171,35 +137,33 @@ class SourcePart:
         return f"{self.domain}/{self.name}"
 
 
-def open_parts(paths: str) -> tuple[SequenceSource, list[SourcePart]]:
-    """Opens files and folders as `open_source` does, and says which series are of which of them.
+def open_parts(
+    paths: str, names: ColumnNames | None = None
+) -> tuple[SequenceSource, list[SourcePart]]:
+    """Opens files and folders as `open_source` does, and says which series each of them holds.
 
-    The domain of a file or a folder is the name of the folder that it lies in, unless its source
-    has one of its own.
-
-    Args:
-      paths: as for `open_source`.
-
-    Raises:
-      DataError: as `open_source` does.
+    The domain of a part is the name of the folder that it lies in, unless its source has a domain
+    of its own.
     """
-    opened: list[SequenceSource] = []
+    sources: list[SequenceSource] = []
     parts: list[SourcePart] = []
     skipped: list[str] = []
     # A path may itself hold a comma.
-    names = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for name in filter(None, names):
-        found, passed = find_files(Path(name)) if os.path.exists(name) else ([], [])
-        if not found:
-            open_source(name)  # which says what is wrong with it
-        for file in found:
-            opened.append(open_file(file))
-            first = parts[-1].stop if parts else 0
-            parts.append(_part_of(opened[-1], file, first))
-        skipped.extend(map(str, passed))
-    if len(opened) == 1 and not skipped:
-        return opened[0], parts
-    return ConcatSource(opened, skipped) if opened else open_source(paths), parts
+    each = [paths] if os.path.exists(paths) else [path.strip() for path in paths.split(",")]
+    for path in map(Path, filter(None, each)):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give {SUPPORTED}")
+        files, passed_over = find_files(path)
+        if not files:
+            raise DataError(f"{path} holds no series that can be read; give {SUPPORTED}")
+        for file in files:
+            sources.append(open_file(file, names))
+            parts.append(_part_of(sources[-1], file, parts[-1].stop if parts else 0))
+        skipped.extend(map(str, passed_over))
+    if not sources:
+        raise DataError(f"no path was given; give {SUPPORTED}")
+    single = len(sources) == 1 and not skipped
+    return sources[0] if single else ConcatSource(sources, skipped), parts
 
 
 def _part_of(source: SequenceSource, file: Path, first: int) -> SourcePart:

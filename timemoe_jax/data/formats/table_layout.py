@@ -1,16 +1,17 @@
-"""Which columns of a table are ids, times and values, and which rows are those of which series.
+"""Which columns of a table are ids, times and values.
 
 Three layouts are known. Wide: every numeric column is a series. Long: a row is a point, and a
 column says of which series. List: a row is a series, and a column holds all of its points.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from timemoe_jax.errors import DataError
 
-# unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are in use.
+# Other libraries use unique_id/ds/y, item_id/timestamp/target and id/timestamp/target.
 ID_NAMES = ("unique_id", "item_id", "id")
 TIME_NAMES = ("ds", "timestamp")
 TARGET_NAMES = ("y", "target")
@@ -21,13 +22,7 @@ Kind = Literal["number", "time", "text", "list", "other"]
 
 @dataclasses.dataclass(frozen=True)
 class ColumnNames:
-    """What a caller says of the columns of a table; it wins over what their names suggest.
-
-    Attributes:
-      id: the column that tells series apart.
-      timestamp: the column of times.
-      targets: the columns of values.
-    """
+    """The columns that a caller names; they win over those that are found by name."""
 
     id: str | None = None
     timestamp: str | None = None
@@ -36,14 +31,9 @@ class ColumnNames:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a table holds series.
+    """How a table holds series; a wide one has no id, and one of lists no timestamp.
 
-    Attributes:
-      kind: "wide", "long" or "list".
-      id: the column that tells series apart; None in a wide table.
-      timestamp: the column of times, if there is one.
-      targets: the columns of values.
-      ignored: the columns that are none of these.
+    `ignored` lists the columns that hold neither ids nor times nor values.
     """
 
     kind: Literal["wide", "long", "list"]
@@ -54,24 +44,19 @@ class Layout:
 
 
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
-    """Finds out how a table holds series.
-
-    Args:
-      where: what to call the table in a message.
-      kinds: of each column, in order.
-      names: what the caller says.
+    """Finds out how a table holds series, from what its columns hold.
 
     Raises:
       DataError: a column that was named is not there or is of the wrong kind, or the columns can
         be understood in more than one way, or in none.
     """
-    given = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
-    for name in given:
+    named = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
+    for name in named:
         if name not in kinds:
-            raise DataError(f"{where} has no column {name!r}; it has {_listed(kinds)}")
-    if len(set(given)) < len(given):
+            raise DataError(f"{where} has no column {name!r}; it has {listed(kinds)}")
+    if len(set(named)) < len(named):
         raise DataError(
-            f"{where}: the id, timestamp and target columns must differ, but are {_listed(given)}"
+            f"{where}: the id, timestamp and target columns must differ, but are {listed(named)}"
         )
     if names.id is not None and kinds[names.id] in ("list", "other"):
         raise DataError(f"{where}: the id column {names.id!r} must hold text or numbers")
@@ -94,7 +79,7 @@ def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: 
         if target is None:
             raise DataError(
                 f"{where} has an id column {id_column!r}, but none is called "
-                f"{' or '.join(TARGET_NAMES)}; name the target column: one of {_listed(kinds)}"
+                f"{' or '.join(TARGET_NAMES)}; name the target column: one of {listed(kinds)}"
             )
         targets = (target,)
     _check_numbers(where, kinds, targets)
@@ -107,7 +92,7 @@ def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: 
 def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
     timestamp = names.timestamp or _timestamp(where, kinds, names.targets)
     columns = list(kinds)
-    # The dates of a table are often its first column, and text.
+    # The first column of a table often holds dates as text.
     first = columns[:1]
     if timestamp is None and not {*first} & {*names.targets}:
         timestamp = next((name for name in first if kinds[name] == "text"), None)
@@ -116,7 +101,7 @@ def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
         name for name in columns if name != timestamp and not name.startswith("__index_level_")
     )
     if not targets:
-        raise DataError(f"{where} has no numeric column, only {_listed(kinds)}; give at least one")
+        raise DataError(f"{where} has no numeric column, only {listed(kinds)}; give at least one")
     _check_numbers(where, kinds, targets)
     return Layout("wide", None, timestamp, targets, _others(kinds, {timestamp, *targets}))
 
@@ -127,7 +112,7 @@ def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> 
         count = sum(kinds[name] == "list" for name in names.targets)
         if count not in (0, len(names.targets)):
             raise DataError(
-                f"{where}: the target columns {_listed(names.targets)} must all hold lists, or "
+                f"{where}: the target columns {listed(names.targets)} must all hold lists, or "
                 "all hold numbers"
             )
         return names.targets if count else ()
@@ -135,7 +120,7 @@ def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> 
     target = _one_of(where, lists, LIST_NAMES, "target")
     if lists and target is None:
         raise DataError(
-            f"{where} holds lists in {_listed(lists)}, but none is called "
+            f"{where} holds lists in {listed(lists)}, but none is called "
             f"{' or '.join(LIST_NAMES)}; name the target column"
         )
     return () if target is None else (target,)
@@ -147,7 +132,7 @@ def _timestamp(where: str, kinds: Mapping[str, Kind], taken: Sequence[str]) -> s
         return named if kinds[named] not in ("list", "other") else None
     times = [name for name, kind in kinds.items() if kind == "time" and name not in taken]
     if len(times) > 1:
-        raise DataError(f"{where} has times in {_listed(times)}; name the timestamp column")
+        raise DataError(f"{where} has times in {listed(times)}; name the timestamp column")
     return times[0] if times else None
 
 
@@ -158,13 +143,13 @@ def _one_of(
     role: str,
     taken: Sequence[str] = (),
 ) -> str | None:
-    found = [name for name in candidates if name in kinds and name not in taken]
-    if len(found) > 1:
+    matches = [name for name in candidates if name in kinds and name not in taken]
+    if len(matches) > 1:
         raise DataError(
-            f"{where} has columns {_listed(found)}, each of which could be the {role} column; "
+            f"{where} has columns {listed(matches)}, each of which could be the {role} column; "
             "name the one to use"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def _check_numbers(where: str, kinds: Mapping[str, Kind], targets: Sequence[str]) -> None:
@@ -180,6 +165,8 @@ def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...
     return tuple(name for name in kinds if name not in roles)
 
 
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    shown = ", ".join(repr(name) for name in list(names)[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "") if shown else "nothing"
+def listed(names: Collection[Any]) -> str:
+    """Names in a message: the first of them, and how many more there are."""
+    shown = ", ".join(f"{name!r:.40}" for name in itertools.islice(names, 8))
+    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+    return shown + more if shown else "nothing"

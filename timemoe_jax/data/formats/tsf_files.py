@@ -2,15 +2,13 @@
 
 import dataclasses
 import os
-from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float64
 
-from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.data.formats.lines import LineSource, open_binary
 from timemoe_jax.errors import DataError
 
 MISSING = "?"
@@ -46,7 +44,7 @@ class TsfHeader:
     """What a .tsf file says about all of its series.
 
     Attributes:
-      attributes: name and type ("string", "numeric" or "date") of what stands before the values.
+      attributes: the name and type ("string", "numeric" or "date") of each.
       relation: the name of the data set; None if not given, as all that follow.
       frequency: as the file has it, such as "hourly" or "10_minutes".
       horizon: the points to forecast.
@@ -62,7 +60,7 @@ class TsfHeader:
     equal_length: bool | None = None
 
 
-class TsfSource(SequenceSource):
+class TsfSource(LineSource):
     """The series of a Monash .tsf file; `?` is a missing value.
 
     Opening reads the file once, a line at a time, and keeps where each series begins; a read
@@ -86,26 +84,24 @@ class TsfSource(SequenceSource):
         if encoding not in ENCODINGS:
             raise DataError(f"encoding is {encoding!r}; it must be one of {', '.join(ENCODINGS)}")
         self._encoding = encoding
-        offsets, lines, lengths = array("q"), array("q"), array("q")
-        with _open(self._path) as stream:
+        with open_binary(self._path) as stream:
             header, before = self._read_header(stream)
             self.header = TsfHeader(**header)
-            offset = stream.tell()
-            for number, line in enumerate(stream, start=before + 1):
-                if line.strip() and not line.startswith(b"#"):
-                    offsets.append(offset)
-                    lines.append(number)
-                    lengths.append(self._split(line, number)[1].count(b",") + 1)
-                offset += len(line)
-        if not lengths:
+            self._scan(stream, before + 1, lambda line, n: _count(self._split(line, n)[1]))
+        if not len(self):
             raise DataError(f"{self._path} has no series after @data; it must have at least one")
         self.frequency = _alias(self.header.frequency)
-        self._offsets, self._lines = np.array(offsets, np.int64), np.array(lines, np.int64)
-        self.lengths = np.array(lengths, np.int64)
+
+    def _is_comment(self, line: bytes) -> bool:
+        return line.startswith(b"#")
 
     def attributes(self, i: int) -> dict[str, str]:
-        """What stands before the values of series `i`, by name, as text."""
-        before = self._line(self._checked(i))[0]
+        """The attributes of series `i`, by name, as text."""
+        i = self._checked(i)
+        number = int(self._lines[i])
+        parts, values = self._split(self._line(i), number)
+        self._check_unchanged(i, _count(values))
+        before = [self._text(part, number).strip() for part in parts]
         names = (name for name, _ in self.header.attributes)
         return dict(zip(names, before, strict=True))
 
@@ -113,7 +109,7 @@ class TsfSource(SequenceSource):
         """Reads up to @data; returns the fields of the header and the number of that line."""
         fields: dict[str, Any] = {"attributes": ()}
         for number, line in enumerate(stream, start=1):
-            # Comments are of any encoding, since nobody reads them here.
+            # Comments may be in any encoding: they are not read.
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.strip() or line.startswith(b"#"):
@@ -134,14 +130,18 @@ class TsfSource(SequenceSource):
         where = f"{self._path} line {number}: @{tag}"
         if tag == "attribute":
             if len(words) != 3 or words[2].lower() not in _TYPES:
-                raise DataError(f"{where} must have a name and one of the types {_listed(_TYPES)}")
+                raise DataError(
+                    f"{where} must have a name and one of the types {', '.join(_TYPES)}"
+                )
             if words[1] in dict(fields["attributes"]):
                 raise DataError(f"{where} {words[1]!r} comes twice; the names must differ")
             fields["attributes"] += ((words[1], words[2].lower()),)
             return
         known = {"relation", "frequency", "horizon", "missing", "equallength"}
         if tag not in known:
-            raise DataError(f"{where} is not known; there are @attribute, {_listed(sorted(known))}")
+            raise DataError(
+                f"{where} is not known; there are @attribute, {', '.join(sorted(known))}"
+            )
         text = " ".join(words[1:])
         name = "equal_length" if tag == "equallength" else tag
         if not text or name in fields:
@@ -164,7 +164,7 @@ class TsfSource(SequenceSource):
             others = [name for name in ENCODINGS if name != self._encoding]
             raise DataError(
                 f"{self._path} line {number} is not {self._encoding} text; give the encoding: "
-                f"{_listed(others)}"
+                f"{', '.join(others)}"
             ) from None
 
     def _split(self, line: bytes, number: int) -> tuple[list[bytes], bytes]:
@@ -179,33 +179,16 @@ class TsfSource(SequenceSource):
             raise DataError(f"{self._path} line {number} has no values; a series needs at least 1")
         return before, values
 
-    def _line(self, i: int) -> tuple[list[str], bytes]:
-        number = int(self._lines[i])
-        with _open(self._path) as stream:
-            stream.seek(int(self._offsets[i]))
-            before, values = self._split(stream.readline(), number)
-        if values.count(b",") + 1 != self.lengths[i]:
-            raise DataError(f"{self._path} has changed since it was opened; open it again")
-        return [self._text(part, number).strip() for part in before], values
-
-    def _read(self, i: int, start: int, stop: int) -> Float64[np.ndarray, " _"]:
-        _, values = self._line(i)
-        return _numbers(values, f"{self._path} line {self._lines[i]}")[start:stop]
-
-    def name(self, i: int) -> str:
-        """What to call series `i` in a message."""
-        return f"{self._path} line {self._lines[i]}"
+    def _parse(self, line: bytes, number: int) -> Float64[np.ndarray, " T"]:
+        return _numbers(self._split(line, number)[1], f"{self._path} line {number}")
 
     def label(self, i: int) -> str:
         """The attribute series_name of series `i`, or its number without one."""
         return self.attributes(i).get(NAME, str(i))
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+def _count(values: bytes) -> int:
+    return values.count(b",") + 1
 
 
 def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
@@ -213,7 +196,7 @@ def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
         cells = values.decode("ascii").split(",")
         if MISSING.encode() in values:
             cells = ["nan" if cell.strip() == MISSING else cell for cell in cells]
-        # Python takes 1_000 for 1000.
+        # Python reads 1_000 as 1000.
         if b"_" not in values:
             return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
@@ -242,7 +225,3 @@ def _alias(frequency: str | None) -> str | None:
         unit = unit if unit in _ALIASES else f"{unit}s"
         return f"{int(count)}{_ALIASES[unit]}" if unit in _ALIASES else frequency
     return _ALIASES.get(text, frequency)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

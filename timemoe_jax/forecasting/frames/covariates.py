@@ -1,31 +1,34 @@
-"""Covariates: what is known beside a series, of its past and maybe of its future.
+"""Covariates: what is known beside a series about its past, and maybe about its future.
 
-Each series is adjusted for its covariates by itself, before and after the model:
-`covariate_regression.py` says how. A column that a frame of the future has, too, is used at the
-same time as the value. One whose future is not known enters as it was one horizon earlier, so that
-it is known at every step of the forecast.
+Each series is adjusted for its covariates by itself, before and after the model: `regression.py`
+says how. A covariate whose future is known is used at the time of the value. One whose future is
+not known is used as it was one horizon earlier, so that it is known at every step of the forecast.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from timemoe_jax.data.formats.frames import kind_of
-from timemoe_jax.data.formats.table_layout import ID_NAMES, TARGET_NAMES, TIME_NAMES
+from timemoe_jax.data.formats.frames import kind_in, kind_of, numbers_of, row_name
+from timemoe_jax.data.formats.table_layout import (
+    ID_NAMES,
+    TARGET_NAMES,
+    TIME_NAMES,
+    ColumnNames,
+)
+from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
-from timemoe_jax.forecasting.frames.grids import season_length
 from timemoe_jax.forecasting.frames.regression import Adjustment, fit_covariates
-from timemoe_jax.forecasting.frames.rows import check_once, columns_of, order_of
+from timemoe_jax.forecasting.frames.rows import check_once, order_of
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Column:
-    """One covariate: numbers, or places in `categories`, -1 for none; past and future rows."""
+    """The past and future rows of a covariate: numbers, or indices of `categories`, -1 for none."""
 
     name: str
     categories: Any
@@ -37,13 +40,9 @@ class _Column:
 class CovariateTable:
     """The covariates of one series, as columns of numbers.
 
-    A column of categories has become one of 0 and 1 for each category in the history of the
-    series, named "column=category".
-
-    Attributes:
-      names: of the C columns.
-      past: at the times of the series; NaN where not known.
-      future: at the times to forecast; NaN only where a covariate without a future is not known.
+    A column of categories has become one of 0 and 1 for each category in the history of the series,
+    named "column=category". `past` holds them at the times of the series, NaN where not known, and
+    `future` at the times to forecast, NaN only where a covariate without a future is not known.
     """
 
     names: tuple[str, ...]
@@ -55,18 +54,15 @@ class CovariateTable:
 class AlignedCovariates:
     """The covariates of all series of a frame.
 
-    Attributes:
-      known: the columns whose future is known.
-      lagged: the columns that enter one horizon later.
-      horizon: the number of steps.
-      extra_ids: ids of the frame of the future that are none of the series.
-      extra_rows: rows of it, of the other ids, at times that are not forecast.
+    The columns in `lagged`, whose future is not known, are used one `horizon` later.
+    `extra_ids` holds the number of rows for each id of the frame of the future that no series has,
+    `extra_rows` how many rows of the other ids are at times that are not forecast.
     """
 
     known: tuple[str, ...]
     lagged: tuple[str, ...]
     horizon: int
-    extra_ids: tuple[Any, ...]
+    extra_ids: dict[Any, int]
     extra_rows: int
     _timed: TimedFrame = dataclasses.field(repr=False)
     _columns: tuple[_Column, ...] = dataclasses.field(repr=False)
@@ -76,10 +72,7 @@ class AlignedCovariates:
         return len(self._timed.series)
 
     def table(self, i: int) -> CovariateTable:
-        """The covariates of one series.
-
-        Args:
-          i: its place in `TimedFrame.series`.
+        """The covariates of the series at position `i` of `TimedFrame.series`.
 
         Raises:
           DataError: a category of the future is not in the history of the series.
@@ -117,74 +110,54 @@ class AlignedCovariates:
         )
 
 
-def shared_columns(
-    df: Any,
-    future_df: Any,
-    *,
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
-) -> tuple[str, ...]:
+def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...]:
     """The columns of a frame of the future that are covariates: all but ids, times and targets.
 
-    Args:
-      df: a pandas DataFrame of the past.
-      future_df: one of the future.
-      id_column: as `read_frame` takes it.
-      timestamp_column: as `read_frame` takes it.
-      target: as `read_frame` takes it.
+    Both frames are as `columns_of` makes them; `names` are those of the past.
 
     Raises:
       DataError: the past does not have such a column.
     """
-    past, future = columns_of(df, "df"), columns_of(future_df, "future_df")
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
-    roles = {id_column, timestamp_column, *(targets or TARGET_NAMES)}
-    roles |= set(ID_NAMES) if id_column is None else set()
-    if timestamp_column is None:
-        roles |= set(TIME_NAMES)
-        roles |= {name for name in future.columns if kind_of(future[name]) == "time"}
-        # As in a table of which the first column is of dates as text.
+    roles = {names.id, names.timestamp, *(names.targets or TARGET_NAMES)}
+    roles |= set(ID_NAMES) if names.id is None else set()
+    if names.timestamp is None:
+        times = {*TIME_NAMES} & {*past.columns}
+        times = times or {name for name in future.columns if kind_in(future, name) == "time"}
+        # The first column may hold dates as text.
         first = str(past.columns[0])
-        named = roles.isdisjoint(past.columns)
-        roles |= {first} if named and kind_of(past[first]) == "text" else set()
-    names = tuple(name for name in future.columns if name not in roles)
-    for name in names:
+        named = (roles | times).isdisjoint(past.columns)
+        roles |= times | ({first} if named and kind_in(past, first) == "text" else set())
+    covariates = tuple(name for name in future.columns if name not in roles)
+    for name in covariates:
         if name not in past.columns:
             raise DataError(
                 f"future_df has a column {name!r} that df does not have; a covariate needs its "
                 "past, too"
             )
-    return names
+    return covariates
 
 
 def align_covariates(
-    df: Any, future_df: Any | None, timed: TimedFrame, horizon: int
+    past: Any, future: Any | None, timed: TimedFrame, horizon: int
 ) -> AlignedCovariates:
     """Finds the covariates of each series, at its own times and at those to forecast.
 
-    Args:
-      df: what `timed` was read from, with its covariates. Not modified.
-      future_df: a pandas DataFrame with the same id and timestamp columns and a row for each time
-        to forecast of each series; its other columns are covariates whose future is known. None
-        where no covariate has one. Not modified.
-      timed: the series.
-      horizon: the number of steps.
+    `past` is the frame that `timed` was read from, and `future` another with the same id and
+    timestamp columns and a row for each time to forecast, or None; both are as `columns_of` makes
+    them. The other columns of `future` are covariates whose future is known.
 
     Raises:
-      DataError: `future_df` lacks a time of a series, has one twice, or has no value there; a
+      DataError: `future` lacks a time of a series, has one twice, or has no value there; a
         covariate is infinite or neither numbers nor text.
     """
-    past = columns_of(df, "df")
-    future, rows, extra_ids, extra_rows = None, None, (), 0
-    if future_df is not None:
-        future = columns_of(future_df, "future_df")
+    rows, extra_rows = None, 0
+    extra_ids: dict[Any, int] = {}
+    if future is not None:
         rows, extra_ids, extra_rows = _future_rows(future, timed, horizon)
     known = tuple(n for n in timed.covariates if future is not None and n in future.columns)
     columns = []
     for name in timed.covariates:
-        ahead = future[name] if future is not None and name in known else None
-        column = _column(name, past[name], ahead)
+        column = _column(name, past, future if name in known else None)
         if rows is not None and column.future is not None:
             _check_future(column, rows, timed, horizon)
         columns.append(column)
@@ -195,81 +168,71 @@ def align_covariates(
 
 
 def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustment]:
-    """What the covariates contribute to each series, estimated from that series alone.
-
-    Args:
-      timed: the series.
-      aligned: their covariates.
+    """Estimates what the covariates contribute to each series, from that series alone.
 
     Raises:
       DataError: a series is too short, or has a category in the future that is not in its history.
     """
-    found = []
+    effects = []
     for i, series in enumerate(timed.series):
         table = aligned.table(i)
-        season = season_length(series.freq)
-        found.append(
+        effects.append(
             fit_covariates(
                 series.values,
                 table.past,
                 table.future,
-                season=season,
+                season=season_of_frequency(series.freq),
                 names=table.names,
                 where=f"series {series.name}",
             )
         )
-    return found
+    return effects
 
 
 def _column(name: str, past: Any, future: Any | None) -> _Column:
     import pandas as pd
 
-    kinds = [_covariate_kind(name, column, where) for column, where in _both(past, future)]
+    frames = [(past, "df")] if future is None else [(past, "df"), (future, "future_df")]
+    kinds = [_covariate_kind(name, frame, where) for frame, where in frames]
     if len(set(kinds)) > 1:
         raise DataError(
             f"covariate {name!r} holds {kinds[0]} in df and {kinds[1]} in future_df; it must be "
             "the same in both"
         )
     if kinds[0] == "numbers":
-        arrays = [_numbers(column, name, where) for column, where in _both(past, future)]
+        arrays = [_numbers(frame, name, where) for frame, where in frames]
         return _Column(name, None, arrays[0], arrays[1] if future is not None else None)
-    codes, categories = pd.factorize(past.astype(object), sort=False)
+    codes, categories = pd.factorize(past[name].astype(object), sort=False)
     if future is None:
         return _Column(name, categories, codes, None)
-    ahead = future.astype(object)
-    # Categories of the future only get numbers of their own, so that they can be named.
+    ahead = future[name].astype(object)
+    # Categories that only the future has get numbers of their own, so that they can be named.
     everything = categories.append(pd.Index(ahead.dropna().unique()).difference(categories))
     return _Column(name, everything, codes, everything.get_indexer(pd.Index(ahead)))
 
 
-def _both(past: Any, future: Any | None) -> list[tuple[Any, str]]:
-    return [(past, "df")] if future is None else [(past, "df"), (future, "future_df")]
-
-
-def _covariate_kind(name: str, column: Any, where: str) -> str:
+def _covariate_kind(name: str, frame: Any, where: str) -> str:
     import pandas as pd
 
-    if pd.api.types.is_bool_dtype(column.dtype):
+    if pd.api.types.is_bool_dtype(frame[name].dtype):
         return "numbers"
-    kind = kind_of(column)
+    kind = kind_of(frame[name])
     if kind == "text":
         return "text"
     if kind != "number":
         raise DataError(
             f"{where}: covariate {name!r} must hold numbers, booleans or text, but is of dtype "
-            f"{column.dtype}"
+            f"{frame[name].dtype}"
         )
     return "numbers"
 
 
-def _numbers(column: Any, name: str, where: str) -> Float64[np.ndarray, " rows"]:
-    try:
-        values = column.to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: covariate {name!r} must hold numbers: {error}") from None
+def _numbers(frame: Any, name: str, where: str) -> Float64[np.ndarray, " rows"]:
+    values = numbers_of(frame, name, where).astype(np.float64, copy=False)
     infinite = np.isinf(values)
     if infinite.any():
-        raise DataError(f"{where}: covariate {name!r} is infinite in row {int(infinite.argmax())}")
+        row = row_name(frame, int(infinite.argmax()))
+        raise DataError(f"{where}: covariate {name!r} is infinite in {row}")
     return values
 
 
@@ -284,8 +247,8 @@ def _taken(values: np.ndarray, rows: Int64[np.ndarray, " T"]) -> np.ndarray:
 def _lagged(values: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """A column one horizon later, at the times of the series and at those to forecast.
 
-    A category that only the last horizon has is one of whose effect nothing is known: it counts
-    as not known.
+    Nothing is known of the effect of a category that only the last horizon has, so that it counts
+    as missing.
     """
     joined = np.concatenate([np.full(horizon, _absent(values)), values])
     return joined[: len(values)], joined[len(values) :]
@@ -307,8 +270,8 @@ def _check_seen(
 
 def _future_rows(
     future: Any, timed: TimedFrame, horizon: int
-) -> tuple[Int64[np.ndarray, "ids H"], tuple[Any, ...], int]:
-    """The row of each id at each time to forecast; ids and rows that are for nothing."""
+) -> tuple[Int64[np.ndarray, "ids H"], dict[Any, int], int]:
+    """Returns the row of each id at each time to forecast, and the ids and rows not used."""
     for name in (timed.id_column, timed.timestamp_column):
         if name is not None and name not in future.columns:
             raise DataError(
@@ -317,45 +280,45 @@ def _future_rows(
             )
     instants = _future_times(future, timed)
     count = 1 if timed.ids is None else len(timed.ids)
-    own = np.arange(len(instants))
-    extra: tuple[Any, ...] = ()
+    used = np.arange(len(instants))
+    extra: dict[Any, int] = {}
     codes = np.zeros(len(instants), np.int64)
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
-        extra = tuple(column[codes < 0].unique())
-        own = np.flatnonzero(codes >= 0)
-        codes = codes[own]
-    order, starts, _ = order_of(codes, instants[own], count)
-    own = own if order is None else own[order]
+        extra = column[codes < 0].value_counts(sort=False, dropna=False).to_dict()
+        used = np.flatnonzero(codes >= 0)
+        codes = codes[used]
+    order, starts, _ = order_of(codes, instants[used], count)
+    used = used if order is None else used[order]
     labels = (
         ["the series"] if timed.ids is None else [f"series {label!s:.40}" for label in timed.ids]
     )
-    check_once(instants[own], starts, labels, timed.times, "future_df")
+    check_once(instants[used], starts, labels, timed.times, "future_df")
     rows = np.empty((count, horizon), np.int64)
     for code, first in zip(*np.unique(timed.codes, return_index=True), strict=True):
         wanted = future_instants(timed.series[first], horizon)
-        part = own[starts[code] : starts[code + 1]]
+        part = used[starts[code] : starts[code + 1]]
         at = np.searchsorted(instants[part], wanted)
-        found = np.append(instants[part], wanted[-1] + 1)[at] == wanted
-        if not found.all():
-            missing = timed.times.show(int(wanted[found.argmin()]))
+        present = np.append(instants[part], wanted[-1] + 1)[at] == wanted
+        if not present.all():
+            missing = timed.times.show(int(wanted[present.argmin()]))
             raise DataError(
-                f"future_df has no row for {labels[code]} at {missing} ({int((~found).sum())} of "
+                f"future_df has no row for {labels[code]} at {missing} ({int((~present).sum())} of "
                 f"{horizon} times are absent); it needs one for every time to forecast"
             )
         rows[code] = part[at]
-    return rows, extra, len(own) - rows.size
+    return rows, extra, len(used) - rows.size
 
 
 def _future_times(future: Any, timed: TimedFrame) -> Int64[np.ndarray, " rows"]:
-    instants, times = read_times(future[timed.timestamp_column], "future_df")
+    instants, times = read_times(future, timed.timestamp_column, "future_df")
     if _kind_of_time(times) != _kind_of_time(timed.times):
         raise DataError(
             f"future_df: column {timed.timestamp_column!r} holds {times.dtype}, but that of df "
             f"holds {timed.times.dtype}; both must be of one kind, with a time zone or without"
         )
-    # An instant is the same in any zone, but not in any unit.
+    # An instant is the same integer in any time zone, but not in any unit.
     return times.index(instants).as_unit(timed.times.unit).asi8 if times.is_datetime else instants
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from timemoe_jax.data.formats.frames import codes_of, columns_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.grids import (
@@ -22,10 +23,8 @@ from timemoe_jax.forecasting.frames.grids import (
 )
 from timemoe_jax.forecasting.frames.rows import (
     check_once,
-    codes_of,
-    columns_of,
-    layout_of,
     order_of,
+    timed_layout,
 )
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
@@ -38,35 +37,38 @@ class TimedSeries:
       id: what the id column says; None without one.
       target_name: the column that the values are from.
       values: float64 [T]; may share memory with the frame, and must not be written to.
-      instants: int64 [T]; the times, as `TimeType.index` takes them.
+      grid: the times of the values.
       times: what the column of times holds.
-      freq: the pandas alias of the step between them, or a step number as text.
-      filled: how many times had no row.
       missing: how many rows had no value.
       reordered: how many rows of the series were not in their place in time.
       rows: int64 [T]; the row of the frame at each time, -1 where there is none. None unless the
         frame was read with covariates.
-      frequency: the same as `freq`, as the grid takes it.
-      clock: the time of day of a calendar's dates.
     """
 
     id: Any
     target_name: str
     values: Float64[np.ndarray, " T"]
-    instants: Int64[np.ndarray, " T"]
+    grid: Grid
     times: TimeType
-    freq: str
-    filled: int
     missing: int
     reordered: int
     rows: Int64[np.ndarray, " T"] | None
-    frequency: Frequency = dataclasses.field(repr=False)
-    clock: int = dataclasses.field(repr=False)
+
+    @property
+    def freq(self) -> str:
+        """The pandas alias of the step between the times, or a step number as text."""
+        return self.grid.frequency.alias
+
+    @property
+    def filled(self) -> int:
+        """How many times had no row."""
+        positions = self.grid.positions
+        return 0 if positions is None else len(self.grid.instants) - len(positions)
 
     @functools.cached_property
     def timestamps(self) -> Any:
         """The times as a pandas Index [T]."""
-        return self.times.index(self.instants)
+        return self.times.index(self.grid.instants)
 
     @property
     def name(self) -> str:
@@ -78,18 +80,12 @@ class TimedSeries:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimedFrame:
-    """The series of a data frame.
+    """The series of a data frame, by id in the order of the rows, then by target.
 
-    Attributes:
-      series: all of them: by id in the order of the rows, then by target.
-      ids: a pandas Index of the ids, in the dtype of their column; None without one.
-      codes: the place of each series' id in `ids`; 0 without one.
-      id_column: its name; None without one.
-      timestamp_column: the name of the column of times.
-      targets: the columns of values.
-      covariates: the columns that were named as covariates.
-      ignored: the columns that are none of these.
-      times: what the column of times holds.
+    `ids` is a pandas Index of the ids, in the dtype of their column, and `codes` holds the position
+    of each series' id in it; without an id column they are None and 0. `ignored` lists the columns
+    that are neither ids nor times nor targets nor covariates, and `times` says what the column of
+    times holds.
     """
 
     series: tuple[TimedSeries, ...]
@@ -138,12 +134,10 @@ def read_frame(
     Args:
       df: a pandas DataFrame; NaN, None and NA are missing values. Not modified. Named levels of
         the index and an index of times count as columns.
-      id_column: the column that tells series apart.
-      timestamp_column: the column of times.
-      target: the column of values, or several: each is a series.
+      id_column, timestamp_column, target: which columns are which; each target is a series.
       freq: the step between times, for all series: a pandas alias or offset, or an integer for
         step numbers. By default it is found for each series; one whose own rows are too few or
-        too irregular for that takes the one that all others have.
+        too irregular for that takes the frequency that all others have.
       covariates: columns that are no series of their own.
       where: what to call the frame in a message.
 
@@ -154,10 +148,19 @@ def read_frame(
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-    frame = columns_of(df, where)
-    layout = layout_of(frame, ColumnNames(id_column, timestamp_column, targets), others, where)
-    instants, times = read_times(frame[layout.timestamp], where)
-    codes, ids = codes_of(frame, layout, where)
+    names = ColumnNames(id_column, timestamp_column, targets)
+    return series_of(columns_of(df, where), names, freq, others, where)
+
+
+def series_of(
+    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
+) -> TimedFrame:
+    """As `read_frame`, for a frame that `columns_of` has made."""
+    layout = timed_layout(frame, names, covariates, where)
+    instants, times = read_times(frame, str(layout.timestamp), where)
+    codes, ids = None, None
+    if layout.id is not None:
+        codes, ids = codes_of(frame, layout.id, where)
     count = 1 if ids is None else len(ids)
     order, starts, reordered = order_of(codes, instants, count)
     if order is not None:
@@ -165,25 +168,30 @@ def read_frame(
     labels = [where] if ids is None else [f"series {label!s:.40}" for label in ids]
     check_once(instants, starts, labels, times, where)
     grids = _grids(instants, starts, labels, freq, times)
-    columns = {name: _values(frame, name, order, where) for name in layout.targets}
-    for name, values in columns.items():
+    columns = {}
+    for name in layout.targets:
+        values = numbers_of(frame, name, where).astype(np.float64, copy=False)
+        columns[name] = values = values if order is None else values[order]
         _check_finite(values, name, instants, starts, labels, times)
     series: list[TimedSeries] = []
     for i, grid in enumerate(grids):
         part = slice(starts[i], starts[i + 1])
-        series += _series(
-            None if ids is None else ids[i],
-            {name: values[part] for name, values in columns.items()},
-            grid,
-            times,
-            int(reordered[i]),
-            _rows(order, part, grid) if others else None,
-        )
+        rows = None
+        if covariates:
+            own_rows = np.arange(starts[i], starts[i + 1]) if order is None else order[part]
+            rows = grid.place(own_rows, -1)
+        for name, values in columns.items():
+            missing = int(np.isnan(values[part]).sum())
+            placed = grid.place(values[part], np.nan)
+            label = None if ids is None else ids[i]
+            series.append(
+                TimedSeries(label, name, placed, grid, times, missing, int(reordered[i]), rows)
+            )
     codes = np.repeat(np.arange(count), len(layout.targets))
-    ignored = tuple(name for name in layout.ignored if name not in others)
+    ignored = tuple(name for name in layout.ignored if name not in covariates)
     stamps = str(layout.timestamp)
     return TimedFrame(
-        tuple(series), ids, codes, layout.id, stamps, layout.targets, others, ignored, times
+        tuple(series), ids, codes, layout.id, stamps, layout.targets, covariates, ignored, times
     )
 
 
@@ -194,22 +202,22 @@ def _grids(
     freq: Any,
     times: TimeType,
 ) -> list[Grid]:
-    """The grid of each series; one object for all series with the same times."""
-    given = None if freq is None else parse_frequency(freq, times)
+    """The grid of each series; series with the same times share one object."""
+    common = None if freq is None else parse_frequency(freq, times)
     keys = []
-    found: dict[bytes, Frequency | None] = {}
+    frequencies: dict[bytes, Frequency | None] = {}
     for i in range(len(labels)):
         part = instants[starts[i] : starts[i + 1]]
         keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
-        if keys[-1] not in found:
-            found[keys[-1]] = given or infer_frequency(part, times)
-    known = Counter(frequency.alias for frequency in found.values() if frequency is not None)
-    made: dict[bytes, Grid] = {}
+        if keys[-1] not in frequencies:
+            frequencies[keys[-1]] = common or infer_frequency(part, times)
+    known = Counter(frequency.alias for frequency in frequencies.values() if frequency is not None)
+    grids: dict[bytes, Grid] = {}
     for i, key in enumerate(keys):
-        if key in made:
+        if key in grids:
             continue
         part = instants[starts[i] : starts[i + 1]]
-        frequency = found[key]
+        frequency = frequencies[key]
         if frequency is None:
             if len(known) != 1:
                 why = f"the others have {', '.join(known)}" if known else "no other series has one"
@@ -217,19 +225,9 @@ def _grids(
                     f"{labels[i]} has {len(part)} rows, too few or too irregular to find its "
                     f"frequency, and {why}; give freq="
                 )
-            frequency = next(f for f in found.values() if f is not None)
-        made[key] = lay_out(part, frequency, times, labels[i])
-    return [made[key] for key in keys]
-
-
-def _values(
-    frame: Any, name: str, order: Int64[np.ndarray, " rows"] | None, where: str
-) -> Float64[np.ndarray, " rows"]:
-    try:
-        values = frame[name].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: column {name!r} must hold numbers: {error}") from None
-    return values if order is None else values[order]
+            frequency = next(f for f in frequencies.values() if f is not None)
+        grids[key] = lay_out(part, frequency, times, labels[i])
+    return [grids[key] for key in keys]
 
 
 def _check_finite(
@@ -250,76 +248,15 @@ def _check_finite(
         )
 
 
-def _rows(
-    order: Int64[np.ndarray, " rows"] | None, part: slice, grid: Grid
-) -> Int64[np.ndarray, " T"]:
-    rows = np.arange(part.start, part.stop) if order is None else order[part]
-    if grid.positions is None:
-        return rows
-    placed = np.full(len(grid.instants), -1)
-    placed[grid.positions] = rows
-    return placed
-
-
-def _series(
-    label: Any,
-    columns: dict[str, Float64[np.ndarray, " rows"]],
-    grid: Grid,
-    times: TimeType,
-    reordered: int,
-    rows: Int64[np.ndarray, " T"] | None,
-) -> list[TimedSeries]:
-    """The series of one id: its targets, put on its grid."""
-    made = []
-    for name, values in columns.items():
-        missing = int(np.isnan(values).sum())
-        filled = len(grid.instants) - len(values)
-        placed = values
-        if grid.positions is not None:
-            placed = np.full(len(grid.instants), np.nan)
-            placed[grid.positions] = values
-        frequency = grid.frequency
-        made.append(
-            TimedSeries(
-                label,
-                name,
-                placed,
-                grid.instants,
-                times,
-                frequency.alias,
-                filled,
-                missing,
-                reordered,
-                rows,
-                frequency,
-                grid.clock,
-            )
-        )
-    return made
-
-
 def future_index(series: TimedSeries, horizon: int) -> Any:
-    """The times that follow a series, as a pandas Index of the type of its own.
-
-    Args:
-      series: one of `TimedFrame.series`.
-      horizon: how many.
-
-    Returns:
-      the next `horizon` times of the grid, a pandas Index [H].
-    """
+    """The `horizon` times that follow a series, as a pandas Index [H] of the type of its own."""
     return series.times.index(future_instants(series, horizon))
 
 
 def future_instants(series: TimedSeries, horizon: int) -> Int64[np.ndarray, " H"]:
-    """The same as integers, as `TimeType.index` takes them.
-
-    Args:
-      series: one of `TimedFrame.series`.
-      horizon: how many.
-    """
-    last = int(series.instants[-1])
-    return next_instants(last, series.clock, series.frequency, series.times, horizon)
+    """The `horizon` times that follow a series, as integers for `TimeType.index`."""
+    grid = series.grid
+    return next_instants(int(grid.instants[-1]), grid.clock, grid.frequency, series.times, horizon)
 
 
 def to_frame(
@@ -355,9 +292,9 @@ def to_frame(
     for i, level in enumerate(levels):
         assert quantiles is not None
         results[str(float(level))] = quantiles[:, :, i].reshape(-1)
-    own = {"target_name", "predictions", *results}
+    others = {"target_name", "predictions", *results}
     for name in (timed.id_column, timed.timestamp_column):
-        if name in own:
+        if name in others:
             raise DataError(
                 f"the column {name!r} of the data frame has the name of a column of the result; "
                 "rename it"

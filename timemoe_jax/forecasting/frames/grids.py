@@ -2,7 +2,7 @@
 
 Hours and shorter steps are spans of time: they run in UTC, so that a day has 23 or 25 of them when
 the clocks change. Days and longer steps are dates of a calendar, each at one time of day: they run
-in what the clocks show, so that a day ends where the next one begins, whatever its length.
+in local time, so that a day ends where the next one begins, whatever its length.
 """
 
 import dataclasses
@@ -10,40 +10,24 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.times import TimeType
 
 DAY = 86400  # seconds
 
-# A grid may be this many times as long as the rows it is for, and this much longer in any case.
+# A grid may be this many times as long as its rows, and this much longer in any case.
 MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
-
-# Points in a week of days, or in a year of anything longer.
-_SEASONS = {
-    "D": 7,
-    "B": 5,
-    "C": 5,
-    "W": 52,
-    "SM": 24,
-    "M": 12,
-    "BM": 12,
-    "CBM": 12,
-    "Q": 4,
-    "BQ": 4,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Frequency:
-    """The step between the times of a series.
+    """The step between the times of a series: a pandas alias, or for step numbers the step as text.
 
-    Attributes:
-      alias: its pandas alias, or the step as text for step numbers.
-      step: units of the column, or multiples of `base`.
-      base: the pandas offset of a calendar; None for spans of time, periods and step numbers.
+    `step` counts units of the column, or multiples of `base`, the pandas offset of a calendar; that
+    is None for spans of time, periods and step numbers.
     """
 
     alias: str
@@ -53,13 +37,10 @@ class Frequency:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """All times of a series from its first to its last.
+    """All times of a series from its first to its last, in integers as `TimeType.index` takes them.
 
-    Attributes:
-      frequency: the step between them.
-      instants: of every point, as `TimeType.index` takes them.
-      positions: of the rows given among them; None where every point has a row.
-      clock: the time of day of a calendar's dates, in units of the column; else 0.
+    `positions` says where the given rows are among them, None where every point has a row; `clock`
+    is the time of day of a calendar's dates, in units of the column, else 0.
     """
 
     frequency: Frequency
@@ -67,17 +48,23 @@ class Grid:
     positions: Int64[np.ndarray, " rows"] | None
     clock: int
 
+    def place(self, values: Shaped[np.ndarray, " rows"], absent: float) -> Shaped[np.ndarray, " T"]:
+        """Lays what the rows hold on the grid, with `absent` where there is no row."""
+        if self.positions is None:
+            return values
+        placed = np.full(len(self.instants), absent)
+        placed[self.positions] = values
+        return placed
+
 
 def parse_frequency(freq: Any, times: TimeType) -> Frequency:
-    """Turns what a caller gives as a frequency into one.
+    """Parses the frequency that a caller gives.
 
-    Args:
-      freq: a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
-        step numbers an integer.
-      times: what the column of times holds.
+    That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
+    step numbers it is an integer.
 
     Raises:
-      DataError: it is none, does not fit the column, or is not supported.
+      DataError: it is none, does not fit the column of times, or is not supported.
     """
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
@@ -111,14 +98,14 @@ def parse_frequency(freq: Any, times: TimeType) -> Frequency:
 
 
 def _parse_step(freq: Any, times: TimeType) -> Frequency:
-    own = getattr(times.dtype, "freq", None)
-    if own is not None:
-        if not _same_period(freq, own):
+    period = getattr(times.dtype, "freq", None)
+    if period is not None:
+        if not _same_period(freq, period):
             raise DataError(
-                f"freq is {freq!r}, but the column of times holds periods of {own.freqstr!r}; "
+                f"freq is {freq!r}, but the column of times holds periods of {period.freqstr!r}; "
                 "leave freq out, or convert them with asfreq"
             )
-        return Frequency(own.freqstr, own.n)
+        return Frequency(period.freqstr, period.n)
     if isinstance(freq, bool) or not isinstance(freq, int | np.integer) or freq < 1:
         raise DataError(
             f"freq must be an integer of at least 1 for a column of step numbers, but is {freq!r}"
@@ -126,30 +113,24 @@ def _parse_step(freq: Any, times: TimeType) -> Frequency:
     return Frequency(str(int(freq)), int(freq))
 
 
-def _same_period(freq: Any, own: Any) -> bool:
+def _same_period(freq: Any, period: Any) -> bool:
     import pandas as pd
 
     try:
-        return pd.PeriodDtype(freq).freq == own
+        return pd.PeriodDtype(freq).freq == period
     except (ValueError, TypeError):
         return False
 
 
 def infer_frequency(instants: Int64[np.ndarray, " rows"], times: TimeType) -> Frequency | None:
-    """Finds the frequency of times, of which some may be absent.
+    """Finds the frequency of increasing times, of which some may be absent.
 
-    The step is the smallest difference between neighbours, where all others are multiples of it
+    The step is the smallest difference between neighbors, where all others are multiples of it
     and at least a quarter of its grid is there; else the most common one, where at least half of
-    all are. Times at one time of day are dates: business days where weekends are left out, weeks,
-    months, quarters and years by their first or last (business) day, and else days.
-
-    Args:
-      instants: increasing.
-      times: what the column of times holds.
-
-    Returns:
-      a frequency that not every time need be on; None where there are fewer than three times, or
-      no such step.
+    all are equal to it. Times at one time of day are dates: business days where weekends are left
+    out, weeks, months, quarters and years by their first or last (business) day, and else days.
+    Not every time need be on the grid of the result. It is None where there are fewer than three
+    times, or no such step.
     """
     import pandas as pd
 
@@ -160,7 +141,7 @@ def infer_frequency(instants: Int64[np.ndarray, " rows"], times: TimeType) -> Fr
     if not times.is_datetime:
         step = _common_step(instants)
         return None if step is None else Frequency(str(step), step)
-    # No dates of a calendar are as near to each other as this, whatever the clocks do.
+    # Dates of a calendar are further apart than this, even where the clocks change.
     if np.diff(instants).min() > DAY * times.per_second * 3 // 4:
         days, _, daily = _dates(instants, times)
         if daily.all():
@@ -204,7 +185,7 @@ def _calendar_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
         weekday = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")[(int(days[0]) + 3) % 7]
         return f"{weeks if weeks > 1 else ''}W-{weekday}"
     weekdays = (days + 3) % 7
-    # Of a gap of a week or more nobody knows whether its weekends are days like any other.
+    # A gap of a week or more does not tell whether weekends are left out.
     weekend_left_out = (np.diff(weekdays) < 0) & (steps < 7)
     if step == 1 and (weekdays < 5).all() and weekend_left_out.any():
         return "B"
@@ -243,13 +224,7 @@ def _month_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
 def lay_out(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
-    """Makes the grid from the first to the last of some times.
-
-    Args:
-      instants: increasing, none twice.
-      frequency: the step.
-      times: what the column of times holds.
-      where: what to call the series in a message.
+    """Makes the grid from the first to the last of some increasing times.
 
     Raises:
       DataError: a time is not on the grid, or the grid would be far longer than the rows.
@@ -260,7 +235,7 @@ def lay_out(
     _check_room(instants, (int(instants[-1]) - int(instants[0])) // step + 1, times, where)
     positions, rest = np.divmod(instants - instants[0], step)
     if rest.any():
-        # The first row may be the one that is wrong: what most rows have in common is right.
+        # The first row may be the wrong one, so that the remainder of most rows counts as right.
         phases, counts = np.unique(instants % step, return_counts=True)
         _refuse(instants, instants % step == phases[counts.argmax()], frequency, times, where)
     if positions[-1] + 1 == len(instants):
@@ -287,7 +262,7 @@ def _lay_out_dates(
         return Grid(frequency, instants, None, clock)
     units = DAY * times.per_second
     grid = times.from_walls(calendar[places[0] :: frequency.step] * units + clock)
-    # A row keeps its own instant: of an hour that comes twice it may be the second.
+    # A row keeps its own instant, since it may be in the second of two equal hours.
     grid[positions] = instants
     return Grid(frequency, grid, positions, clock)
 
@@ -303,13 +278,13 @@ def _dates(
     on_clock = clocks == clock
     off = np.flatnonzero(~on_clock)
     if off.size and times.zone is not None:
-        # Where the clocks skip midnight, the day begins at what they show next.
+        # Where the clocks skip midnight, the day begins at the first time that they show.
         on_clock[off] = times.from_walls(days[off] * units + clock) == instants[off]
     return days, clock, on_clock
 
 
 def _dates_between(base: Any, first: int, last: int) -> Int64[np.ndarray, " dates"]:
-    """All dates of a calendar, in days since 1970."""
+    """All dates of a calendar from one day to another, in days since 1970."""
     import pandas as pd
 
     if isinstance(base, pd.offsets.Day):
@@ -356,18 +331,10 @@ def _check_room(
 def next_instants(
     last: int, clock: int, frequency: Frequency, times: TimeType, horizon: int
 ) -> Int64[np.ndarray, " H"]:
-    """The times that follow a grid; the array is shared between calls.
-
-    Args:
-      last: the last time of the grid.
-      clock: the grid's time of day.
-      frequency: its step.
-      times: what the column of times holds.
-      horizon: how many.
-    """
+    """The times that follow a grid, as a read-only array that calls share."""
     instants = _following(last, clock, frequency, times, horizon)
     room = np.iinfo(times.dtype if getattr(times.dtype, "kind", "M") in "iu" else np.int64)
-    # Beyond the last time that int64 holds, times begin again at the first.
+    # Times overflow beyond the last that int64 holds.
     again = instants[0] < last or (instants[1:] < instants[:-1]).any()
     if again or instants[-1] > room.max:
         raise DataError(
@@ -396,32 +363,3 @@ def _following(
         dates = pd.date_range(start, periods=count + 1, freq=frequency.base, unit="s")
         days = (dates.asi8 // DAY)[1:]
     return times.from_walls(days[frequency.step - 1 :: frequency.step] * units + clock)
-
-
-def season_length(freq: str) -> int:
-    """How many points the most usual season of a frequency has.
-
-    A day of hours and shorter steps, a week of days, a year of weeks, months and quarters.
-
-    Args:
-      freq: a pandas alias, as `Frequency.alias`.
-
-    Returns:
-      the number of points; 1 where there is no season, and for step numbers.
-    """
-    import pandas as pd
-    from pandas.tseries.frequencies import to_offset
-
-    if freq.isdigit():
-        return 1
-    try:
-        offset = to_offset(freq)
-    except ValueError:
-        # Periods have names of their own: M, Q and Y.
-        offset = to_offset(freq.replace("-", "E-", 1) if "-" in freq else freq + "E")
-    if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
-        day, rest = divmod(pd.Timedelta(days=1), pd.Timedelta(offset))
-        return int(day) if not rest else 1
-    name = offset.base.freqstr.split("-")[0].removesuffix("S").removesuffix("E")
-    season, rest = divmod(_SEASONS.get(name, 1), offset.n)
-    return season if not rest else 1

@@ -1,14 +1,17 @@
-"""From a data frame to series, and from their forecasts back to a frame; covariates in between."""
+"""Turns a data frame into series without covariate effects, and forecasts into a data frame."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
+from timemoe_jax.data.formats.frames import columns_of
+from timemoe_jax.data.formats.table_layout import ColumnNames, listed
 from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
-from timemoe_jax.forecasting.frames.frames import TimedFrame, read_frame, to_frame
+from timemoe_jax.forecasting.frames.frames import TimedFrame, series_of, to_frame
 from timemoe_jax.forecasting.frames.regression import Adjustment
 
 
@@ -16,19 +19,19 @@ from timemoe_jax.forecasting.frames.regression import Adjustment
 class FrameInputs:
     """The series of a data frame, ready to be forecast.
 
-    Attributes:
-      timed: the series, on their calendars.
-      horizon: points to forecast.
-      effects: of the covariates on each series; None without covariates.
+    `effects` is what covariates contribute to each series, None without covariates; `extra_ids` and
+    `extra_rows` are those of `AlignedCovariates`.
     """
 
     timed: TimedFrame
     horizon: int
-    effects: list[Adjustment] | None
+    effects: list[Adjustment] | None = None
+    extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)
+    extra_rows: int = 0
 
     @property
     def series(self) -> list[Float64[np.ndarray, " _"]]:
-        """What the model is to forecast: the series without what the covariates contribute."""
+        """The series without what the covariates contribute, which the model forecasts."""
         values = [each.values for each in self.timed.series]
         if self.effects is None:
             return values
@@ -40,8 +43,17 @@ class FrameInputs:
         """What to call the series in an error."""
         return [each.name for each in self.timed.series]
 
+    @property
+    def ignored_covariates(self) -> dict[str, dict[str, list[str]]]:
+        """For each covariate that was left out, the reasons, and the series that each holds for."""
+        ignored: dict[str, dict[str, list[str]]] = {}
+        for series, effect in zip(self.timed.series, self.effects or (), strict=False):
+            for name, reason in effect.ignored.items():
+                ignored.setdefault(name, {}).setdefault(reason, []).append(series.name)
+        return ignored
+
     def complete(self, forecasts: Float64[np.ndarray, "N H ..."]) -> Float64[np.ndarray, "N H ..."]:
-        """Forecasts or quantiles of `series`, with what the covariates will contribute."""
+        """Adds what the covariates will contribute to forecasts or quantiles of `series`."""
         if self.effects is None:
             return forecasts
         ahead = np.stack([effect.contribution_future for effect in self.effects])
@@ -60,8 +72,39 @@ class FrameInputs:
             missing=self.timed.missing,
             reordered=self.timed.reordered,
             ignored_columns=list(self.timed.ignored),
+            # As text, since a file of the frame may hold the attributes as JSON.
+            extra_ids={str(label): rows for label, rows in self.extra_ids.items()},
+            extra_rows=self.extra_rows,
+            ignored_covariates=self.ignored_covariates,
         )
         return frame
+
+    def warn(self) -> None:
+        """Warns of ids, rows and covariates that are not used, in a line each."""
+        if self.extra_ids:
+            warnings.warn(
+                f"df has no series of {_counted(len(self.extra_ids), 'id')} of future_df, whose "
+                f"{_counted(sum(self.extra_ids.values()), 'row')} are not used: "
+                f"{listed(self.extra_ids)}",
+                stacklevel=4,
+            )
+        if self.extra_rows:
+            warnings.warn(
+                f"{_counted(self.extra_rows, 'row')} of future_df are not used, since their times "
+                f"are none of the {self.horizon} that follow each series",
+                stacklevel=4,
+            )
+        for name, reasons in self.ignored_covariates.items():
+            for reason, series in reasons.items():
+                warnings.warn(
+                    f"the covariate {name!r} is not used for {len(series):,} of "
+                    f"{len(self.timed.series):,} series, since {reason}: {listed(series)}",
+                    stacklevel=4,
+                )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def prepare_frame(
@@ -72,26 +115,35 @@ def prepare_frame(
     past_covariates: Sequence[str] = (),
     freq: Any = None,
     where: str = "df",
-    **columns: Any,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    target: str | Sequence[str] | None = None,
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
 
-    Args:
-      df: a pandas DataFrame: see `read_frame`.
-      horizon: points to forecast.
-      future_df: covariates that are known for the times to forecast.
-      past_covariates: columns of `df` that are covariates without a known future.
-      freq: the step between times.
-      where: what to call `df` in a message.
-      columns: `id_column`, `timestamp_column` and `target`.
+    The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
+    `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
 
     Raises:
       DataError: the frame or a covariate cannot be used.
     """
-    known = () if future_df is None else shared_columns(df, future_df, **columns)
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    names = ColumnNames(id_column, timestamp_column, targets)
+    past = columns_of(df, where)
+    future = None if future_df is None else columns_of(future_df, "future_df")
+    known = () if future is None else shared_columns(past, future, names)
     covariates = (*known, *(name for name in past_covariates if name not in known))
-    timed = read_frame(df, freq=freq, covariates=covariates, where=where, **columns)
+    timed = series_of(past, names, freq, covariates, where)
+    if future is not None and not known:
+        warnings.warn(
+            "future_df is not used, since all of its columns are ids, times or targets",
+            stacklevel=3,
+        )
+        future = None
     if not covariates:
-        return FrameInputs(timed, horizon, None)
-    effects = adjustments(timed, align_covariates(df, future_df, timed, horizon))
-    return FrameInputs(timed, horizon, effects)
+        return FrameInputs(timed, horizon)
+    aligned = align_covariates(past, future, timed, horizon)
+    effects = adjustments(timed, aligned)
+    inputs = FrameInputs(timed, horizon, effects, aligned.extra_ids, aligned.extra_rows)
+    inputs.warn()
+    return inputs

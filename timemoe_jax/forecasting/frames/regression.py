@@ -1,15 +1,15 @@
 """What covariates contribute to one series: a ridge regression beside a slow baseline.
 
-A series is taken for a level and a season, which the model forecasts, plus a linear combination of
-its covariates. Its coefficients are estimated on what a linear filter leaves of both sides: a
-moving average is taken off, then what a trend and a season, filtered likewise, explain of the rest.
+The series is modeled as a level and a season, which the model forecasts, plus a linear combination
+of its covariates. The coefficients are estimated on the residuals of both after a linear filter: it
+takes off a moving average, then what a trend and a season, filtered likewise, explain of the rest.
 By the theorem of Frisch and Waugh (1933) and Lovell (1963), such a regression estimates the same
 coefficients as one with the level and season among its regressors, so that neither is attributed to
 a covariate.
 
-The strength of the ridge minimises generalised cross-validation (Golub, Heath and Wahba, 1979,
-"Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter"), where what the
-filter took counts as parameters, too. No contribution at all is one of the choices.
+The strength of the ridge minimizes generalized cross-validation (Golub, Heath and Wahba, 1979,
+"Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter"), where the
+parameters of the filter count, too. No contribution at all is one of the choices.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from timemoe_jax.errors import DataError
 # The level is an average over whole seasons, and over at least so many points: a shorter one would
 # take what a covariate does for a few days in a row.
 MIN_LEVEL_POINTS = 21
-# Of the seasons that tell how a season goes.
+# Seasons that are needed to estimate one.
 MIN_SEASONS = 3
-# Points that a regression needs: for each coefficient, and in any case.
+# Points that a regression needs for each coefficient, and beside that.
 POINTS_PER_COEFFICIENT = 3
 MIN_POINTS = 12
-# Frequencies of a season that are taken off: all of them for one of at most twice as many points,
+# Harmonics of a season that are taken off: all of them where it has at most twice as many points,
 # such as the weeks of a year.
 MAX_HARMONICS = 26
-# Of a column, what the filter leaves is rounding below this part of its deviation.
+# A residual below this part of the deviation of its column is rounding.
 _NOTHING = 1e-9
 _STRENGTHS = 10.0 ** np.arange(-8, 6.25, 0.25)
 
@@ -162,7 +162,7 @@ def _check_tables(
 def _check_points(
     past: Float64[np.ndarray, "T C"], used: int, labels: list[str], where: str
 ) -> None:
-    """Refuses a column without any value, and fewer points than the columns that vary need."""
+    """Refuses a column without a value, and too few points for the columns that vary."""
     filled = [column[~np.isnan(column)] for column in past.T]
     for label, column in zip(labels, filled, strict=True):
         if not column.size:
@@ -181,7 +181,7 @@ def _check_points(
 
 
 def _check_freedom(points: float, columns: int, where: str) -> None:
-    """Refuses points so far apart that an average around each holds little else."""
+    """Refuses points so far apart that the moving average explains nearly all of them."""
     needed = MIN_POINTS / 2 + 2 * columns
     if points < needed:
         raise DataError(
@@ -199,12 +199,7 @@ def _usable_season(season: int, used: int, columns: int) -> int:
 class _Smoother:
     """A level and a season, as a linear filter: the same one for the series and its covariates.
 
-    Args:
-      used: which points count.
-      season: points in a season; 1 for none.
-
-    Attributes:
-      parameters: how many the filter estimates: its trace.
+    `used` says which points count, `parameters` how many the filter estimates: its trace.
     """
 
     def __init__(self, used: Bool[np.ndarray, " T"], season: int):
@@ -213,21 +208,17 @@ class _Smoother:
         counts = _window_sums(used[:, None].astype(np.float64), self._width)
         self._counts = np.maximum(counts, 0.5)
         shapes = np.where(used[:, None], _trend_and_season(len(used), season), 0.0)
-        # The average leaves some of a season beside gaps and at the ends, where it is lopsided.
+        # The average is lopsided beside gaps and at the ends, where it leaves some of the season.
         shapes = self._unlevelled(shapes)
         power, axes = np.linalg.eigh(shapes.T @ shapes)
-        found = power > 1e-10 * max(power[-1], 1.0)
-        self._basis = shapes @ (axes[:, found] / np.sqrt(power[found]))
-        self.parameters = float((1 / counts[used]).sum()) + int(found.sum())
+        independent = power > 1e-10 * max(power[-1], 1.0)
+        self._basis = shapes @ (axes[:, independent] / np.sqrt(power[independent]))
+        self.parameters = float((1 / counts[used]).sum()) + int(independent.sum())
 
     def rest(self, table: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "n C"]:
-        """What it leaves of columns, at the points that count.
-
-        Args:
-          table: 0 where a point does not count.
-        """
+        """What the filter leaves of columns at the points that count; at others they are 0."""
         left = self._unlevelled(table)
-        # Twice: what rounding leaves of the first time is gone after the second.
+        # The second pass takes off what rounding leaves in the first.
         for _ in range(2):
             left = left - self._basis @ (self._basis.T @ left)
         return left
@@ -238,7 +229,7 @@ class _Smoother:
 
 @functools.lru_cache(maxsize=4)
 def _smoother(used: bytes, season: int) -> _Smoother:
-    """Made once for series that follow each other and have their values at the same places."""
+    """The filter, kept for further series that have their values at the same positions."""
     return _Smoother(np.frombuffer(used, bool), season)
 
 
@@ -247,7 +238,7 @@ def _trend_and_season(length: int, season: int) -> Float64[np.ndarray, "T K"]:
     t = np.arange(length)
     columns = [t / length - 0.5]
     for k in range(1, min(season // 2, MAX_HARMONICS) + 1):
-        # Of whole numbers, so that a long series has the same season at its end.
+        # The remainder of whole numbers keeps the season exact at the end of a long series.
         angle = 2 * np.pi * (k * t % season) / season
         columns.append(np.cos(angle))
         if 2 * k < season:
@@ -256,7 +247,7 @@ def _trend_and_season(length: int, season: int) -> Float64[np.ndarray, "T K"]:
 
 
 def _window_sums(table: Float64[np.ndarray, "T C"], width: int) -> Float64[np.ndarray, "T C"]:
-    """Sums over a window around each row; an even one counts both of its ends by half."""
+    """Sums over a window around each row; one of even width counts its two ends by half."""
 
     def around(reach: int) -> Float64[np.ndarray, "T C"]:
         rows = np.arange(len(table))
@@ -271,19 +262,19 @@ def _window_sums(table: Float64[np.ndarray, "T C"], width: int) -> Float64[np.nd
 def _ridge(
     table: Float64[np.ndarray, "n C"], target: Float64[np.ndarray, " n"], parameters: float
 ) -> tuple[Float64[np.ndarray, " C"], float]:
-    """Ridge regression whose strength minimises generalised cross-validation."""
+    """Ridge regression whose strength minimizes generalized cross-validation."""
     count = len(table)
     scales = np.sqrt(np.mean(np.square(table), axis=0))
     left, singular, right = np.linalg.svd(table / scales, full_matrices=False)
     seen = left.T @ target
     power = np.square(singular)[:, None]
     strengths = np.append(_STRENGTHS, np.inf)
-    # For each strength the part of every direction that the ridge takes.
+    # The part of each direction that the ridge keeps, for every strength.
     taken = power / (power + count * strengths)
     outside = max(float(target @ target - seen @ seen), 0.0)
     errors = outside + (np.square((1 - taken) * seen[:, None])).sum(axis=0)
     freedom = count - parameters - taken.sum(axis=0)
-    # The strongest of equals: where nothing is to be explained, nothing contributes.
+    # Among equal scores the strongest ridge wins: if there is nothing to explain, none contributes.
     scores = errors / np.square(freedom)
     best = len(scores) - 1 - int(scores[::-1].argmin())
     if not np.isfinite(strengths[best]):

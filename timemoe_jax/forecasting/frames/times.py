@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from timemoe_jax.data.formats.csv_files import parse_dates
+from timemoe_jax.data.formats.dates import parse_dates
+from timemoe_jax.data.formats.frames import date_namer, row_name
 from timemoe_jax.errors import DataError
 
 # Units of a datetime64 in a second.
@@ -18,8 +19,7 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 class TimeType:
     """What a column of times holds, and how it is written back.
 
-    Attributes:
-      dtype: of the column: datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
+    `dtype` is datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
     """
 
     dtype: Any
@@ -49,8 +49,7 @@ class TimeType:
     def index(self, instants: Int64[np.ndarray, " T"]) -> Any:
         """The times as a pandas Index of this type.
 
-        Args:
-          instants: [T]; units since 1970 UTC, ordinals of periods, or step numbers.
+        `instants` are units since 1970 UTC, ordinals of periods, or step numbers.
         """
         import pandas as pd
 
@@ -66,21 +65,14 @@ class TimeType:
         return str(self.index(np.array([instant], np.int64))[0])
 
     def walls(self, instants: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-        """What the clocks of the time zone show at some instants, in units since 1970.
-
-        Args:
-          instants: [T]; units since 1970 UTC.
-        """
+        """What the clocks of the time zone show at some instants, in units since 1970."""
         return instants if self.zone is None else self.index(instants).tz_localize(None).asi8
 
     def from_walls(self, walls: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-        """The instants at which the clocks show some times.
+        """The instants at which the clocks show some times, in units since 1970.
 
-        A time that the clocks skip is the first instant after it; of one that they show twice it
-        is the first.
-
-        Args:
-          walls: [T]; units since 1970.
+        A time that the clocks skip is the first instant after it; one that they show twice is the
+        first of the two.
         """
         import pandas as pd
 
@@ -91,16 +83,11 @@ class TimeType:
         return index.tz_localize(self.zone, ambiguous=first, nonexistent="shift_forward").asi8
 
 
-def read_times(column: Any, where: str) -> tuple[Int64[np.ndarray, " rows"], TimeType]:
-    """Turns a column of times into integers.
+def read_times(frame: Any, name: str, where: str) -> tuple[Int64[np.ndarray, " rows"], TimeType]:
+    """Turns a column of times into integers, and returns the type to write times back in.
 
-    Args:
-      column: a pandas Series of datetime64 with or without a time zone, periods, integers, dates
-        as text, or `datetime` and `date` objects. Not modified.
-      where: what to call the frame in a message.
-
-    Returns:
-      the time of each row and what to write times back as. Text and objects become datetime64.
+    The column holds datetime64 with or without a time zone, periods, integers, dates as text, or
+    `datetime` and `date` objects; text and objects become datetime64.
 
     Raises:
       DataError: a time is missing or no date, the time zones are mixed, or the column holds
@@ -108,13 +95,13 @@ def read_times(column: Any, where: str) -> tuple[Int64[np.ndarray, " rows"], Tim
     """
     import pandas as pd
 
-    place = f"{where}: column {column.name!r}"
-    column = _as_times(column, place)
+    title = f"{where}: column {name!r}"
+    column = _as_times(frame, name, where)
     missing = column.isna().to_numpy()
     if missing.any():
+        row = row_name(frame, int(missing.argmax()))
         raise DataError(
-            f"{place} has no time in row {int(missing.argmax())} ({int(missing.sum())} such rows); "
-            "every row needs one"
+            f"{title} has no time in {row} ({int(missing.sum())} such rows); every row needs one"
         )
     dtype = column.dtype
     if pd.api.types.is_integer_dtype(dtype):
@@ -125,16 +112,17 @@ def read_times(column: Any, where: str) -> tuple[Int64[np.ndarray, " rows"], Tim
     first, last = int(instants.min()), int(instants.max())
     if last - first >= 2**63:
         raise DataError(
-            f"{place} spans from {times.show(first)} to {times.show(last)}, more than its unit can "
+            f"{title} spans from {times.show(first)} to {times.show(last)}, more than its unit can "
             "tell apart; correct the times"
         )
     return instants, times
 
 
-def _as_times(column: Any, place: str) -> Any:
+def _as_times(frame: Any, name: str, where: str) -> Any:
     """The column as integers, periods or datetime64."""
     import pandas as pd
 
+    column, title = frame[name], f"{where}: column {name!r}"
     dtype = column.dtype
     if isinstance(dtype, pd.ArrowDtype) and dtype.kind == "M":
         zone, unit = dtype.pyarrow_dtype.tz, dtype.pyarrow_dtype.unit
@@ -148,30 +136,21 @@ def _as_times(column: Any, place: str) -> Any:
         return column
     if kinds.is_numeric_dtype(dtype):
         raise DataError(
-            f"{place} must hold dates, periods or whole step numbers, but is of dtype {dtype}; "
+            f"{title} must hold dates, periods or whole step numbers, but is of dtype {dtype}; "
             "convert it with pandas.to_datetime or astype(int)"
         )
-    parsed = _parsed(column, place)
-    if parsed is None:
-        raise DataError(
-            f"{place} mixes time zones or offsets from UTC; bring all rows to one time zone, "
-            "with pandas.to_datetime(..., utc=True).dt.tz_convert(...)"
-        )
-    return parsed
-
-
-def _parsed(column: Any, place: str) -> Any:
-    """Text or objects as datetime64; None where the only thing wrong is more than one zone."""
-    import pandas as pd
-
     for layout in (None, "ISO8601"):
         with warnings.catch_warnings():
-            # pandas warns where it would read each row in a way of its own.
+            # pandas warns where it would guess a layout for each row.
             warnings.simplefilter("error")
             try:
                 return pd.to_datetime(column, format=layout)
             except (Warning, ValueError, TypeError, OverflowError):
                 continue
     cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-    parse_dates(cells, lambda row: f"{place}: row {row}")
-    return None
+    parse_dates(cells, date_namer(frame, name, where))
+    # All of them are dates, so that pandas can only have refused their time zones.
+    raise DataError(
+        f"{title} mixes time zones or offsets from UTC; bring all rows to one time zone, "
+        "with pandas.to_datetime(..., utc=True).dt.tz_convert(...)"
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
+from timemoe_jax.data.seasons import season_of_values
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
@@ -21,15 +22,6 @@ from timemoe_jax.forecasting.intervals.rolling import (
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
 from timemoe_jax.forecasting.scoring.metrics import seasonal_scale
 
-# Steps of a season that calendars give to series: quarters and months in a year, days in a week and
-# a month, weeks in a year, and the days, weeks and years of steps from a minute to a day.
-SEASONS = (4, 7, 12, 24, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672, 1440)
-# An autocorrelation below this is no season worth repeating, nor is a peak by less than this.
-LEAST_AUTOCORRELATION = 0.2
-LEAST_PROMINENCE = 0.1
-FLAT_PEAK = 0.03  # noise moves the top of a smooth peak by a few lags
-# Multiples of a season correlate as much as it does, but for chance: the shortest counts.
-SAME_AUTOCORRELATION = 0.05
 NAMES_SHOWN = 10
 
 
@@ -149,7 +141,7 @@ def backtest(
       folds: of each series.
       predict: the model.
       context_length: at most so many points are read by a forecast of the model.
-      season: the steps of a season; None finds it in each series, see `find_season`.
+      season: the steps of a season; None finds it in each series, see `season_of_values`.
       names: what to call each series.
 
     Raises:
@@ -181,66 +173,6 @@ def backtest(
     )
 
 
-def find_season(values: Float64[np.ndarray, " T"]) -> int:
-    """The season of a series: where its autocorrelation peaks, among the usual lengths.
-
-    The series loses its straight line first. A length of `SEASONS` counts where it fits three
-    times, its
-    autocorrelation is 0.2 or more, within 0.03 of the highest at lags up to a sixteenth away, and
-    0.1 above the lowest at any shorter lag, unlike that of a trend. Of those within 0.05 of the
-    highest, the shortest is the season.
-
-    Args:
-      values: NaN where a value is missing; pairs with one do not count.
-
-    Returns:
-      the steps of the season; 1 where there is none.
-    """
-    observed = ~np.isnan(values)
-    if observed.sum() < 3:
-        return 1
-    steps = np.arange(len(values), dtype=np.float64)
-    # Of a size near 1, so that no square overflows.
-    scaled = values / (np.abs(values[observed]).max() or 1.0)
-    line = np.polynomial.Polynomial.fit(steps[observed], scaled[observed], 1)
-    rest = np.where(observed, scaled - line(steps), 0.0)
-    if np.abs(rest).max() < 1e-12:
-        return 1
-    correlation = _autocorrelation(rest, observed, len(values) // 3 + 2)
-    found = {}
-    for season in SEASONS:
-        if season >= len(correlation) - 1:
-            break
-        here = correlation[season]
-        if here < LEAST_AUTOCORRELATION:
-            continue
-        around = correlation[season - max(1, season // 16) : season + max(1, season // 16) + 1]
-        peak = here >= np.nanmax(around) - FLAT_PEAK
-        if peak and here - np.nanmin(correlation[1:season]) >= LEAST_PROMINENCE:
-            found[season] = here
-    near = [s for s, here in found.items() if here >= max(found.values()) - SAME_AUTOCORRELATION]
-    return min(near, default=1)
-
-
-def _autocorrelation(
-    values: Float64[np.ndarray, " T"], observed: np.ndarray, lags: int
-) -> Float64[np.ndarray, " lags"]:
-    """Of the lags from 0 up, each over its own pairs of observed values; NaN without such."""
-    size = 1 << (2 * len(values) - 1).bit_length()
-
-    def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        spectrum = np.conj(np.fft.rfft(a, size)) * np.fft.rfft(b, size)
-        return np.fft.irfft(spectrum, size)[:lags]
-
-    there = observed.astype(np.float64)
-    squares = np.square(values)
-    # Each lag by the power of the very values it pairs: 1 for a series that repeats exactly.
-    power = np.sqrt(np.maximum(products(squares, there) * products(there, squares), 0))
-    pairs = products(there, there)
-    small = (pairs < 2.5) | (power <= 1e-12 * squares.sum())
-    return np.where(small, np.nan, products(values, values) / np.where(small, 1, power))
-
-
 def _fold_origins(
     series: Float64[np.ndarray, " T"], horizon: int, folds: int, season: int | None, label: str
 ) -> Int[np.ndarray, " folds"]:
@@ -270,7 +202,7 @@ def _score(
 ) -> SeriesBacktest:
     horizon = forecasts.shape[1]
     past = series[: origins[0]]
-    chosen = find_season(past) if season is None else season
+    chosen = season_of_values(past) if season is None else season
     naive = np.concatenate([seasonal_naive(series[None, :t], horizon, chosen) for t in origins])
     target = series[origins[0] :].reshape(forecasts.shape)
     counted = ~(np.isnan(target) | np.isnan(naive) | np.isnan(forecasts))

@@ -1,14 +1,14 @@
 """A compact binary form of the meta.json of a Time-300B folder, made once and then mapped.
 
 The index lies beside meta.json as `meta.index`, or, where that folder cannot be written to, in
-$TIMEMOE_CACHE, by default ~/.cache/timemoe_jax; it holds a column per field, each as narrow as
-keeps every value exactly:
+$TIMEMOE_CACHE, by default ~/.cache/timemoe_jax. It holds a column per field, each in the narrowest
+dtype that keeps every value exactly:
 
     lengths | offsets | means | stds | frequencies | header (JSON) | footer
 
-What is in an index has been checked, and the header says which meta.json it was made of. The
-header and the lengths are compared with checksums on opening, every other column a block at a
-time, when one is first read from. A small meta.json has no index: it is read as quickly.
+Its contents were checked when it was made, and the header says of which meta.json. Opening compares
+the header and the lengths with checksums; every other column is compared a block at a time, when
+the block is first read. A small meta.json has no index, since it is read as quickly.
 """
 
 import contextlib
@@ -29,12 +29,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int, Int64
 
+from timemoe_jax.data.formats.lines import open_binary
 from timemoe_jax.data.formats.time300b.meta import Columns, FolderMeta, Layout, check_files
 from timemoe_jax.errors import DataError
 
-# From this size of meta.json on, an index is kept on disk; a tenth of a second is saved by then.
+# From this size of meta.json on, an index is kept on disk: it saves a tenth of a second.
 INDEX_FROM_BYTES = 1 << 20
-# From this size on an index is mapped into memory: every map holds a file open.
+# From this size on, an index is mapped into memory; every map holds a file open.
 _MAP_FROM_BYTES = 1 << 23
 
 _MAGIC = b"TMOE-IX1"
@@ -48,12 +49,9 @@ Scratch = Callable[[], IO[bytes]]
 
 
 class Entry(NamedTuple):
-    """Where one sequence lies.
+    """Where a sequence begins, counted over all files, and the mean and std that undo its scaling.
 
-    Attributes:
-      offset: its first point, counted over all files.
-      mean: what is added to the stored values; NaN where they are stored as they were.
-      std: what the stored values are multiplied by; NaN likewise.
+    Both are NaN where the values are stored as they were.
     """
 
     offset: int
@@ -64,17 +62,9 @@ class Entry(NamedTuple):
 class FolderIndex:
     """The sequences of a Time-300B folder, without their values.
 
-    Attributes:
-      lengths: the points of each sequence [num_sequences], read-only, int32 if all fit.
-      layout: the data files and their dtype.
-      made_from: size in bytes and time of modification in ns of the meta.json.
-
-    Args:
-      buffer: the index, as `open_index` finds it.
-      path: the file that it came from; None if it is only in memory.
-
-    Raises:
-      ValueError: it is damaged.
+    `lengths` holds the points of each sequence [num_sequences], read-only, int32 if all fit;
+    `layout` the data files and their dtype; `made_from` the size in bytes and the time of
+    modification in ns of the meta.json. A damaged index is a ValueError.
     """
 
     def __init__(self, buffer: bytes | mmap.mmap, path: Path | None = None):
@@ -103,11 +93,7 @@ class FolderIndex:
         self._compared = np.zeros(blocks, bool)
 
     def entry(self, i: int) -> Entry:
-        """Looks up where sequence `i` lies.
-
-        Raises:
-          DataError: the index is damaged.
-        """
+        """Looks up where sequence `i` lies."""
         self._check_block(i // _BLOCK)
         offset = self._offsets.item(i)
         if self._means is None or self._stds is None:
@@ -115,11 +101,7 @@ class FolderIndex:
         return Entry(offset, self._means.item(i), self._stds.item(i))
 
     def frequency(self, i: int) -> str | None:
-        """Looks up the sampling frequency of sequence `i`: its own, else that of the folder.
-
-        Raises:
-          DataError: the index is damaged.
-        """
+        """Looks up the sampling frequency of sequence `i`: its own, else that of the folder."""
         if "frequency" not in self._columns:
             return self.layout.frequency
         self._check_block(i // _BLOCK)
@@ -178,10 +160,7 @@ def _contents(path: Path) -> bytes | mmap.mmap:
 
 
 def open_index(path: Path) -> FolderIndex:
-    """Finds the index of a meta.json, or makes it.
-
-    Args:
-      path: of meta.json.
+    """Opens the index of a meta.json, and makes it where there is none.
 
     Raises:
       DataError: meta.json or a data file is missing, damaged, or at odds with the other.
@@ -194,14 +173,14 @@ def open_index(path: Path) -> FolderIndex:
         try:
             index = FolderIndex(_contents(place), place)
         except (OSError, ValueError):
-            # There is none, or a damaged one, which is made again.
+            # There is no index, or a damaged one: it is made again.
             continue
         if index.made_from == version:
             check_files(path, index.layout.dtype, index.layout.files)
             return index
     logging.info("%s: making an index of it, once", path)
     for place in places:
-        # Where this folder cannot be written to, or is full, the next one may do.
+        # If this folder cannot be written to, or is full, the next one is tried.
         with contextlib.suppress(OSError):
             _make(path, place)
             return FolderIndex(_contents(place), place)
@@ -215,7 +194,7 @@ def open_index(path: Path) -> FolderIndex:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Size and time of modification: another pair is another meta.json."""
+    """The size and time of modification: if they differ, meta.json has changed."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -226,7 +205,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Where the index of a meta.json may lie, the first that can be written to."""
+    """Where the index of a meta.json may lie, the preferred path first."""
     yield path.with_name("meta.index")
     folder = os.path.expanduser(os.environ.get("TIMEMOE_CACHE") or "~/.cache/timemoe_jax")
     if not folder.startswith("~"):
@@ -241,14 +220,10 @@ def _made_in_memory(path: Path) -> FolderIndex:
 
 
 def _make(path: Path, place: Path) -> None:
-    """Writes the index of a meta.json; others never see a part of it.
-
-    Raises:
-      OSError: it cannot be written there.
-    """
+    """Writes the index of a meta.json; other processes never see a part of it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        # Unnamed files: nothing is left of them if the process is killed.
+        # These files have no name: nothing is left of them if the process is killed.
         def scratch() -> IO[bytes]:
             return stack.enter_context(tempfile.TemporaryFile(dir=place.parent))
 
@@ -270,7 +245,7 @@ def _read(path: Path, scratch: Scratch) -> tuple["_Table", dict[str, Any]]:
     """Reads a meta.json into columns, which grow in files that `scratch` makes."""
     version = _version(path)
     table = _Table(path, scratch)
-    with _open(path) as stream:
+    with open_binary(path) as stream:
         meta = FolderMeta(path, stream)
         for columns in meta.columns():
             table.add(columns)
@@ -293,13 +268,6 @@ def _write(target: BinaryIO, table: "_Table", header: dict[str, Any]) -> None:
     target.write(text + _FOOTER.pack(at, zlib.crc32(text), _MAGIC))
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
 class _Table:
     """The columns of an index while it is made."""
 
@@ -315,8 +283,8 @@ class _Table:
         self.count = 0
         self.frequencies: dict[str, int] = {}
         self._has_statistics = False
-        # Of all entries: the last point after any, and whether each begins where or after the one
-        # before it ends.
+        # The end of the sequence that reaches furthest, that sequence, and whether each sequence
+        # begins at or after the end of the one before.
         self._end = 0
         self._furthest = (0, 0, 0)
         self._ascending = True
@@ -338,7 +306,7 @@ class _Table:
         self.count += len(columns.lengths)
 
     def _codes(self, frequencies: list[str | None]) -> np.ndarray:
-        """Numbers for frequencies: 0 for none, else 1 + the place among those seen."""
+        """Numbers frequencies: 0 for none, else 1 + the position among those seen."""
         new = set(frequencies) - {None}
         if not new:
             return np.zeros(len(frequencies), np.uint16)
@@ -366,11 +334,7 @@ class _Table:
             self._last_stop = int(stops[-1])
 
     def check(self, total: int) -> None:
-        """Compares all sequences with the points of the files, and with one another.
-
-        Raises:
-          DataError: one reaches beyond the files, or two share points.
-        """
+        """Refuses sequences that reach beyond the points of the files, or that share points."""
         if self._end > total:
             i, offset, length = self._furthest
             raise DataError(
@@ -385,7 +349,7 @@ class _Table:
         starts = offsets[order]
         shared = np.flatnonzero(starts[1:] < (starts + lengths[order])[:-1])
         if shared.size:
-            # They would be trained on twice, and could be held out and trained on at once.
+            # Training would see them twice, and they could be held out and trained on at once.
             a, b = order[shared[0]], order[shared[0] + 1]
             raise DataError(
                 f"{self._path}: sequence {a} with offset {offsets[a]} and length {lengths[a]} "
@@ -394,7 +358,7 @@ class _Table:
             )
 
     def write(self, target: BinaryIO) -> dict[str, dict[str, Any]]:
-        """Writes the columns that say anything; returns where they lie."""
+        """Writes the columns that say anything; returns where each lies."""
         unused = set() if self._has_statistics else {"mean", "std"}
         unused |= set() if self.frequencies else {"frequency"}
         return {
@@ -405,7 +369,7 @@ class _Table:
 
 
 class _Column:
-    """A column while it grows in a file, as wide as any value may need."""
+    """A column that grows in a file, in the wide dtype that any value fits."""
 
     def __init__(self, stream: IO[bytes], narrow: str, wide: str):
         self._stream = stream
@@ -422,12 +386,12 @@ class _Column:
         self._stream.write(values.astype(self._wide, copy=False).tobytes())
 
     def values(self) -> np.ndarray:
-        """All values at once, as wide as they were given."""
+        """All values at once, in the wide dtype."""
         self._stream.seek(0)
         return np.frombuffer(self._stream.read(), self._wide)
 
     def write(self, target: BinaryIO) -> dict[str, Any]:
-        """Writes the values, as narrow as keeps them; returns how, and where they lie."""
+        """Writes the values in the narrowest dtype that keeps them; returns how and where."""
         dtype = self._narrow if self._fits else self._wide
         target.write(bytes(-target.tell() % _ALIGNMENT))
         at, checksums = target.tell(), []

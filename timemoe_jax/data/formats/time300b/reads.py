@@ -1,8 +1,8 @@
-"""Reading from many files in any order: a few of them stay open, for the next read.
+"""Reading from many files in any order, of which a few stay open for the next read.
 
-Opening a file takes longer than reading a window from it. Every thread has files of its own, so
-that none is closed while another reads; and each read says where it reads, so that a forked
-process, whose files are the same, is not in the way.
+Opening a file takes longer than reading a window from it. Every thread has open files of its own,
+so that no thread closes a file that another reads. Each read gives its position, so that forked
+processes can share open files.
 """
 
 import bisect
@@ -21,7 +21,7 @@ MOST_OPEN = 32
 
 
 class _Descriptors:
-    """The open files of a thread by path, the one used last at the end; closed with the thread."""
+    """The open files of a thread by path, the last used at the end; they close with the thread."""
 
     def __init__(self) -> None:
         self.by_path: OrderedDict[str, int] = OrderedDict()
@@ -50,20 +50,10 @@ _of_thread = _OfThread()
 
 
 def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
-    """Fills an array with what lies in a file.
+    """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
-    A file that was deleted or replaced may still be read as it was when it was opened.
-
-    Args:
-      path: of the file.
-      values: the bytes to fill.
-      offset: where in the file they begin.
-
-    Returns:
-      how many were filled: fewer than there is room for only where the file ends.
-
-    Raises:
-      OSError: the file cannot be opened or read.
+    They are fewer than asked for only where the file ends. A file that was deleted or replaced may
+    still be read as it was when it was opened. An OSError says that it cannot be read.
     """
     if not hasattr(os, "preadv"):
         with open(path, "rb") as stream:
@@ -71,7 +61,7 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
             return stream.readinto(values.data)
     descriptor = _of_thread.descriptors.open(path)
     done = count = os.preadv(descriptor, [values.data], offset)
-    while count and done < values.size:  # the system gives out no more than 2 GiB at once
+    while count and done < values.size:  # one call returns no more than 2 GiB
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
         done += count
     return done
@@ -80,18 +70,18 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
 def read_points(
     paths: Sequence[str], starts: Sequence[int], begin: int, values: Shaped[np.ndarray, " n"]
 ) -> None:
-    """Fills an array with points that lie in files one after the other.
+    """Fills `values`, of the dtype of the files, with points that follow each other in files.
 
     Args:
       paths: of the files.
       starts: the first point of each file, then the number of all points.
       begin: the first point to read.
-      values: takes as many as it has room for, which must be there, of the dtype of the files.
+      values: takes as many points as it has room for, which must be there.
 
     Raises:
       DataError: a file cannot be read, or has become shorter.
     """
-    # A file without points shares its start with the next one: the right one passes it over.
+    # A file without points shares its start with the next file: `bisect_right` finds that one.
     file, at, end = bisect.bisect_right(starts, begin) - 1, begin, begin + len(values)
     while at < end:
         upto = min(end, starts[file + 1])
