@@ -482,7 +482,7 @@ def test_iterator_of_another_kind_is_named(run, params):
 LOOP = """
 import sys
 import jax.numpy as jnp
-from timemoe_jax.checkpoint import Checkpoints
+from timemoe_jax.checkpoints.store import Checkpoints
 with Checkpoints(sys.argv[1], keep=3, config={"model": {}}) as checkpoints:
     for step in range(1, 100_000):
         arrays = {f"w{i}": jnp.full((200, 200), step, jnp.float32) for i in range(20)}

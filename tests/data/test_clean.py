@@ -219,7 +219,7 @@ def test_finished_sources_are_not_done_again_and_new_ones_are_added(tree, tmp_pa
 
 SLOW_RUN = """
 import sys
-from timemoe_jax.data.clean_folder import clean_folder
+from timemoe_jax.data.corpus.clean import clean_folder
 clean_folder(sys.argv[1], sys.argv[2], num_processes=2, points_per_task=1)
 """
 
