@@ -13,6 +13,8 @@ study was stopped. Expected result: `results.md`, `results.json` and `ablations.
 import ml_collections
 
 from configs import scaling, time_moe_nano
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.evaluation.studies.config import AblationsConfig, ScoreConfig
 
 
 def small_nano() -> ml_collections.ConfigDict:
@@ -29,7 +31,8 @@ def get_config(base: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "ablations"
     config.base = scaling.base_config(base) if base else small_nano()
-    config.ablations = {"variants": "", "seeds": (0, 1, 2), "points": 1_000_000}
-    config.score = {"horizons": (24, 96), "max_windows": 200}
+    config.ablations = as_config_dict(AblationsConfig)
+    config.ablations.points = 1_000_000
+    config.score = as_config_dict(ScoreConfig)
     config.lock()
     return config

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import ml_collections
 
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.evaluation.studies.config import ScalingConfig, ScoreConfig
+
 BASE = "configs/time_moe_nano.py"
 
 
@@ -32,16 +35,7 @@ def get_config(base: str = BASE) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "scaling"
     config.base = base_config(base)
-    config.scaling = {
-        "hidden_sizes": (48, 64, 96, 128),
-        "num_layers": (2, 3, 3, 4),
-        "num_heads": (8, 8, 8, 8),
-        "learning_rates": (),  # one for each size; empty: the base's
-        "points": (1_000_000, 2_000_000, 4_000_000),
-        "measure": "validation_loss",
-        "num_resamples": 200,
-        "confidence": 0.9,
-    }
-    config.score = {"horizons": (24, 96), "max_windows": 200}
+    config.scaling = as_config_dict(ScalingConfig)
+    config.score = as_config_dict(ScoreConfig)
     config.lock()
     return config

@@ -4,6 +4,8 @@ The command line prints any `TimeMoeError` as one line and exits with status 2; 
 also the built-in error that a caller would expect to catch.
 """
 
+from collections.abc import Collection
+
 
 class TimeMoeError(Exception):
     """Something the user gave is wrong; the message names what, and what would be right."""
@@ -19,3 +21,9 @@ class DataError(TimeMoeError, ValueError):
 
 class CheckpointError(TimeMoeError, ValueError):
     """A folder is no checkpoint, or what it holds is damaged or does not fit the model."""
+
+
+def listed(items: Collection[object], most: int = 8, separator: str = ", ") -> str:
+    """Joins at most `most` items, and says how many more there are: "a, b and 3 more"."""
+    shown = separator.join(str(item) for item in list(items)[:most])
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")

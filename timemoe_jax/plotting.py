@@ -3,15 +3,11 @@
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 
 from timemoe_jax.errors import DataError
 

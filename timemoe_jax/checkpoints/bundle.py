@@ -23,7 +23,7 @@ from flax import nnx
 
 from timemoe_jax.checkpoints.step import as_path
 from timemoe_jax.config import DTYPES, from_mapping
-from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, ModelConfig
 from timemoe_jax.models.time_moe.model import abstract_model
 
@@ -274,5 +274,4 @@ def _sha256(data: bytes) -> str:
 
 
 def _some(problems: Sequence[str]) -> str:
-    more = f" and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-    return "; ".join(problems[:_MOST]) + more
+    return listed(problems, _MOST, "; ")

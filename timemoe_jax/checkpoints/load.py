@@ -24,7 +24,7 @@ from timemoe_jax.checkpoints.step import (
 )
 from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
 from timemoe_jax.config import from_mapping
-from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.time_moe.config import ModelConfig
 from timemoe_jax.models.time_moe.model import abstract_model
 
@@ -162,8 +162,7 @@ def _locate(place: Any) -> tuple[Any, int]:
     if steps := list_steps(place):
         return place, steps[-1]
     names = sorted(f.name for f in place.iterdir())
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    found = f"holds only {', '.join(names[:5])}{more}" if names else "is empty"
+    found = f"holds only {listed(names, 5)}" if names else "is empty"
     raise CheckpointError(f"{place} {found}, so it is no checkpoint; give {ACCEPTED}")
 
 

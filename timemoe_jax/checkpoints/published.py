@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from timemoe_jax.errors import CheckpointError, ConfigError
+from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.time_moe.config import ModelConfig
 from timemoe_jax.models.time_moe.model import abstract_model
 from timemoe_jax.models.time_moe.published import (
@@ -246,9 +246,7 @@ def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], tensors: 
 
 
 def _list(items: list[str], most: int = 20) -> str:
-    """At most so many of the items, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return listed(items, most)
 
 
 def _write_shards(path: Path, tensors: dict[str, np.ndarray], most: int) -> list[Path]:

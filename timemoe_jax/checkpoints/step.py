@@ -22,7 +22,7 @@ import numpy as np
 
 from timemoe_jax.checkpoints.checksums import DamagedError, check_crc32, checksum, checksums_of
 from timemoe_jax.checkpoints.trees import flatten, json_copy, unflatten
-from timemoe_jax.errors import CheckpointError
+from timemoe_jax.errors import CheckpointError, listed
 from timemoe_jax.runtime import distributed
 
 FORMAT = 2
@@ -163,8 +163,7 @@ def _check_fit(where: str, records: Mapping[str, Any], wanted: Mapping[str, Any]
         if name in records and tuple(records[name]["shape"]) != tuple(np.shape(leaf))
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where}: {'; '.join(problems[:5])}{more}")
+        raise CheckpointError(f"{where}: {listed(problems, 5, '; ')}")
 
 
 def _read_arrays(

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
 from timemoe_jax.data.formats.csv_files import Table, read_csv
-from timemoe_jax.errors import DataError
-
-PROTOCOLS = ("complete", "published")
+from timemoe_jax.errors import DataError, listed
+from timemoe_jax.evaluation.config import PROTOCOLS
 
 # Horizon -> context of the published results (arXiv 2409.16040, Section 4).
 PUBLISHED_CONTEXTS = {96: 512, 192: 1024, 336: 2048, 720: 3072}
@@ -114,9 +113,8 @@ def find_dataset(name_or_path: str, data_dir: str | Path | None = None) -> Path:
         raise DataError(
             f"{name_or_path!r} could be any of {', '.join(map(str, found))}; give the path"
         )
-    there = ", ".join(str(p.relative_to(folder)) for p in known[:20]) or "no .csv"
-    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    raise DataError(f"there is no {name_or_path}.csv under {folder}, which holds {there}{more}")
+    there = listed([p.relative_to(folder) for p in known], 20) or "no .csv"
+    raise DataError(f"there is no {name_or_path}.csv under {folder}, which holds {there}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

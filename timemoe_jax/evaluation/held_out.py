@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.held_out_windows import Chunk, HeldOut, SourceWindows, read_windows
+from timemoe_jax.evaluation.tables import error_pair, markdown_table, without_nan
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums
 from timemoe_jax.models.decoding import horizon_plan
@@ -33,6 +34,9 @@ class Errors:
 
     mse: float
     mae: float
+
+    def __str__(self) -> str:
+        return error_pair(self.mse, self.mae)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,27 +116,25 @@ class HeldOutScores:
             }
             for h in self.horizons
         }
-        return _jsonable({**dataclasses.asdict(self), "average": averages})
+        return without_nan({**dataclasses.asdict(self), "average": averages})
 
     def to_markdown(self) -> str:
         """A table with a row for each source and horizon, the averages, and what was left out."""
-        head = ["source", "horizon", "windows", *(m.replace("_", " ") for m in self.methods)]
+        header = ["source", "horizon", "windows", *(m.replace("_", " ") for m in self.methods)]
         rows = [
-            [s.name, str(h), f"{s.windows[h]:,}", *(_pair(s.errors[h][m]) for m in self.methods)]
+            [s.name, str(h), f"{s.windows[h]:,}", *(str(s.errors[h][m]) for m in self.methods)]
             for s in self.sources
             for h in self.horizons
             if s.windows[h]
         ]
         for h in self.horizons:
             count = sum(s.windows[h] > 0 for s in self.sources)
-            averages = [_pair(self.average(h, m)) for m in self.methods]
+            averages = [str(self.average(h, m)) for m in self.methods]
             rows.append([f"mean of {count} sources", str(h), "", *averages])
         for h in self.horizons:
             relative = [f"{self.relative_mse(h, m):.4f}" for m in self.methods]
             rows.append(["MSE over context mean's", str(h), "", *relative])
-        lines = [head, ["---"] * len(head), *rows]
-        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return table + "\n" + self._notes() + "\n"
+        return f"{markdown_table(header, rows)}\n{self._notes()}\n"
 
     def _notes(self) -> str:
         without = [s.name for s in self.sources if not any(s.windows.values())]
@@ -289,15 +291,3 @@ class _Tally:
                 for h, sums in self._sums.items()
             },
         )
-
-
-def _pair(errors: Errors) -> str:
-    return f"{errors.mse:.4f} / {errors.mae:.4f}"
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -25,6 +25,7 @@ from timemoe_jax.evaluation.benchmarks import (
     published_results,
 )
 from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring import baselines
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums
@@ -322,7 +323,6 @@ def results_table(manifest: Mapping[str, Any]) -> str:
     subset = bool(manifest["max_windows"])
     rows = [_row(cell, published, subset) for cell in cells]
     rows += [_average_row(cells, published, subset)] if len(cells) > 1 else []
-    lines = [" | ".join(header), " | ".join("---" for _ in header), *map(" | ".join, rows)]
     notes = [
         f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
         f"checkpoint {manifest['checkpoint'] or 'none'}."
@@ -331,7 +331,7 @@ def results_table(manifest: Mapping[str, Any]) -> str:
         notes.append(
             f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."
         )
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(notes) + "\n"
+    return "\n".join([markdown_table(header, rows), *notes]) + "\n"
 
 
 _Scores = tuple[float | None, float | None]  # MSE and MAE
@@ -354,7 +354,7 @@ def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
 
 def _row(cell: Cell, published: Sequence[str], subset: bool) -> list[str]:
     row = [cell["dataset"], str(cell["horizon"])]
-    row += [_pair(scores) for scores in _all_scores(cell, published)]
+    row += [error_pair(*scores) for scores in _all_scores(cell, published)]
     return row + ([f"{cell['windows']:,} of {cell['windows_in_protocol']:,}"] if subset else [])
 
 
@@ -367,9 +367,4 @@ def _average_row(cells: Sequence[Cell], published: Sequence[str], subset: bool) 
 
     columns = zip(*(_all_scores(cell, published) for cell in cells), strict=True)
     averages = [(mean([s[0] for s in column]), mean([s[1] for s in column])) for column in columns]
-    return ["average", "", *map(_pair, averages), *([""] if subset else [])]
-
-
-def _pair(scores: _Scores) -> str:
-    mse, mae = scores
-    return "" if mse is None or mae is None else f"{mse:.4f} / {mae:.4f}"
+    return ["average", "", *(error_pair(*pair) for pair in averages), *([""] if subset else [])]

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import DataError, listed
 
 # unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are in use.
 ID_NAMES = ("unique_id", "item_id", "id")
@@ -181,5 +181,4 @@ def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    shown = ", ".join(repr(name) for name in list(names)[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "") if shown else "nothing"
+    return listed([repr(name) for name in names]) or "nothing"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.studies.run import measured

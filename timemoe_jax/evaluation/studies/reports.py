@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from timemoe_jax.evaluation.studies.pictures import plot_ablations, plot_scaling
 from timemoe_jax.evaluation.studies.run import Result, measured, run_variants
 from timemoe_jax.evaluation.studies.scaling_law import PARAMETERS, ScalingFit, fit_scaling_law
 from timemoe_jax.evaluation.studies.variants import ablation_variants, scaling_variants
+from timemoe_jax.evaluation.tables import markdown_table, number
 from timemoe_jax.runtime.progress import say
 
 # The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the
@@ -130,10 +131,10 @@ def scaling_tables(
     for r in results:
         row = [r["kind"], f"{r['hidden_size']} x {r['layers']}", str(r["intermediate_size"])]
         row += [f"{r[name]:,}" for name in ("activated_parameters", "total_parameters", "points")]
-        row += [_number(r["validation"][name]) for name in ("validation_loss", *heads)]
-        row += [_number(r["held_out"]["average"][h]["model"]["mse"]) for h in horizons]
+        row += [number(r["validation"][name]) for name in ("validation_loss", *heads)]
+        row += [number(r["held_out"]["average"][h]["model"]["mse"]) for h in horizons]
         rows.append(row)
-    text = "Validation losses at the end of each run.\n\n" + _table(header, rows)
+    text = "Validation losses at the end of each run.\n\n" + markdown_table(header, rows)
     text += (
         f"\nL(N, D) = E + A / N^a + B / D^b fitted to {config.measure}, with N the activated "
         f"parameters and D the points; intervals of {config.confidence:.0%} from "
@@ -143,7 +144,7 @@ def scaling_tables(
         [kind, *(_interval(fit, name) for name in PARAMETERS), f"{fit.residual:.4f}"]
         for kind, fit in fits.items()
     ]
-    text += _table(["kind", "E", "A", "a", "B", "b", "residual of log L"], rows)
+    text += markdown_table(["kind", "E", "A", "a", "B", "b", "residual of log L"], rows)
     return text + "".join(f"\nNo law for {kind}: {why}.\n" for kind, why in refused.items())
 
 
@@ -205,13 +206,4 @@ def ablation_table(results: Sequence[Result], horizons: Sequence[int]) -> str:
         "base model on six benchmarks, a larger model on other data and another scale: compare "
         "signs and order.\n"
     )
-    return _table(header, rows) + notes
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return markdown_table(header, rows) + notes

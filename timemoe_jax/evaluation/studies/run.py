@@ -16,7 +16,7 @@ import numpy as np
 
 from timemoe_jax.data.corpus.staging import claimed
 from timemoe_jax.data.pipeline.training_data import open_training_data
-from timemoe_jax.errors import ConfigError
+from timemoe_jax.errors import ConfigError, listed
 from timemoe_jax.evaluation.held_out import HeldOutScores, score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.evaluation.studies.config import ScoreConfig
@@ -173,9 +173,9 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
         now |= _flat({"score": json.loads(json.dumps(dataclasses.asdict(scoring)))})
     names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     if names:
-        shown = [f"{name} {then.get(name)} but {now.get(name)} now" for name in names[:5]]
+        differences = [f"{name} {then.get(name)} but {now.get(name)} now" for name in names]
         raise ConfigError(
-            f"{folder} is of another config; it has {', '.join(shown)}: give another workdir"
+            f"{folder} is of another config; it has {listed(differences, 5)}: give another workdir"
         )
 
 
