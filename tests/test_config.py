@@ -1,6 +1,8 @@
 """Every check of a configuration, each with a message that names the field and the value."""
 
 import dataclasses
+import subprocess
+import sys
 
 import ml_collections
 import pytest
@@ -56,6 +58,11 @@ def test_mixing_weights():
 def test_which_batches_have_segments():
     fields = ({}, {"policy": "packing"}, {"policy": "packing", "packing_bleeds": True})
     assert [data_config(**f).segmented for f in fields] == [False, True, False]
+
+
+def test_a_config_does_not_wait_for_jax():
+    code = "import timemoe_jax.training.config, sys; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_configurations_are_frozen():

@@ -10,10 +10,8 @@ from timemoe_jax.config import (
     require_not_negative,
     require_positive,
 )
+from timemoe_jax.nn import attention, experts
 
-EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
-EXPERT_EXCHANGES = ("all_gather", "all_to_all")
-ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "splash")
 REMAT_POLICIES = ("none", "full", "products")
 FORECAST_PLANS = ("fitting", "covering")
 
@@ -135,9 +133,9 @@ class ModelConfig:
         require_choice(self, "forecast_plan", FORECAST_PLANS)
         require_choice(self, "dtype", DTYPES)
         require_choice(self, "remat", REMAT_POLICIES)
-        require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
-        require_choice(self, "expert_exchange", EXPERT_EXCHANGES)
-        require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+        require_choice(self, "expert_implementation", experts.IMPLEMENTATIONS)
+        require_choice(self, "expert_exchange", experts.EXCHANGES)
+        require_choice(self, "attention_implementation", attention.IMPLEMENTATIONS)
 
     @property
     def head_dim(self) -> int:

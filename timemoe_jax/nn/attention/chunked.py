@@ -27,12 +27,9 @@ def scores(
     keys: Float[Array, "B K S H"],
     allowed: Bool[Array, "#B T S"],
 ) -> Float[Array, "B K Q S"]:
-    """Scaled scores in float32, those not allowed at minus infinity in all but name.
+    """Scaled scores in float32; those that are not allowed are too low to have a weight.
 
-    Args:
-      queries: of each key/value head, those of its query heads one after the other: Q = heads * T.
-      keys: one per key/value head and position.
-      allowed: which positions each query may read.
+    The queries of a key/value head are those of its query heads one after the other: Q = heads * T.
     """
     batch, kv_heads, rows, size = queries.shape
     length = allowed.shape[-2]
@@ -67,14 +64,7 @@ def allowed_reads(
     mask: Bool[Array, "B T"] | None,
     segments: Int[Array, "B T"] | None,
 ) -> Bool[Array, "#B Q S"]:
-    """Which of the first `stop` positions each of the queries `start` to `stop` may read.
-
-    Args:
-      start: the first query.
-      stop: the position after the last query.
-      mask: False where a position must not be read; None reads all.
-      segments: a position reads those of its own segment alone; None is one segment.
-    """
+    """Which of the first `stop` positions each of the queries `start` to `stop` may read."""
     allowed = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
     if mask is not None:
         allowed = allowed & mask[:, None, :stop]
@@ -102,16 +92,7 @@ def chunked(
     segments: Int[Array, "B T"] | None,
     chunk: int,
 ) -> Float[Array, "B N T H"]:
-    """Causal attention in a static loop over chunks of queries.
-
-    Args:
-      queries: one per head and position.
-      keys: one per key/value head and position.
-      values: likewise.
-      mask: False where a position must not be read; None reads all.
-      segments: a position reads those of its own segment alone; None is one segment.
-      chunk: queries at a time.
-    """
+    """`causal_attention` in a static loop over chunks of so many queries."""
     return _forward(queries, keys, values, mask, segments, chunk)[0]
 
 
@@ -132,7 +113,7 @@ def _forward(
 
 
 def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any:
-    """With P = exp(S - log denominator) and row sums r = <dO, O>:
+    """Computes, with P = exp(S - log denominator) and row sums r = <dO, O>,
 
     dV = P^T dO,  dS = P * (dO V^T - r),  dQ = dS K / sqrt(H),  dK = dS^T Q / sqrt(H).
     """

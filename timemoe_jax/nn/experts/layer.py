@@ -21,11 +21,11 @@ class SparseMoe(nnx.Module):
       num_experts_per_tok: K.
       init: of every kernel.
       dtype: of the products; the router is float32.
-      implementation: of the routed experts, see `experts.expert_ffn`.
-      exchange: between devices, see `expert_parallel.apply_experts`.
+      implementation: of the routed experts, see `expert_ffn`.
+      exchange: between devices, see `apply_experts`.
       capacity_factor: likewise.
-      selection_bias: whether there is a bias [E], at first 0, that has a say in the choice of the
-        experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
+      selection_bias: whether there is a bias [E], at first 0, that takes part in the choice of
+        the experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
       rngs: the source of the initial kernels.
     """
 

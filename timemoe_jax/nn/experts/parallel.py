@@ -1,16 +1,16 @@
 """Routed experts on a mesh: the tokens of a group of devices meet experts spread over the group.
 
 Each of the n devices along `expert` holds E / n of the experts and its own part of the batch, T
-tokens. Two ways to bring them together, the volumes per device and layer in one direction:
+tokens. There are two ways to bring them together; volumes are per device and layer, one way:
 
-    all_gather   every device of the group gets all tokens, computes those that chose its experts,
-                 and the parts of each token's result are added up where it came from. Exact,
+    all_gather   every device of the group gets all tokens and computes those that chose its
+                 experts; the parts of each token's result are added up where it came from. Exact,
                  nothing is dropped. Moves (n - 1) T (2 D b + 8 K): an all-gather of tokens (b
                  bytes a number) and of their K indices and weights, and a reduce-scatter.
-    all_to_all   each device sends each other one the tokens that chose its experts, up to a
+    all_to_all   each device sends every other device the tokens that chose its experts, up to a
                  capacity of C = factor * T K / n for each pair of devices, and gets the results
-                 back. What goes beyond is dropped, and counted. Moves (n - 1) C (2 D b + 4), less
-                 than the above when factor * K < n.
+                 back. Tokens beyond the capacity are dropped, and counted. Moves
+                 (n - 1) C (2 D b + 4), less than the above when factor * K < n.
 
 Along `tensor` each device computes a part of every expert's width; the parts are added up outside.
 Along `fsdp` the kernels are gathered here, in the dtype of the products, and their gradients
@@ -26,6 +26,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from timemoe_jax.nn.experts import EXCHANGES
 from timemoe_jax.nn.experts.capacity import capacity, fill, slots
 from timemoe_jax.nn.experts.compute import count_dropped, expert_ffn
 from timemoe_jax.nn.experts.routing import Routing
@@ -33,7 +34,6 @@ from timemoe_jax.nn.experts.weights import ExpertWeights, rows
 from timemoe_jax.nn.layers import Initializer
 from timemoe_jax.runtime import partitioning
 
-EXCHANGES = ("all_gather", "all_to_all")
 _WIDE, _NARROW = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")
 _KERNELS: Any = ExpertWeights(*(_WIDE, _WIDE, _NARROW))  # type: ignore[arg-type]
 
@@ -47,13 +47,13 @@ def apply_experts(
     capacity_factor: float,
     exchange: str,
 ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-    """`experts.expert_ffn` of all tokens, on whatever mesh there is.
+    """`expert_ffn` of all tokens, on whatever mesh there is.
 
     Args:
       x: the tokens.
       routing: of the B * T tokens in order.
       weights: the kernels, of x's dtype.
-      implementation: on each device, see `experts.expert_ffn`.
+      implementation: on each device, see `expert_ffn`.
       capacity_factor: of "capacity" and of "all_to_all".
       exchange: "all_gather" or "all_to_all", between the devices of the `expert` axis.
 
@@ -93,14 +93,7 @@ def exchange_volume(
 ) -> dict[str, int]:
     """Bytes that each device sends in the forward pass of one layer, by kind of collective.
 
-    Args:
-      exchange: "all_gather" or "all_to_all".
-      tokens: T, of each device.
-      choices: K.
-      d_model: D.
-      devices: n, along `expert`.
-      itemsize: b, bytes of a number.
-      capacity_factor: of "all_to_all".
+    With T `tokens` of each device, K `choices` and n `devices` along `expert`.
     """
     others = devices - 1
     if exchange == "all_gather":
@@ -199,7 +192,7 @@ class Experts(nnx.Module):
       d_hidden: F.
       init: of every kernel.
       dtype: of the products.
-      implementation: see `experts.expert_ffn`.
+      implementation: see `expert_ffn`.
       exchange: see `apply_experts`.
       capacity_factor: likewise.
       rngs: the source of the initial kernels.
