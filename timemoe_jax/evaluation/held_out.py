@@ -2,9 +2,9 @@
 
 timemoe score --checkpoint=RUN --path=DIRS --horizons=96,336,720 --context=512
 
-Every model is scored on the same windows: a context, z-scored by its own statistics, and what
-follows it, in the same units. So a score does not depend on a model's heads, loss or
-standardisation, and models that differ in those can be compared.
+Every model is scored on the same windows: a context, standardized by its own statistics, and what
+follows it, in the same units. So a score does not depend on a model's heads, loss or way of
+standardizing, and models that differ in those can be compared.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
 METHODS = ("model", "naive", "context_mean")
-# Units of the context's deviation, as in training with data.clip: one window that leaves its
-# context far behind would otherwise decide the score of its source.
+# In deviations of the context, as in training with data.clip: one window that leaves its context
+# far behind would otherwise decide the score of its source.
 CLIP = 10.0
 
 
@@ -41,64 +41,47 @@ class Errors:
 
 @dataclasses.dataclass(frozen=True)
 class SourceScore:
-    """What one source says of a model.
+    """The scores of a model on one source."""
 
-    Attributes:
-      name: domain and name of the source.
-      num_series: how many it has.
-      too_short: series without room for a context and the shortest horizon.
-      unusable: windows not scored, since their context is flat or its last point is missing.
-      windows: by horizon, how many were scored.
-      clipped: by horizon, the share of the true values that were clipped.
-      errors: by horizon and method.
-    """
-
-    name: str
+    name: str  # domain and name of the source
     num_series: int
-    too_short: int
-    unusable: int
-    windows: dict[int, int]
-    clipped: dict[int, float]
-    errors: dict[int, dict[str, Errors]]
+    too_short: int  # series without room for a context and the shortest horizon
+    unusable: int  # windows not scored: their context is flat, or its last point is missing
+    windows: dict[int, int]  # by horizon, how many were scored
+    clipped: dict[int, float]  # by horizon, the share of the true values that were clipped
+    errors: dict[int, dict[str, Errors]]  # by horizon and method
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutScores:
-    """What `score` found.
-
-    Attributes:
-      context_length, horizons, max_windows: as they were asked for.
-      clip: how far from its context's mean a value counts, in deviations.
-      num_read: how many of a context's last points the model read.
-      sources: each by itself.
-    """
+    """The result of `score`: what was asked for, and each source by itself."""
 
     context_length: int
     horizons: tuple[int, ...]
     max_windows: int
-    clip: float
-    num_read: int
+    clip: float  # how far from its context's mean a value counts, in deviations
+    num_read: int  # how many of a context's last points the model read
     sources: tuple[SourceScore, ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What was scored: the model, if there was one, and what any has to beat."""
+        """What was scored: the model, if there was one, and the baselines."""
         return tuple(
             m for m in METHODS if any(m in s.errors[self.horizons[0]] for s in self.sources)
         )
 
     def average(self, horizon: int, method: str = "model") -> Errors:
         """The mean over the sources that have a window at a horizon, each counting the same."""
-        found = [s.errors[horizon][method] for s in self.sources if s.windows[horizon]]
-        if not found:
+        errors = [s.errors[horizon][method] for s in self.sources if s.windows[horizon]]
+        if not errors:
             return Errors(float("nan"), float("nan"))
-        return Errors(*np.mean([(e.mse, e.mae) for e in found], axis=0).tolist())
+        return Errors(*np.mean([(e.mse, e.mae) for e in errors], axis=0).tolist())
 
     def relative_mse(self, horizon: int, method: str = "model") -> float:
-        """The geometric mean over sources of the MSE over that of the context's mean.
+        """The geometric mean over sources of the MSE divided by that of the context's mean.
 
-        No source decides it by being hard to forecast. NaN where no source has a window, or an
-        error is 0.
+        So no source outweighs the others by being hard to forecast. NaN where no source has a
+        window, or an error is 0.
         """
         errors = [s.errors[horizon] for s in self.sources if s.windows[horizon]]
         pairs = np.array([(e[method].mse, e["context_mean"].mse) for e in errors])
@@ -165,14 +148,14 @@ def score(
 ) -> HeldOutScores:
     """Scores a model, the last value and the context's mean on the same windows.
 
-    Forecasts are made with normalize="instance". Contexts, truths and forecasts are z-scored by the
-    context (population deviation), and what lies farther than `clip` from 0 is moved there, in
-    truths and forecasts alike. A missing truth counts for nothing; a window whose context is flat
-    or ends with a missing point is not scored, and counted.
+    Forecasts are made with normalize="instance". Contexts, truths and forecasts are standardized by
+    the context (population deviation); truths and forecasts are clipped to +-`clip`. A missing
+    truth counts for nothing; a window whose context is flat or ends with a missing point is not
+    scored, but counted.
 
     Args:
       forecaster: the model; None scores the other two alone.
-      held_out: of `choose_windows`.
+      held_out: the windows, of `choose_windows`.
       clip: in deviations of the context, above 0.
       num_read: how many of a context's last points the model reads, so that lengths can be compared
         on the same windows and in the same units; None: all.
@@ -197,8 +180,9 @@ def score(
         for windows in held_out.windows:
             tally = _Tally(held_out.horizons, clip, forecaster is not None)
             for chunk in read_windows(held_out, windows):
-                made = _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
-                tally.add(chunk, made)
+                tally.add(
+                    chunk, _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
+                )
                 bar.update(chunk.num_windows)
             scores.append(tally.finish(windows))
     return HeldOutScores(
@@ -215,33 +199,33 @@ def _forecast(
 ) -> dict[int, Float64[np.ndarray, "W H"]]:
     """The model's forecasts of each horizon that there is room for.
 
-    One of a longer horizon serves a shorter one where it begins with the same heads.
+    A longer forecast serves a shorter horizon where it begins with the same heads.
     """
-    made: dict[int, Float64[np.ndarray, "W H"]] = {}
+    forecasts: dict[int, Float64[np.ndarray, "W H"]] = {}
     if forecaster is None or not len(chunk.contexts):
-        return made
+        return forecasts
     plans = {
         h: horizon_plan(h, forecaster.config.horizon_lengths, forecaster.config.forecast_plan)
         for h in horizons
         if h <= chunk.truths.shape[1]
     }
     for h in sorted(plans, reverse=True):
-        longer = [other for other in made if plans[other][: len(plans[h])] == plans[h]]
+        longer = [other for other in forecasts if plans[other][: len(plans[h])] == plans[h]]
         if longer:
-            made[h] = made[longer[0]][:, :h]
+            forecasts[h] = forecasts[longer[0]][:, :h]
         else:
-            made[h] = forecaster.forecast(
+            forecasts[h] = forecaster.forecast(
                 chunk.contexts[:, -num_read:],
                 h,
                 context_length=num_read,
                 normalize="instance",
                 batch_size=batch_size,
             ).point
-    return made
+    return forecasts
 
 
 class _Tally:
-    """Errors of a source so far."""
+    """The running sums of one source."""
 
     def __init__(self, horizons: tuple[int, ...], clip: float, model: bool):
         methods = METHODS if model else METHODS[1:]
@@ -251,8 +235,8 @@ class _Tally:
         self._clipped = dict.fromkeys(horizons, 0)
         self._unusable = 0
 
-    def add(self, chunk: Chunk, made: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
-        """Counts windows and the forecasts of them."""
+    def add(self, chunk: Chunk, by_model: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
+        """Adds the errors of a chunk of windows; the model's forecasts come by horizon."""
         self._unusable += chunk.num_windows - len(chunk.contexts)
 
         def scaled(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
@@ -271,13 +255,13 @@ class _Tally:
             self._clipped[h] += int(np.count_nonzero(far))
             last = np.broadcast_to(clipped(chunk.contexts[:, -1:]), truths.shape)
             forecasts = {"naive": last, "context_mean": np.zeros(truths.shape)}
-            if h in made:
-                forecasts["model"] = clipped(made[h])
+            if h in by_model:
+                forecasts["model"] = clipped(by_model[h])
             for method, forecast in forecasts.items():
                 sums[method].update(forecast[seen], truths[seen])
 
     def finish(self, windows: SourceWindows) -> SourceScore:
-        """The means."""
+        """The mean errors."""
         counts = {h: sums["naive"].count for h, sums in self._sums.items()}
         return SourceScore(
             windows.name,

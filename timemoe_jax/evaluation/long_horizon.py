@@ -35,8 +35,8 @@ from timemoe_jax.runtime.progress import progress_bar
 PUBLISHED_MODELS = ("base", "large", "ultra")
 VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
 
-# Context parroting compares a season, but no fewer points than these: one or a few of them say at
-# what level a series is, not where in its course.
+# Context parroting compares a season, but at least this many points: fewer say at what level a
+# series is, not where in its course.
 MIN_STRETCH = 8
 
 BASELINES = ("naive", "seasonal_naive", "parroting")
@@ -46,21 +46,15 @@ Cell = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells of one dataset and context length that are scored from one forecast of each context.
-
-    Attributes:
-      benchmark: the dataset.
-      windows: of each cell.
-      places: of each cell in the manifest.
-    """
+    """Cells of one dataset and context length that are scored from one forecast of each context."""
 
     benchmark: Benchmark
-    windows: tuple[BenchmarkWindows, ...]
-    places: tuple[int, ...]
+    windows: tuple[BenchmarkWindows, ...]  # of each cell
+    places: tuple[int, ...]  # the index of each cell in the manifest
 
     @property
     def horizons(self) -> tuple[int, ...]:
-        """Of the cells."""
+        """The horizon of each cell."""
         return tuple(windows.horizon for windows in self.windows)
 
 
@@ -122,20 +116,13 @@ def group_cells(
 ) -> list[Group]:
     """Finds the cells that can be scored from one forecast of each context.
 
-    They are of one dataset and context length, and the model reads the same heads for all of them,
-    so that the forecast of a horizon is the beginning of that of a longer one. The baselines'
-    always is. Subsets of windows are others for each horizon, so that nothing is shared there.
-
-    Args:
-      plan: the dataset and the windows of each cell, in the order of the manifest.
-      forecaster: None if the baselines alone are scored.
-      max_windows: the most windows of a cell; None takes all.
-
-    Returns:
-      groups in the order of their first cells.
+    They share the dataset and the context length, and the model reads the same heads for all of
+    them, so that the forecast of a horizon is the beginning of that of a longer one; a baseline's
+    always is. With `max_windows` each horizon has other windows, so that nothing is shared. The
+    plan is in the order of the manifest, and groups are in the order of their first cells.
     """
 
-    def shared(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
+    def key(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
         heads = None
         if forecaster:
             model = forecaster.config
@@ -143,30 +130,22 @@ def group_cells(
         subset = None if max_windows is None else windows.horizon
         return id(benchmark), windows.context_length, heads, subset
 
-    found: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for place, cell in enumerate(plan):
-        found.setdefault(shared(*cell), []).append(place)
+        groups.setdefault(key(*cell), []).append(place)
     return [
         Group(plan[places[0]][0], tuple(plan[place][1] for place in places), tuple(places))
-        for places in found.values()
+        for places in groups.values()
     ]
 
 
 def evaluate_group(
     forecaster: Forecaster | None, group: Group, config: EvalConfig, progress: bool = True
 ) -> list[Cell]:
-    """Scores one dataset at some horizons, on the scale of the train split, in float64.
+    """Scores the cells of a group in order, on the scale of the train split, in float64.
 
-    Every cell is scored on its own windows alone, of which shorter horizons have more.
-
-    Args:
-      forecaster: None scores the baselines alone.
-      group: the cells; a single one, or as `group_cells` found them.
-      config: batch size, normalisation and protocol.
-      progress: whether to show a progress bar.
-
-    Returns:
-      the cells, in the order of the group.
+    Every cell is scored on its own windows alone, of which shorter horizons have more. Without a
+    forecaster the baselines alone are scored.
     """
     sums: list[dict[str, ErrorSums]] = [{} for _ in group.windows]
     start = time.perf_counter()
@@ -202,7 +181,7 @@ def _forecasts(
     context: Float64[np.ndarray, "B T"],
     config: EvalConfig,
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
-    """By method, as far as the longest horizon of the group."""
+    """The forecasts of each method, as far as the longest horizon of the group."""
     horizon = max(group.horizons)
     forecasts = _baselines(context, horizon, group.benchmark.season)
     if forecaster:
@@ -222,14 +201,7 @@ def _targets(
     channel: Int64[np.ndarray, " B"],
     target_row: Int64[np.ndarray, " B"],
 ) -> tuple[Int64[np.ndarray, " S"], Float64[np.ndarray, "S H"]]:
-    """Which contexts of a batch are followed by a window's target, and these targets.
-
-    Args:
-      benchmark: the dataset.
-      windows: of one horizon.
-      channel: of each context.
-      target_row: the row that follows each context.
-    """
+    """Which contexts of a batch are followed by a window's target, and these targets."""
     # Window k of a channel has its first target in row k of the test split.
     scored = np.flatnonzero(target_row - benchmark.borders[1] < windows.num_per_channel)
     rows = target_row[scored, None] + np.arange(windows.horizon)
@@ -249,25 +221,21 @@ def _baselines(
     context: Float64[np.ndarray, "B T"], horizon: int, season: int
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
     length = context.shape[1]
-    made = {
+    forecasts = {
         "naive": baselines.naive(context, horizon),
         "seasonal_naive": baselines.seasonal_naive(context, horizon, min(season, length)),
     }
     stretch = parroting_stretch(season, length)
     if stretch:
-        made["parroting"] = baselines.context_parroting(context, horizon, stretch)
-    return made
+        forecasts["parroting"] = baselines.context_parroting(context, horizon, stretch)
+    return forecasts
 
 
 def parroting_stretch(season: int, context_length: int) -> int | None:
-    """The points that context parroting compares: a season, at least `MIN_STRETCH`.
+    """How many points context parroting compares: a season, at least `MIN_STRETCH`.
 
-    At most half of the context, so that there is an earlier stretch; None for one of a single
+    At most half of the context, so that there is an earlier stretch; None for a context of one
     point, which has none.
-
-    Args:
-      season: the steps of one.
-      context_length: the points of a context.
     """
     return min(max(season, MIN_STRETCH), context_length // 2) or None
 
@@ -279,10 +247,8 @@ def _describe(
     config: EvalConfig,
 ) -> Cell:
     """How a cell was obtained, in enough detail to obtain it again."""
-    scaler = {
-        column: {"mean": float(mean), "std": float(std)}
-        for column, mean, std in zip(benchmark.columns, benchmark.mean, benchmark.std, strict=True)
-    }
+    columns = zip(benchmark.columns, benchmark.mean.tolist(), benchmark.std.tolist(), strict=True)
+    scaler = {name: {"mean": mean, "std": std} for name, mean, std in columns}
     return {
         "dataset": benchmark.name,
         "horizon": windows.horizon,
@@ -304,13 +270,13 @@ def _describe(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in VERSIONS_OF:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def results_table(manifest: Mapping[str, Any]) -> str:
@@ -339,16 +305,14 @@ _Scores = tuple[float | None, float | None]  # MSE and MAE
 
 def _published(cell: Cell, model: str) -> _Scores:
     """The published zero-shot scores of a cell, if there are any."""
-    return published_results.get((cell["dataset"], cell["horizon"]), {}).get(model, (None, None))
-
-
-def _scores(cell: Cell, method: str) -> _Scores:
-    return cell.get(f"{method}mse"), cell.get(f"{method}mae")
+    scores: Mapping[str, Any] = published_results.get((cell["dataset"], cell["horizon"]), {})
+    return scores.get(model, (None, None))
 
 
 def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
     """Ours, the baselines', and those of the published models named."""
-    ours = [_scores(cell, method) for method in ("", *(f"{name}_" for name in BASELINES))]
+    prefixes = ("", *(f"{name}_" for name in BASELINES))
+    ours = [(cell.get(f"{prefix}mse"), cell.get(f"{prefix}mae")) for prefix in prefixes]
     return ours + [_published(cell, name) for name in published]
 
 
