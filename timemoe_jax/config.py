@@ -51,10 +51,7 @@ def as_config_dict(cls: type[Any]) -> "ConfigDict":
 def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "config") -> Any:
     """Builds a frozen configuration from nested mappings, checking every name, type and value.
 
-    Args:
-      cls: the dataclass to build.
-      mapping: its fields; a `ConfigDict` or a plain dictionary.
-      where: how to name the mapping in an error.
+    The mapping is a `ConfigDict` or a plain dictionary, called `where` in an error.
 
     Raises:
       ConfigError: a field is unknown, missing or of the wrong type, or a value is impossible.

@@ -8,7 +8,7 @@ from timemoe_jax.models.time_moe.config import ModelConfig
 from timemoe_jax.models.time_moe.model import count_parameters
 from timemoe_jax.training.config import RunConfig
 
-# Beyond any error of a z-scored value, so that Huber is half the square everywhere.
+# Larger than any error of a standardized value, so that Huber is half the square everywhere.
 QUADRATIC = 1e6
 
 
@@ -20,7 +20,6 @@ def _squared(run: RunConfig) -> RunConfig:
     return dataclasses.replace(run, loss=dataclasses.replace(run.loss, huber_delta=QUADRATIC))
 
 
-# What each changes of the base.
 ABLATIONS: Mapping[str, Any] = {
     "full": lambda run: run,
     "mse_loss": _squared,
@@ -40,12 +39,9 @@ ABLATIONS: Mapping[str, Any] = {
 
 
 def equally_activated_dense(model: ModelConfig) -> ModelConfig:
-    """The dense model with as nearly as possible the parameters that a sparse one activates.
+    """The dense model that is nearest to the parameters that a sparse one activates.
 
     Only the width of its feed-forward layers differs; `count_parameters` says how near it is.
-
-    Args:
-      model: the sparse one.
     """
 
     def dense(width: int) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""What studies say: the fits, tables beside the paper's numbers, and pictures."""
+"""Results of studies: the fits, tables beside the paper's numbers, and pictures."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from timemoe_jax.evaluation.studies.variants import ablation_variants, scaling_v
 from timemoe_jax.evaluation.tables import markdown_table, number
 from timemoe_jax.runtime.progress import say
 
-# The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the
-# scale of each train split. Another measure than this library's, on other data: only differences
-# from "full" can be set beside each other, and only by their sign and order.
+# The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the scale of
+# each train split. This library measures something else on other data: compare only differences
+# from "full", and only by their sign and order.
 PUBLISHED_MSE = {
     "full": 0.262,
     "heads_1_8_32_64": 0.262,
@@ -49,13 +49,9 @@ class Spread(NamedTuple):
 
 
 def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
-    """Runs what is not finished of a study, and writes what came of it.
+    """Runs what is not finished of a study, and writes its results to the workdir.
 
     `results.json` has every number, `results.md` the tables, a .png the picture.
-
-    Args:
-      config: of the study.
-      workdir: where it writes, and goes on.
 
     Raises:
       ConfigError, DataError, CheckpointError, TrainingError: as a run does.
@@ -75,8 +71,8 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
 
 def _report_scaling(config: StudyConfig, workdir: Path, results: Sequence[Result]) -> str:
     fits, refused = fit_kinds(config.scaling, results)
-    found = {kind: fit.as_dict() for kind, fit in fits.items()}
-    everything = {"variants": list(results), "fits": found, "not_fitted": refused}
+    laws = {kind: fit.as_dict() for kind, fit in fits.items()}
+    everything = {"variants": list(results), "fits": laws, "not_fitted": refused}
     (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
     plot_scaling(workdir / "scaling.png", config.scaling.measure, results, fits)
     return scaling_tables(config.scaling, results, fits, refused)
@@ -93,12 +89,7 @@ def _report_ablations(config: StudyConfig, workdir: Path, results: Sequence[Resu
 def fit_kinds(
     config: ScalingConfig, results: Sequence[Result]
 ) -> tuple[dict[str, ScalingFit], dict[str, str]]:
-    """The law of the sparse and of the dense models, or why there is none.
-
-    Args:
-      config: what is fitted, and how often it is resampled.
-      results: of all variants.
-    """
+    """The law of the sparse and of the dense models, or why there is none."""
     fits, refused = {}, {}
     for kind in KINDS:
         runs = [r for r in results if r["kind"] == kind]
@@ -154,19 +145,12 @@ def _interval(fit: ScalingFit, name: str) -> str:
 
 
 def spread(results: Sequence[Result], variant: str, horizon: int, metric: str = "mse") -> Spread:
-    """Over the seeds of a variant: its held-out error, the mean over sources.
-
-    Args:
-      results: of all variants.
-      variant: whose.
-      horizon: of the forecasts.
-      metric: "mse" or "mae".
-    """
+    """The held-out "mse" or "mae" of a variant, the mean over sources, over its seeds."""
     return _spread([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
 
 
 def difference(results: Sequence[Result], variant: str, horizon: int) -> Spread:
-    """Over the seeds that both have: how much a variant's MSE lies above that of "full"."""
+    """How much a variant's MSE lies above that of "full", over the seeds that both have."""
     by_seed = {r["seed"]: _errors(r, horizon, "mse") for r in results if r["variant"] == "full"}
     pairs = [r for r in results if r["variant"] == variant and r["seed"] in by_seed]
     return _spread([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])

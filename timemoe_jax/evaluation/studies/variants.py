@@ -10,24 +10,18 @@ from timemoe_jax.training.config import RunConfig
 
 
 class Variant(NamedTuple):
-    """One run of a study.
+    """One run of a study."""
 
-    Attributes:
-      name: of its folder.
-      config: of the run.
-      labels: what tells it from the others.
-    """
-
-    name: str
+    name: str  # of its folder
     config: RunConfig
-    labels: dict[str, Any]
+    labels: dict[str, Any]  # what tells it from the others
 
 
 def scaling_variants(config: StudyConfig) -> list[Variant]:
     """Every size with every number of points, sparse and dense, in the order of their cost.
 
-    Widths of feed-forward layers are to the hidden size as in the base. Warm-up and decay are the
-    same share of each run. A number of points becomes whole updates.
+    Feed-forward layers are as wide, relative to the hidden size, as in the base. Warm-up and decay
+    are the same share of each run. Numbers of points are rounded to whole updates.
     """
     base, scaling = config.base, config.scaling
     rates = scaling.learning_rates or (base.optimizer.learning_rate,) * len(scaling.hidden_sizes)
@@ -76,7 +70,7 @@ def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
 def ablation_variants(config: StudyConfig) -> list[Variant]:
     """Every ablation with every seed, seed by seed, so that a first table comes early.
 
-    Where none is named, those that change nothing of the base are left out: they are "full".
+    If the config names no ablation, those that change nothing of the base are left out.
 
     Raises:
       ConfigError: an ablation cannot be applied to the base.
@@ -84,8 +78,8 @@ def ablation_variants(config: StudyConfig) -> list[Variant]:
     ablations, base = config.ablations, config.base
     if ablations.points:
         base = _for_points(base, ablations.points, base.optimizer.learning_rate)
-    train_ = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
-    base = dataclasses.replace(base, train=train_)
+    training = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
+    base = dataclasses.replace(base, train=training)
     variants = []
     for seed in ablations.seeds:
         full = dataclasses.replace(base, seed=seed)

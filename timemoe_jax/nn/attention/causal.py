@@ -18,6 +18,10 @@ from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn.attention import kernels
 from timemoe_jax.nn.attention.chunked import (
     TILE_BYTES,
+    Keys,
+    Mask,
+    Queries,
+    Segments,
     allowed_reads,
     chunked,
     scores,
@@ -61,13 +65,13 @@ def attend(
 
 
 def causal_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None = None,
+    queries: Queries,
+    keys: Keys,
+    values: Keys,
+    mask: Mask = None,
     implementation: str = "auto",
-    segments: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B N T H"]:
+    segments: Segments = None,
+) -> Queries:
     """Attention of each position to itself and those before it.
 
     Args:
@@ -157,13 +161,7 @@ def _log(name: str, *_: Any) -> None:
     logging.info("attention: %s", name)
 
 
-def _tiled(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
+def _tiled(queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments) -> Queries:
     """Causal attention, a few heads at a time: as many as keep a chunk's scores in the cache."""
     batch, heads, length, size = queries.shape
     kv_heads = keys.shape[1]
@@ -190,7 +188,7 @@ def _tiled(
 
 
 # Functions of queries, keys, values, mask and segments.
-IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B N T H"]]] = {
+IMPLEMENTATIONS: dict[str, Callable[..., Queries]] = {
     "plain": lambda q, k, v, mask, segments: attend(
         q, k, v, allowed_reads(0, q.shape[2], mask, segments)
     ),

@@ -18,6 +18,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax.runtime import partitioning
 
+# Of all implementations: one query per head and position, one key and value per key/value head and
+# position; a mask that is False where a position must not be read (None reads all); segments, of
+# which each position reads its own alone (None is one segment).
+Queries = Float[Array, "B N T H"]
+Keys = Float[Array, "B K T H"]
+Mask = Bool[Array, "B T"] | None
+Segments = Int[Array, "B T"] | None
+
 TILE_BYTES = 2**20  # of float32 scores, about what a core's caches hold
 FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
 
@@ -58,12 +66,7 @@ def softmax_read(
     return read / total, largest + jnp.log(total)
 
 
-def allowed_reads(
-    start: int,
-    stop: int,
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Bool[Array, "#B Q S"]:
+def allowed_reads(start: int, stop: int, mask: Mask, segments: Segments) -> Bool[Array, "#B Q S"]:
     """Which of the first `stop` positions each of the queries `start` to `stop` may read."""
     allowed = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
     if mask is not None:
@@ -85,13 +88,8 @@ def _rows(a: Float[Array, "B N T H"], kv_heads: int, start: int, stop: int) -> A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def chunked(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-    chunk: int,
-) -> Float[Array, "B N T H"]:
+    queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments, chunk: int
+) -> Queries:
     """`causal_attention` in a static loop over chunks of so many queries."""
     return _forward(queries, keys, values, mask, segments, chunk)[0]
 

@@ -23,7 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from timemoe_jax.nn.attention.chunked import Keys, Mask, Queries, Segments
 
 # Powers of two, which every dtype holds exactly. MARK * FAR is beyond any
 # score, even times H^-0.5, and yet so small that a row of nothing but masked keys stays finite:
@@ -87,12 +89,7 @@ def refusal(name: str, platform: str, dtype: np.dtype, head_dim: int, masked: bo
     return None
 
 
-def cudnn_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
+def cudnn_attention(queries: Queries, keys: Keys, values: Keys, mask: Mask) -> Queries:
     """`causal_attention` by cuDNN; off a GPU that has it, the same function by XLA."""
     length, size = queries.shape[2:]
     padded = _padded(queries, keys, values, mask, CUDNN_LENGTH_MULTIPLE, CUDNN_SIZE_MULTIPLE)
@@ -106,12 +103,8 @@ def cudnn_attention(
 
 
 def splash_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B N T H"]:
+    queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments = None
+) -> Queries:
     """`causal_attention` by the splash kernel; off a TPU that is interpreted, which is slow."""
     heads, length, size = queries.shape[1:]
     # The kernel does not scale. Its present form takes heads of any size, earlier ones took only
@@ -151,10 +144,10 @@ def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H
 
 
 def _padded(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
+    queries: Queries,
+    keys: Keys,
+    values: Keys,
+    mask: Mask,
     length_multiple: int,
     size_multiple: int,
 ) -> tuple[Float[Array, "B N P S"], Float[Array, "B K P S"], Float[Array, "B K P S"]]:

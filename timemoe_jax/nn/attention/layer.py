@@ -18,15 +18,8 @@ from timemoe_jax.runtime import partitioning
 class Attention(nnx.Module):
     """Causal multi-head attention; queries, keys and values have biases, the output none.
 
-    Args:
-      hidden_size: D.
-      num_heads: N.
-      num_kv_heads: K, a divisor of N.
-      theta: base of the rotary wavelengths.
-      init: of the kernels.
-      dtype: of the products; the softmax is float32.
-      implementation: see `causal_attention`.
-      rngs: the source of the initial kernels.
+    K key/value heads, a divisor of the N heads, are shared by as many query heads each; `theta` is
+    the base of the rotary wavelengths. Products are in `dtype`, the softmax in float32.
     """
 
     def __init__(

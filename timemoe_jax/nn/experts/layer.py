@@ -14,19 +14,14 @@ class SparseMoe(nnx.Module):
     """sum of the chosen experts + sigmoid(w·x) * shared expert (arXiv 2409.16040, Eq. 5 to 7).
 
     Args:
-      d_model: D.
       d_hidden: width of a routed expert, F.
       d_shared: width of the shared expert; None leaves it out.
-      num_experts: E.
-      num_experts_per_tok: K.
-      init: of every kernel.
       dtype: of the products; the router is float32.
       implementation: of the routed experts, see `expert_ffn`.
       exchange: between devices, see `apply_experts`.
       capacity_factor: likewise.
       selection_bias: whether there is a bias [E], at first 0, that takes part in the choice of
         the experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
-      rngs: the source of the initial kernels.
     """
 
     def __init__(

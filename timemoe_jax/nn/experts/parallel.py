@@ -160,19 +160,7 @@ def _send_tokens(
 
 
 class Experts(nnx.Module):
-    """The parameters of the routed experts; `apply_experts` does the work.
-
-    Args:
-      num_experts: E.
-      d_model: D.
-      d_hidden: F.
-      init: of every kernel.
-      dtype: of the products.
-      implementation: see `expert_ffn`.
-      exchange: see `apply_experts`.
-      capacity_factor: likewise.
-      rngs: the source of the initial kernels.
-    """
+    """The parameters of E routed experts of width F = `d_hidden`; `apply_experts` does the work."""
 
     def __init__(
         self,
