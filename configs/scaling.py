@@ -3,8 +3,8 @@
 python study_main.py --config=configs/scaling.py --workdir=out/scaling \
     --config.base.data.path=PATH_TO_CORPUS
 
-Another config to scale stands behind a colon: --config=configs/scaling.py:configs/smoke.py. The
-same command goes on where a study was stopped. Expected result: `results.md`, `results.json` and
+Name another config to scale behind a colon: --config=configs/scaling.py:configs/smoke.py. The same
+command goes on where a study was stopped. Expected result: `results.md`, `results.json` and
 `scaling.png` in the workdir (docs/studies.md).
 """
 

@@ -89,10 +89,8 @@ def _check_panel(panel: Panel) -> None:
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("forecast", "truth"), (horizon,))
     shapes["context"] = (len(panel.context),)
     if (panel.quantiles is None) != (panel.levels is None):
-        names = (
-            ("levels", "no quantiles") if panel.quantiles is None else ("quantiles", "no levels")
-        )
-        raise DataError(f"{panel.title}: {' are given, but '.join(names)}; give both or neither")
+        names = ("levels", "quantiles") if panel.quantiles is None else ("quantiles", "levels")
+        raise DataError(f"{panel.title}: {' are given, but no '.join(names)}; give both or neither")
     if panel.levels is not None:
         shapes["quantiles"] = (horizon, len(panel.levels))
         wrong = [level for level in panel.levels if not 0 < level < 1]

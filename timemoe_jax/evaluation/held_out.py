@@ -243,33 +243,34 @@ class _Tally:
             return (values - chunk.mean[:, None]) / chunk.deviation[:, None]
 
         def clipped(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
-            return np.clip(scaled(values), -self._clip, self._clip)
+            return np.clip(values, -self._clip, self._clip)
 
+        all_truths, last = scaled(chunk.truths), clipped(scaled(chunk.contexts[:, -1:]))
         for h, sums in self._sums.items():
             if h > chunk.truths.shape[1]:
                 continue
-            truths = clipped(chunk.truths[:, :h])
+            truths = all_truths[:, :h]
             seen: Bool[np.ndarray, "W H"] = ~np.isnan(truths)
             self._windows[h] += int(np.count_nonzero(seen.any(axis=1)))
-            far = np.abs(scaled(chunk.truths[:, :h])[seen]) > self._clip
-            self._clipped[h] += int(np.count_nonzero(far))
-            last = np.broadcast_to(clipped(chunk.contexts[:, -1:]), truths.shape)
-            forecasts = {"naive": last, "context_mean": np.zeros(truths.shape)}
+            self._clipped[h] += int(np.count_nonzero(np.abs(truths[seen]) > self._clip))
+            truths = clipped(truths)
+            naive = np.broadcast_to(last, truths.shape)
+            forecasts = {"naive": naive, "context_mean": np.zeros(truths.shape)}
             if h in by_model:
-                forecasts["model"] = clipped(by_model[h])
+                forecasts["model"] = clipped(scaled(by_model[h]))
             for method, forecast in forecasts.items():
                 sums[method].update(forecast[seen], truths[seen])
 
     def finish(self, windows: SourceWindows) -> SourceScore:
         """The mean errors."""
-        counts = {h: sums["naive"].count for h, sums in self._sums.items()}
+        scored = {h: max(sums["naive"].count, 1) for h, sums in self._sums.items()}
         return SourceScore(
             windows.name,
             windows.num_series,
             windows.too_short,
             self._unusable,
             dict(self._windows),
-            {h: self._clipped[h] / max(counts[h], 1) for h in counts},
+            {h: self._clipped[h] / scored[h] for h in scored},
             {
                 h: {m: Errors(each.mse, each.mae) for m, each in sums.items()}
                 for h, sums in self._sums.items()

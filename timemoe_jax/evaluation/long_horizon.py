@@ -281,19 +281,17 @@ def _versions() -> dict[str, str]:
 
 def results_table(manifest: Mapping[str, Any]) -> str:
     """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
-    cells = manifest["cells"]
+    cells, subset = manifest["cells"], bool(manifest["max_windows"])
     published = [name for name in PUBLISHED_MODELS if any(_published(c, name)[0] for c in cells)]
     header = ["dataset", "horizon", "ours", "naive", "seasonal naive", "context parroting"]
-    header += [f"published {name}" for name in published]
-    header += ["windows"] if manifest["max_windows"] else []
-    subset = bool(manifest["max_windows"])
+    header += [f"published {name}" for name in published] + ["windows"] * subset
     rows = [_row(cell, published, subset) for cell in cells]
     rows += [_average_row(cells, published, subset)] if len(cells) > 1 else []
     notes = [
         f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
         f"checkpoint {manifest['checkpoint'] or 'none'}."
     ]
-    if manifest["max_windows"]:
+    if subset:
         notes.append(
             f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."
         )

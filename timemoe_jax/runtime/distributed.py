@@ -114,7 +114,7 @@ def initialize(
 
 
 def is_primary() -> bool:
-    """Whether this process prints, and writes what is written once; asks no device if it is alone."""
+    """Whether this process prints and writes for all; asks no device if none were started."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 

@@ -12,17 +12,21 @@ from timemoe_jax.training.config import RunConfig
 QUADRATIC = 1e6
 
 
+def changed(run: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """A run with other fields in some of its sections: `changed(run, train={"num_steps": 3})`."""
+    parts: dict[str, Any] = {
+        name: dataclasses.replace(getattr(run, name), **fields) for name, fields in sections.items()
+    }
+    return dataclasses.replace(run, **parts)
+
+
 def _model(**fields: Any) -> Any:
-    return lambda run: dataclasses.replace(run, model=dataclasses.replace(run.model, **fields))
-
-
-def _squared(run: RunConfig) -> RunConfig:
-    return dataclasses.replace(run, loss=dataclasses.replace(run.loss, huber_delta=QUADRATIC))
+    return lambda run: changed(run, model=fields)
 
 
 ABLATIONS: Mapping[str, Any] = {
     "full": lambda run: run,
-    "mse_loss": _squared,
+    "mse_loss": lambda run: changed(run, loss={"huber_delta": QUADRATIC}),
     "no_balancing_loss": _model(apply_aux_loss=False),
     "router_bias": _model(router_bias=True),
     "heads_1": _model(horizon_lengths=(1,)),

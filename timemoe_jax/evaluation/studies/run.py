@@ -169,9 +169,8 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
 def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in section.items():
-        fields |= (
-            _flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
-        )
+        inner = isinstance(value, dict)
+        fields |= _flat(value, f"{above}{name}.") if inner else {above + name: value}
     return fields
 
 

@@ -4,9 +4,15 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.evaluation.studies.ablations import ABLATIONS, equally_activated_dense
+from timemoe_jax.evaluation.studies.ablations import (
+    ABLATIONS,
+    changed,
+    equally_activated_dense,
+)
 from timemoe_jax.evaluation.studies.config import KINDS, StudyConfig
 from timemoe_jax.training.config import RunConfig
+
+_AT_THE_END = {"eval_every": 0, "keep_checkpoints": 1}  # a variant is validated and kept once
 
 
 class Variant(NamedTuple):
@@ -54,17 +60,13 @@ def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
     steps = max(1, round(points / (run.train.batch_size * run.data.length)))
     optimizer, share = run.optimizer, steps / run.train.num_steps
     floor = optimizer.end_learning_rate * rate / optimizer.learning_rate
-    return dataclasses.replace(
-        run,
-        optimizer=dataclasses.replace(
-            optimizer,
-            learning_rate=rate,
-            end_learning_rate=floor,
-            warmup_steps=int(optimizer.warmup_steps * share),
-            decay_steps=int(optimizer.decay_steps * share),
-        ),
-        train=dataclasses.replace(run.train, num_steps=steps, eval_every=0, keep_checkpoints=1),
-    )
+    schedule = {
+        "learning_rate": rate,
+        "end_learning_rate": floor,
+        "warmup_steps": int(optimizer.warmup_steps * share),
+        "decay_steps": int(optimizer.decay_steps * share),
+    }
+    return changed(run, optimizer=schedule, train={"num_steps": steps, **_AT_THE_END})
 
 
 def ablation_variants(config: StudyConfig) -> list[Variant]:
@@ -78,8 +80,7 @@ def ablation_variants(config: StudyConfig) -> list[Variant]:
     ablations, base = config.ablations, config.base
     if ablations.points:
         base = _for_points(base, ablations.points, base.optimizer.learning_rate)
-    training = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
-    base = dataclasses.replace(base, train=training)
+    base = changed(base, train=_AT_THE_END)
     variants = []
     for seed in ablations.seeds:
         full = dataclasses.replace(base, seed=seed)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from timemoe_jax.nn.experts.parallel import Experts
+from timemoe_jax.nn.experts.parallel import Experts, Options
 from timemoe_jax.nn.experts.routing import route
 from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
 
@@ -48,9 +48,7 @@ class SparseMoe(nnx.Module):
             d_hidden,
             init=init,
             dtype=dtype,
-            implementation=implementation,
-            exchange=exchange,
-            capacity_factor=capacity_factor,
+            options=Options(implementation, capacity_factor, exchange),
             rngs=rngs,
         )
         self.shared = (

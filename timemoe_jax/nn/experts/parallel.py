@@ -38,24 +38,20 @@ _WIDE, _NARROW = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")
 _KERNELS: Any = ExpertWeights(*(_WIDE, _WIDE, _NARROW))  # type: ignore[arg-type]
 
 
+class Options(NamedTuple):
+    """How the experts are computed."""
+
+    implementation: str  # on each device, see `expert_ffn`
+    factor: float  # the capacity factor of "capacity" and of "all_to_all"
+    exchange: str  # "all_gather" or "all_to_all", between the devices of the `expert` axis
+
+
 def apply_experts(
-    x: Float[Array, "B T D"],
-    routing: Routing,
-    weights: ExpertWeights,
-    *,
-    implementation: str,
-    capacity_factor: float,
-    exchange: str,
+    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
     """`expert_ffn` of all tokens, on whatever mesh there is.
 
-    Args:
-      x: the tokens.
-      routing: of the B * T tokens in order.
-      weights: the kernels, of x's dtype.
-      implementation: on each device, see `expert_ffn`.
-      capacity_factor: of "capacity" and of "all_to_all".
-      exchange: "all_gather" or "all_to_all", between the devices of the `expert` axis.
+    The routing is of the B * T tokens in order, the kernels are of x's dtype.
 
     Returns:
       the weighted sums, and how many (token, choice) pairs were dropped.
@@ -63,9 +59,10 @@ def apply_experts(
     Raises:
       ValueError: implementation or exchange is not known.
     """
-    if exchange not in EXCHANGES:
-        raise ValueError(f"exchange must be one of {', '.join(EXCHANGES)}, but is {exchange!r}")
-    options = _Options(implementation, capacity_factor, exchange)
+    if options.exchange not in EXCHANGES:
+        raise ValueError(
+            f"exchange must be one of {', '.join(EXCHANGES)}, but is {options.exchange!r}"
+        )
     if partitioning.current_mesh() is None:
         y, dropped = _compute(x.reshape(-1, x.shape[-1]), routing, weights, options)
         return y.reshape(x.shape), dropped
@@ -81,17 +78,11 @@ def apply_experts(
     return jnp.sum(parts, axis=0), jnp.sum(dropped[0])
 
 
-class _Options(NamedTuple):
-    implementation: str
-    factor: float
-    exchange: str
-
-
 _Result = tuple[Float[Array, "T D"], Float[Array, ""]]
 
 
 def _compute(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """The experts of one device."""
     how = (options.implementation, options.factor)
@@ -100,7 +91,7 @@ def _compute(
 
 
 def _device(
-    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> tuple[Float[Array, "1 B T D"], Float[Array, "1 1"]]:
     """One device's part of the tokens, of the experts, and of their widths."""
     tokens, routing = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), (x, routing))
@@ -120,7 +111,7 @@ def _device(
 
 
 def _gather_tokens(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """All tokens of the group, computed by those who hold their experts, added up at home."""
     held = weights.gate.shape[0]
@@ -136,7 +127,7 @@ def _gather_tokens(
 
 
 def _send_tokens(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """Each token to the devices that hold its experts, as far as there is room, and back."""
     held, devices = weights.gate.shape[0], jax.lax.axis_size("expert")
@@ -170,9 +161,7 @@ class Experts(nnx.Module):
         *,
         init: Initializer,
         dtype: jnp.dtype,
-        implementation: str,
-        exchange: str,
-        capacity_factor: float,
+        options: Options,
         rngs: nnx.Rngs,
     ):
         wide, narrow = (num_experts, d_model, d_hidden), (num_experts, d_hidden, d_model)
@@ -180,20 +169,12 @@ class Experts(nnx.Module):
         self.up = nnx.Param(init(rngs.params(), wide, jnp.float32))
         self.down = nnx.Param(init(rngs.params(), narrow, jnp.float32))
         self.dtype = dtype
-        self.implementation = implementation
-        self.exchange = exchange
-        self.capacity_factor = capacity_factor
+        self.options = options
 
     def __call__(
         self, x: Float[Array, "B T D"], routing: Routing
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Applies the chosen experts to every token; also counts the dropped (token, choice)s."""
         kernels = (self.gate[...], self.up[...], self.down[...])
-        return apply_experts(
-            x.astype(self.dtype),
-            routing,
-            ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels)),
-            implementation=self.implementation,
-            capacity_factor=self.capacity_factor,
-            exchange=self.exchange,
-        )
+        weights = ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels))
+        return apply_experts(x.astype(self.dtype), routing, weights, self.options)
