@@ -7,7 +7,7 @@ run goes on from its newest checkpoint. On several hosts the same command is sta
 them, with --distributed=auto or the three flags that say which process it is: docs/scaling.md.
 """
 
-from timemoe_jax.cli import programs as entry
+from timemoe_jax.cli.programs import config_main
 from timemoe_jax.runtime import distributed
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
@@ -20,7 +20,7 @@ def run(config: RunConfig, workdir: str, *processes: str | None) -> None:
 
 
 if __name__ == "__main__":
-    entry.config_main(
+    config_main(
         RunConfig,
         run,
         __doc__ or "",

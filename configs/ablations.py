@@ -3,20 +3,22 @@
 python study_main.py --config=configs/ablations.py --workdir=out/ablations \
     --config.base.data.path=PATH_TO_CORPUS
 
-They are of the recipe of nano at half its width, whose experts the published loss alone balances.
-Some of them: --config.ablations.variants=full,mse_loss,dense. Another config to ablate stands
-behind a colon: --config=configs/ablations.py:configs/smoke.py. The same command goes on where a
-study was stopped. Expected result: `results.md`, `results.json` and `ablations.png` in the workdir
-(docs/studies.md).
+They vary the recipe of nano at half its width, with the published loss alone to balance the
+experts. Run some of them by --config.ablations.variants=full,mse_loss,dense; name another config to
+ablate behind a colon: --config=configs/ablations.py:configs/smoke.py. The same command goes on
+where a study was stopped. Expected result: `results.md`, `results.json` and `ablations.png` in the
+workdir (docs/studies.md).
 """
 
 import ml_collections
 
 from configs import scaling, time_moe_nano
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.evaluation.studies.config import AblationsConfig, ScoreConfig
 
 
 def small_nano() -> ml_collections.ConfigDict:
-    """Three dozen runs of it are an hour's work for two cores."""
+    """Three dozen runs of it take two cores an hour."""
     config = time_moe_nano.get_config()
     config.model.hidden_size = 64
     config.model.intermediate_size = 128
@@ -29,7 +31,8 @@ def get_config(base: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "ablations"
     config.base = scaling.base_config(base) if base else small_nano()
-    config.ablations = {"variants": "", "seeds": (0, 1, 2), "points": 1_000_000}
-    config.score = {"horizons": (24, 96), "max_windows": 200}
+    config.ablations = as_config_dict(AblationsConfig)
+    config.ablations.points = 1_000_000
+    config.score = as_config_dict(ScoreConfig)
     config.lock()
     return config

@@ -8,21 +8,10 @@ evaluation. Without a checkpoint the baselines alone are scored.
 """
 
 import ml_collections
-from ml_collections import config_dict
+
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.evaluation.config import EvalConfig
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.checkpoint = ""
-    config.data_dir = "data"
-    config.datasets = "ETTh1,ETTh2,ETTm1,ETTm2,weather"
-    config.horizons = "96,192,336,720"
-    config.context_length = config_dict.placeholder(int)
-    config.protocol = "complete"
-    config.normalize = "none"
-    config.dtype = "auto"
-    config.batch_size = 64
-    config.max_windows = config_dict.placeholder(int)
-    config.output_dir = "out/eval"
-    config.lock()
-    return config
+    return as_config_dict(EvalConfig)

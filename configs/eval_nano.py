@@ -15,7 +15,7 @@ from configs import eval_ltsf
 def get_config() -> ml_collections.ConfigDict:
     config = eval_ltsf.get_config()
     config.checkpoint = "nano"
-    # As it was trained: so many points, z-scored by their own statistics, at every horizon.
+    # As it was trained: 512 points, standardized by their own statistics, at every horizon.
     config.context_length = 512
     config.normalize = "instance"
     config.batch_size = 256

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = eval_ltsf.get_config()
     config.data_dir = ""
     config.datasets = ",".join(str(samples.sample_path(name)) for name in samples.SAMPLES)
-    config.horizons = "48"
+    config.horizons = (48,)
     config.context_length = 288
     config.normalize = "instance"
     config.max_windows = 256

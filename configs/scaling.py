@@ -3,8 +3,8 @@
 python study_main.py --config=configs/scaling.py --workdir=out/scaling \
     --config.base.data.path=PATH_TO_CORPUS
 
-Another config to scale stands behind a colon: --config=configs/scaling.py:configs/smoke.py. The
-same command goes on where a study was stopped. Expected result: `results.md`, `results.json` and
+Name another config to scale behind a colon: --config=configs/scaling.py:configs/smoke.py. The same
+command goes on where a study was stopped. Expected result: `results.md`, `results.json` and
 `scaling.png` in the workdir (docs/studies.md).
 """
 
@@ -12,6 +12,9 @@ import importlib.util
 from pathlib import Path
 
 import ml_collections
+
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.evaluation.studies.config import ScalingConfig, ScoreConfig
 
 BASE = "configs/time_moe_nano.py"
 
@@ -32,16 +35,7 @@ def get_config(base: str = BASE) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "scaling"
     config.base = base_config(base)
-    config.scaling = {
-        "hidden_sizes": (48, 64, 96, 128),
-        "num_layers": (2, 3, 3, 4),
-        "num_heads": (8, 8, 8, 8),
-        "learning_rates": (),  # one for each size; empty: the base's
-        "points": (1_000_000, 2_000_000, 4_000_000),
-        "measure": "validation_loss",
-        "num_resamples": 200,
-        "confidence": 0.9,
-    }
-    config.score = {"horizons": (24, 96), "max_windows": 200}
+    config.scaling = as_config_dict(ScalingConfig)
+    config.score = as_config_dict(ScoreConfig)
     config.lock()
     return config

@@ -1,4 +1,4 @@
-"""A small Time-MoE on generated series: the whole way from nothing to forecasts in minutes.
+"""A small Time-MoE on generated series: from nothing to forecasts in minutes.
 
 python train_main.py --config=configs/smoke.py --workdir=out/smoke
 
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_attention_heads = 2
     config.model.num_key_value_heads = 2
     config.model.initializer_range = 0.1
-    # No further than it is trained: a forecast reads that much of a series by default.
+    # As far as it is trained: by default a forecast reads this many points of a series.
     config.model.max_position_embeddings = 384
     config.model.dtype = "float32"
     config.data.length = 384

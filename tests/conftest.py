@@ -21,8 +21,9 @@ import jaxtyping
 # The modules that compute: the others' public functions are tested with wrong types, too, and
 # answer those with errors of their own.
 COMPUTING = (
-    *("nn", "models", "training.losses", "training.context_scaling", "training.objective"),
-    *("training.step", "forecasting.scoring.metrics"),
+    *("nn", "models.decoding", "models.quantiles", "models.time_moe.model"),
+    *("training.losses", "training.context_scaling", "training.objective", "training.step"),
+    "forecasting.scoring.metrics",
 )
 jaxtyping.install_import_hook([f"timemoe_jax.{name}" for name in COMPUTING], "beartype.beartype")
 

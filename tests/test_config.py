@@ -1,15 +1,18 @@
 """Every check of a configuration, each with a message that names the field and the value."""
 
 import dataclasses
+import subprocess
+import sys
 
 import ml_collections
 import pytest
 
 from configs import time_moe_base
-from timemoe_jax.config import from_mapping
+from timemoe_jax.config import as_config_dict, from_mapping
 from timemoe_jax.data.config import DataConfig, parse_mixing_weights
 from timemoe_jax.errors import ConfigError, TimeMoeError
 from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.evaluation.studies.config import AblationsConfig, ScalingConfig, ScoreConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.published import TimeMoeFormat
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
@@ -52,6 +55,11 @@ def test_mixing_weights():
 def test_which_batches_have_segments():
     fields = ({}, {"policy": "packing"}, {"policy": "packing", "packing_bleeds": True})
     assert [data_config(**f).segmented for f in fields] == [False, True, False]
+
+
+def test_a_config_does_not_wait_for_jax():
+    code = "import timemoe_jax.training.config, sys; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_configurations_are_frozen():
@@ -369,6 +377,37 @@ def test_the_base_config_lists_every_field(field):
     given = time_moe_base.get_config()[field.name]
     if dataclasses.is_dataclass(field.type):
         assert set(given) == {f.name for f in dataclasses.fields(field.type)}
+
+
+@pytest.mark.parametrize(
+    "cls", [EvalConfig, OptimizerConfig, TrainConfig, ScalingConfig, AblationsConfig, ScoreConfig]
+)
+def test_a_config_dict_of_the_defaults_is_the_defaults(cls):
+    assert from_mapping(cls, as_config_dict(cls)) == cls()
+
+
+def test_a_config_dict_keeps_the_types_and_takes_no_other_field():
+    config = as_config_dict(RunConfig)
+    config.data.path = "series"
+    config.model.horizon_lengths = (1, 4)
+    expected = run_config(model=ModelConfig(horizon_lengths=(1, 4)))
+    assert from_mapping(RunConfig, config) == expected
+    with pytest.raises(AttributeError, match="hidden_size"):
+        config.model.hiden_size = 3
+    with pytest.raises(TypeError):
+        config.train.num_steps = "10"
+
+
+def test_text_tuples_and_optional_fields_of_a_config_dict():
+    config = as_config_dict(EvalConfig)
+    assert config.datasets == "ETTh1,ETTh2,ETTm1,ETTm2,weather"
+    config.datasets = "ETTh1,folder/my.csv"
+    assert config.context_length is None
+    config.context_length = 512
+    run = from_mapping(EvalConfig, config)
+    assert (run.datasets, run.context_length) == (("ETTh1", "folder/my.csv"), 512)
+    with pytest.raises(TypeError):
+        config.max_windows = "many"
 
 
 def test_fields_that_were_not_published_are_off_in_the_base_config():

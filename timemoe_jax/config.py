@@ -1,9 +1,9 @@
 """The one place where an `ml_collections` config becomes typed, and every value is checked.
 
-`configs/*.py` hold plain `ConfigDict`s, so that any field can be overridden on the command line.
-The first line of a run turns them into the frozen dataclasses below; everything behind that line
-sees only these. Model fields are named as in the published `config.json`, which therefore maps
-one to one.
+`configs/*.py` return plain `ConfigDict`s, in which the command line can override any field. They
+start from the defaults of the frozen dataclasses (`as_config_dict`), and the first line of a run
+turns them into these (`from_mapping`); everything behind that line sees only dataclasses. Model
+fields are named as in the published `config.json`, which therefore maps one to one.
 """
 
 import dataclasses
@@ -12,21 +12,46 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timemoe_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 DTYPES = ("float32", "bfloat16")
 NORMALIZATIONS = ("none", "instance")
 
 
+def as_config_dict(cls: type[Any]) -> "ConfigDict":
+    """The defaults of a configuration class as a locked `ConfigDict`, for `configs/*.py`.
+
+    Every field is there with its type, so that the command line can override it. A field that is
+    itself a configuration becomes a section with the defaults of its class. A field of text tuples
+    becomes one text with commas, which a path on the command line needs; an optional field, and one
+    without a default, becomes a placeholder of its type.
+    """
+    from ml_collections import ConfigDict, FieldReference
+
+    config, hints = ConfigDict(), typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, default = hints[field.name], field.default
+        if dataclasses.is_dataclass(hint):
+            config[field.name] = as_config_dict(typing.cast(type, hint))
+        elif isinstance(default, tuple) and typing.get_args(hint)[0] is str:
+            config[field.name] = ",".join(default)
+        elif default is None or default is dataclasses.MISSING:
+            item = typing.get_args(hint)[0] if typing.get_args(hint) else hint
+            config[field.name] = FieldReference(None, field_type=item)
+        else:
+            config[field.name] = default
+    return config.lock()
+
+
 def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "config") -> Any:
     """Builds a frozen configuration from nested mappings, checking every name, type and value.
 
-    Args:
-      cls: the dataclass to build.
-      mapping: its fields; a `ConfigDict` or a plain dictionary.
-      where: how to name the mapping in an error.
+    The mapping is a `ConfigDict` or a plain dictionary, called `where` in an error.
 
     Raises:
       ConfigError: a field is unknown, missing or of the wrong type, or a value is impossible.

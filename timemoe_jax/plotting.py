@@ -3,15 +3,11 @@
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 
 from timemoe_jax.errors import DataError
 
@@ -22,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Grey, blue and vermilion differ in lightness too, and to every common kind of colour blindness.
+# Gray, blue and vermilion differ in lightness too, and for every common kind of color blindness.
 CONTEXT_COLOR, TRUTH_COLOR, FORECAST_COLOR = "#555555", "#1f5f8b", "#c2410c"
 SHEET_COLOR = "#1f5f8b"
 MAX_PANELS = 12
-# How much of the forecast's colour the widest and the narrowest band have; the rest is white.
+# How much of the forecast's color the widest and the narrowest band have; the rest is white.
 WIDEST_TINT, NARROWEST_TINT = 0.16, 0.5
 MAX_BAND_LABELS = 5
 DASHES = ((4, 2), (1, 1), (6, 2, 1, 2), (2, 2), (6, 2, 1, 2, 1, 2))  # of levels without a band
@@ -49,14 +45,14 @@ class Panel(NamedTuple):
 def plot_forecasts(path: str | os.PathLike[str], panels: Sequence[Panel], tail: int = 256) -> Path:
     """Writes a picture with a panel for each series: context, truth, forecast and its bands.
 
-    Quantiles tau and 1 - tau make one band, named after its nominal coverage and the darker the
-    narrower; a level without its counterpart is a line. Of more than `MAX_PANELS` series the first
-    are drawn; the picture and a warning say so.
+    Quantiles tau and 1 - tau make one band, named after its nominal coverage; narrower bands are
+    darker. A level without its counterpart is a line. At most `MAX_PANELS` series are drawn; if
+    there are more, the picture and a warning say so.
 
     Args:
       path: of the picture, such as .png, .svg or .pdf; its folder is made if needed.
       panels: what to draw, from top to bottom.
-      tail: how much of each context to show, points.
+      tail: how many last points of each context to show.
 
     Raises:
       DataError: a panel's arrays do not fit each other, or a value is infinite; or there is no
@@ -93,10 +89,8 @@ def _check_panel(panel: Panel) -> None:
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("forecast", "truth"), (horizon,))
     shapes["context"] = (len(panel.context),)
     if (panel.quantiles is None) != (panel.levels is None):
-        given, lacking = (
-            ("levels", "quantiles") if panel.quantiles is None else ("quantiles", "levels")
-        )
-        raise DataError(f"{panel.title}: {given} are given, but no {lacking}; give both or neither")
+        names = ("levels", "quantiles") if panel.quantiles is None else ("quantiles", "levels")
+        raise DataError(f"{panel.title}: {' are given, but no '.join(names)}; give both or neither")
     if panel.levels is not None:
         shapes["quantiles"] = (horizon, len(panel.levels))
         wrong = [level for level in panel.levels if not 0 < level < 1]
@@ -159,7 +153,7 @@ def _draw_panel(ax: "Axes", panel: Panel, tail: int, looks: Mapping[str, Any]) -
 def draw_line(
     ax: "Axes", x: Float[np.ndarray, " _"], y: Float[np.ndarray, " _"], color: str, **look: Any
 ) -> None:
-    """A line with gaps where values are missing, and dots where a value has no neighbour."""
+    """A line with gaps where values are missing, and dots where a value has no neighbor."""
     ax.plot(x, y, color=color, **look)
     seen = np.pad(~np.isnan(y), 1)
     alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
@@ -168,7 +162,7 @@ def draw_line(
 
 
 def _style_forecast_axes(ax: "Axes", title: str, tz: "tzinfo | None", dated: bool) -> None:
-    # A name may hold dollar signs, which are no formula.
+    # Dollar signs in a name must not start a formula.
     short = title if len(title) <= 100 else title[:99] + "…"
     ax.set_title(short, loc="left", fontsize=10, parse_math=False)
     ax.margins(x=0.01)
@@ -182,9 +176,9 @@ def _label_dates(axis: "Axis", tz: "tzinfo | None") -> None:
     from matplotlib.dates import DAILY, AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(tz=tz, minticks=3, maxticks=9)
-    # Every third day of a month would put its 31st beside the next one's first.
+    # Every third day of a month would put its 31st beside the next month's first.
     locator.intervald[DAILY] = [1, 2, 7, 14]
-    # Days with their month: the one at the end of the axis need not be that of all.
+    # Days are named with their month, since an axis may span several.
     axis.set_major_locator(locator)
     axis.set_major_formatter(
         ConciseDateFormatter(
@@ -221,10 +215,7 @@ def _key(level: float) -> float:
 
 
 def _looks(levels: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """What each band and lone level of any panel looks like, by its name.
-
-    Bands have a colour, the lighter the wider the band; lone levels a pattern of dashes.
-    """
+    """The color of each band (lighter if wider) and the dashes of each lone level, by name."""
     from matplotlib.colors import to_hex, to_rgb
 
     widths = {name: float(name[:-1]) for one in levels for name, *_ in _bands(one)}
@@ -243,26 +234,23 @@ def _looks(levels: Sequence[Sequence[float]]) -> dict[str, Any]:
 def _positions(
     panel: Panel,
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " H"], "tzinfo | None", bool]:
-    """Where on the x axis context and forecast stand, their time zone, and whether it is dates.
+    """Positions of context and forecast on the x axis, their time zone, and whether it has dates.
 
     In steps the context ends at 0, and the forecast begins at 1.
     """
     if panel.times_context is None and panel.times_forecast is None:
-        past, ahead = (
-            np.arange(1.0 - len(panel.context), 1),
-            np.arange(1.0, len(panel.forecast) + 1),
-        )
-        return past, ahead, None, False
+        past = np.arange(1.0 - len(panel.context), 1)
+        return past, np.arange(1.0, len(panel.forecast) + 1), None, False
     parts = {
         "times_context": (panel.times_context, len(panel.context)),
         "times_forecast": (panel.times_forecast, len(panel.forecast)),
     }
-    found = []
+    axes = []
     for name, (times, count) in parts.items():
         if times is None:
             raise DataError(f"{panel.title}: {name} is missing; give the times of both or of none")
-        found.append(_times(times, count, f"{panel.title}: {name}"))
-    (past, tz, dated), (ahead, _, dated_ahead) = found
+        axes.append(_times(times, count, f"{panel.title}: {name}"))
+    (past, tz, dated), (ahead, _, dated_ahead) = axes
     if dated != dated_ahead:
         raise DataError(
             f"{panel.title}: times_context and times_forecast must both be dates or both numbers"
@@ -299,7 +287,7 @@ def _times(times: Any, count: int, name: str) -> tuple[np.ndarray, "tzinfo | Non
 
 
 def _legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
-    """One legend above all panels, where it covers no line: each name once."""
+    """One legend above all panels, where it covers no line; it has each name once."""
     named: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -339,13 +327,9 @@ def plot_sheet(
     title: str = "",
     columns: int = 4,
 ) -> Path:
-    """Writes a picture of many small series in rows and columns.
+    """Writes a picture of many small series, row by row; NaN is a gap.
 
-    Args:
-      path: of the picture; its folder is made if needed.
-      thumbnails: what to draw, row by row; a gap where a value is NaN.
-      title: above all of them.
-      columns: how many stand side by side.
+    The folder of the picture is made if needed.
     """
     rows = max(1, -(-len(thumbnails) // columns))
     figure = new_figure(path, 3.9 * columns, 1.65 * rows + 0.5)
@@ -368,24 +352,19 @@ def plot_sheet(
 
 
 def new_figure(path: str | os.PathLike[str], width: float, height: float) -> "Figure":
-    """An empty figure, once it is known that its path names a kind of picture.
-
-    Args:
-      path: where `save_figure` will write it.
-      width: in inches.
-      height: likewise.
+    """An empty figure of a size in inches, for `save_figure` to write at a path.
 
     Raises:
       DataError: there is no such kind of picture.
     """
-    # The object interface: it draws without a display, and touches no global state.
+    # The object interface draws without a display, and touches no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if Path(path).suffix.lower().removeprefix(".") not in kinds:
+    endings = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if Path(path).suffix.lower().removeprefix(".") not in endings:
         raise DataError(
-            f"{os.fspath(path)}: a picture's name must end in one of {', '.join(kinds)}"
+            f"{os.fspath(path)}: a picture's name must end in one of {', '.join(endings)}"
         )
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -400,7 +379,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int) -> Pat
 
 
 def plain_numbers(axis: "Axis", bins: int | None = None) -> None:
-    """Tick labels that say the whole number, since an offset above the axis would meet a title."""
+    """Makes tick labels whole numbers, since an offset above the axis would meet the title."""
     from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
     if bins:

@@ -161,7 +161,10 @@ def test_mistakes_are_one_line(golden, csv, tmp_path, capsys, argv, message):
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["forecast", "--help"], ["convert", "--help"], ["data", "download", "--help"]],
+    [
+        *(["--help"], ["forecast", "--help"], ["convert", "--help"], ["score", "--help"]),
+        *(["data", "--help"], ["data", "download", "--help"]),
+    ],
 )
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -174,7 +177,7 @@ def test_help(argv, capsys):
 
 def test_help_does_not_wait_for_jax():
     program = (
-        "import sys; from timemoe_jax import cli\n"
+        "import sys; from timemoe_jax.cli import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules"

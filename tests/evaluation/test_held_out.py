@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import TINY
 
-from timemoe_jax.cli.score import main
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
@@ -242,20 +241,3 @@ def test_unknown_sources_are_named(corpus):
     assert np.array_equal(chosen[0], source[10])
     with pytest.raises(DataError, match="energy/sun is none of the sources: energy/load"):
         choose_sources(source, parts, "energy/sun,web/hits")
-
-
-def test_the_command(golden, corpus, tmp_path, capsys):
-    out = tmp_path / "scores.json"
-    options = ["--context=16", "--horizons=1,2", "--read=9", "--max-windows=4", f"--json={out}"]
-    main([f"--checkpoint={golden}", f"--path={corpus}", *options])
-    printed = capsys.readouterr().out
-    assert "| energy/load | 2 | 4 |" in printed
-    assert "| mean of 3 sources | 1 |" in printed
-    found = json.loads(out.read_text())
-    assert found["digest"]
-    assert (found["context_length"], found["num_read"]) == (16, 9)
-    assert found["average"]["2"]["model"]["mse"] > 0
-    with pytest.raises(SystemExit) as ended:
-        main([f"--path={corpus}", "--horizons=many"])
-    assert ended.value.code == 2
-    assert "--horizons must be whole numbers" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
+from timemoe_jax.nn import experts as nn_experts
 from timemoe_jax.nn.experts import compute as experts
 from timemoe_jax.nn.experts import grouped as expert_groups
 from timemoe_jax.nn.experts.blocked import block_size
@@ -271,6 +272,10 @@ def test_dropped_choices_have_no_gradient():
     assert np.abs(d_x[:4]).min() > 0
     assert not d_x[4:].any()
     assert not d_shares[4:].any()
+
+
+def test_the_config_offers_every_implementation():
+    assert ("auto", *IMPLEMENTATIONS) == nn_experts.IMPLEMENTATIONS
 
 
 def test_unknown_implementation():

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+from places import ROOT
+
 PROGRAM = """
 import sys
 import jax
-from places import ROOT
-from timemoe_jax import compilation_cache
+from timemoe_jax.runtime import compilation_cache
 
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))

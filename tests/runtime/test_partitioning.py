@@ -21,7 +21,7 @@ from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import abstract_model
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.sharding import RULES
-from timemoe_jax.nn.experts.parallel import exchange_volume
+from timemoe_jax.nn.experts.capacity import capacity
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.config import RunConfig, TrainConfig
@@ -313,7 +313,7 @@ def collectives(function, *arguments) -> dict[str, int]:
 
 @pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
 def test_the_volume_of_an_exchange_is_that_of_its_formula(exchange):
-    """Forward, four devices: what `nn.expert_parallel` documents, against the compiled program."""
+    """Forward, four devices: what `nn.experts.parallel` documents, against the compiled program."""
     model = dataclasses.replace(MODEL, expert_exchange=exchange, expert_capacity_factor=1.0)
     mesh = mesh_of(data=1, expert=4)
     graph, params = abstract_model(model)
@@ -330,15 +330,15 @@ def test_the_volume_of_an_exchange_is_that_of_its_formula(exchange):
         params = create_state(CONFIG, mesh=mesh).params
         found = collectives(layer, params, place(x, mesh))
     tokens, n = batch * length // 4, 4
-    expected = exchange_volume(
-        exchange,
-        tokens=tokens,
-        choices=model.num_experts_per_tok,
-        d_model=model.hidden_size,
-        devices=n,
-        itemsize=4,
-        capacity_factor=1.0,
-    )
+    choices, row = model.num_experts_per_tok, 4 * model.hidden_size  # a token in bytes
+    room = capacity(tokens * choices, n, 1.0)
+    expected = {
+        "all_gather": {
+            "all-gather": (n - 1) * tokens * (row + 8 * choices),
+            "reduce-scatter": (n - 1) * tokens * row,
+        },
+        "all_to_all": {"all-to-all": (n - 1) * room * (2 * row + 4)},
+    }[exchange]
     # A result counts its own part, which does not move: (n - 1) / n of a gathered array does, and
     # n - 1 times a scattered one.
     moved = {

@@ -1,27 +1,12 @@
-"""The `timemoe` command: forecast a CSV, convert weights, fetch and look at data."""
+"""The `timemoe` command: forecast a CSV, score and convert models, fetch and look at data."""
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
 
-from timemoe_jax.cli.data import (
-    add_clean,
-    add_convert,
-    add_download,
-    add_inspect,
-    add_overlap,
-    add_synthesize,
-)
+from timemoe_jax.cli import data, score
+from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
 from timemoe_jax.cli.forecast import add_forecast, add_plot
-from timemoe_jax.cli.programs import fail, report_errors
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other mistake: one line, exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the program with the message."""
-        fail(f"{message}; see {self.prog} --help")
+from timemoe_jax.cli.programs import report_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,59 +16,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="timemoe", description="Forecast time series with sparse mixture-of-experts models."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = subcommands(parser)
     add_forecast(commands)
     add_plot(commands)
-    _add_convert(commands)
-    _add_bundle(commands)
-    data = commands.add_parser("data", help="fetch, inspect and compare data")
-    data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    add_download(data_commands)
-    add_convert(data_commands)
-    add_inspect(data_commands)
-    add_overlap(data_commands)
-    add_synthesize(data_commands)
-    add_clean(data_commands)
+    add_commands(commands, (score.COMMAND, *COMMANDS))
+    data_parser = commands.add_parser("data", help="fetch, inspect and compare data")
+    add_commands(subcommands(data_parser), data.COMMANDS)
     return parser
-
-
-def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "convert",
-        help="published safetensors to an Orbax checkpoint, and back",
-        description=(
-            "Convert a published Time-MoE folder (config.json and safetensors) to an Orbax "
-            "checkpoint, bit by bit; with --to-safetensors, a checkpoint to such a folder."
-        ),
-    )
-    parser.add_argument("source", help="the folder to read")
-    parser.add_argument("dest", help="the folder to write; it must be empty or new")
-    parser.add_argument(
-        "--to-safetensors", action="store_true", help="write the published layout instead"
-    )
-    parser.set_defaults(run=_convert)
-
-
-def _add_bundle(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "bundle",
-        help="a small trained model as a folder of few files with checksums",
-        description=(
-            "Write the newest checkpoint of a run, or the mean of its last ones, as a folder of "
-            "safetensors of at most 5 MB each with their checksums. Every command reads it as a "
-            "checkpoint; in timemoe_jax/bundled it is loaded by its name."
-        ),
-    )
-    parser.add_argument("source", metavar="RUN", help="a run's workdir, or another checkpoint")
-    parser.add_argument(
-        "dest", metavar="FOLDER", help="the folder to write; it must be empty or new"
-    )
-    parser.add_argument("--average", type=int, default=1, help="mean of so many last checkpoints")
-    parser.add_argument("--dtype", default="bfloat16", help="to store in: bfloat16 or float32")
-    parser.set_defaults(run=_bundle)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -96,6 +38,39 @@ def _bundle(args: argparse.Namespace) -> None:
     from timemoe_jax.checkpoints.make_bundle import make_bundle
 
     print(make_bundle(args.source, args.dest, average=args.average, dtype=args.dtype))
+
+
+_NEW_FOLDER = "the folder to write; it must be empty or new"
+COMMANDS = (
+    Command(
+        "convert",
+        "published safetensors to an Orbax checkpoint, and back",
+        _convert,
+        (
+            argument("source", help="the folder to read: config.json and safetensors"),
+            argument("dest", help=_NEW_FOLDER),
+            argument(
+                "--to-safetensors",
+                action="store_true",
+                help="read a checkpoint, and write the published layout",
+            ),
+        ),
+        "Every bit of the weights is kept.",
+    ),
+    Command(
+        "bundle",
+        "a small trained model as a folder of few files with checksums",
+        _bundle,
+        (
+            argument("source", metavar="RUN", help="a run's workdir, or another checkpoint"),
+            argument("dest", metavar="FOLDER", help=_NEW_FOLDER),
+            argument("--average", type=int, default=1, help="mean of so many last checkpoints"),
+            argument("--dtype", default="bfloat16", help="to store in: bfloat16 or float32"),
+        ),
+        "The files are safetensors of at most 5 MB each. Every command reads the folder as a "
+        "checkpoint; in timemoe_jax/checkpoints/bundled it is loaded by its name.",
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ def fail(error: BaseException | str) -> NoReturn:
 
 
 def report_errors(function: Callable[[], Any]) -> Any:
-    """Calls a function; what the user got wrong ends the program in one line.
+    """Calls a function; a mistake of the user's ends the program with one line.
 
-    Warnings are one line each, too, without the place in the library that they come from.
+    Warnings are one line each, too, without the line of code that they come from.
     """
     warnings.showwarning = _show_warning
     try:
@@ -50,16 +50,16 @@ def config_main(
     optional_flags: Sequence[tuple[str, str]] = (),
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> None:
-    """The whole of a program that is driven by a config file.
+    """Runs a program that is driven by a config file.
 
     Args:
       cls: the dataclass that the `ConfigDict` of `--config` becomes.
       run: called with the config, and the values of the further flags in their order.
-      usage: what `--help` says.
+      usage: what `--help` prints.
       required_flags: (name, help) of further string flags.
-      optional_flags: those that come after; None where they are not given.
-      on_failure: called with what ends `run`, once a mistake of the user's has been printed, which
-        is then a `SystemExit`.
+      optional_flags: more of them; None where they are not given.
+      on_failure: called with the exception that ends `run`; a mistake of the user's has been
+        printed by then, and is a `SystemExit`.
     """
     from absl import app, flags
     from absl import logging as absl_logging
@@ -93,7 +93,7 @@ def config_main(
         values = [flag.value for flag in extra]
         try:
             fields = dict(config.value.items())
-        except OSError as error:  # a file that was not there fails when it is first looked into
+        except OSError as error:  # an absent file fails only when its config is first read
             fail(f"--config cannot be loaded: {str(error).splitlines()[-1]}")
         try:
             report_errors(lambda: run(from_mapping(cls, fields), *values))
@@ -102,9 +102,9 @@ def config_main(
                 on_failure(error)
             raise
 
-    # JAX tells of each backend it did not find, which on a CPU is all of them.
+    # JAX logs each backend that it did not find, which on a CPU is all of them.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    # What a program chose it prints itself; the library's own log is for programs that embed it.
+    # A program prints its choices itself; the library's log is for programs that embed it.
     absl_logging.set_verbosity(absl_logging.WARNING)
     sys.modules["__main__"].__doc__ = usage
     app.run(main, flags_parser=parse)

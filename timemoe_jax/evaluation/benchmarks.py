@@ -1,7 +1,7 @@
 """The long-horizon benchmark protocol: splits, scaling, and the windows that are scored.
 
-Every channel of a dataset is a series of its own, standardised by its train split; a forecast is
-made at every row of the test split from the points before it, and scored on that scale.
+Every channel of a dataset is a series, standardized by its train split. At every row of the test
+split a forecast is made from the points before it, and scored on that scale.
 """
 
 import dataclasses
@@ -14,9 +14,8 @@ from jaxtyping import Float64, Int64, Shaped
 
 from timemoe_jax.data.formats.csv_files import Table, read_csv
 from timemoe_jax.data.seasons import season_of_times
-from timemoe_jax.errors import DataError
-
-PROTOCOLS = ("complete", "published")
+from timemoe_jax.errors import DataError, listed
+from timemoe_jax.evaluation.config import PROTOCOLS
 
 # Horizon -> context of the published results (arXiv 2409.16040, Section 4).
 PUBLISHED_CONTEXTS = {96: 512, 192: 1024, 336: 2048, 720: 3072}
@@ -26,53 +25,41 @@ ETT_HOURLY_BORDERS = (8640, 11520, 14400)
 ETT_QUARTER_HOURLY_BORDERS = (34560, 46080, 57600)
 
 _MODELS = ("base", "large", "ultra")
-_HORIZONS = (96, 192, 336, 720)
-# MSE/MAE of the zero-shot forecasts (arXiv 2409.16040v4, Table 3), a row per horizon.
-_ZERO_SHOT = {
-    "ETTh1": (
-        ".357/.381 .350/.382 .349/.379",
-        ".384/.404 .388/.412 .395/.413",
-        ".411/.434 .411/.430 .447/.453",
-        ".449/.477 .427/.455 .457/.462",
-    ),
-    "ETTh2": (
-        ".305/.359 .302/.354 .292/.352",
-        ".351/.386 .364/.385 .347/.379",
-        ".391/.418 .417/.425 .406/.419",
-        ".419/.454 .537/.496 .439/.447",
-    ),
-    "ETTm1": (
-        ".338/.368 .309/.357 .281/.341",
-        ".353/.388 .346/.381 .305/.358",
-        ".381/.413 .373/.408 .369/.395",
-        ".504/.493 .475/.477 .469/.472",
-    ),
-    "ETTm2": (
-        ".201/.291 .197/.286 .198/.288",
-        ".258/.334 .250/.322 .235/.312",
-        ".324/.373 .337/.375 .293/.348",
-        ".488/.464 .480/.461 .427/.428",
-    ),
-    "weather": (
-        ".160/.214 .159/.213 .157/.211",
-        ".210/.260 .215/.266 .208/.256",
-        ".274/.309 .291/.322 .255/.290",
-        ".418/.405 .415/.400 .405/.397",
-    ),
-}
+# MSE/MAE of the zero-shot forecasts (arXiv 2409.16040v4, Table 3).
+_ZERO_SHOT = """
+ETTh1 96    .357/.381 .350/.382 .349/.379
+ETTh1 192   .384/.404 .388/.412 .395/.413
+ETTh1 336   .411/.434 .411/.430 .447/.453
+ETTh1 720   .449/.477 .427/.455 .457/.462
+ETTh2 96    .305/.359 .302/.354 .292/.352
+ETTh2 192   .351/.386 .364/.385 .347/.379
+ETTh2 336   .391/.418 .417/.425 .406/.419
+ETTh2 720   .419/.454 .537/.496 .439/.447
+ETTm1 96    .338/.368 .309/.357 .281/.341
+ETTm1 192   .353/.388 .346/.381 .305/.358
+ETTm1 336   .381/.413 .373/.408 .369/.395
+ETTm1 720   .504/.493 .475/.477 .469/.472
+ETTm2 96    .201/.291 .197/.286 .198/.288
+ETTm2 192   .258/.334 .250/.322 .235/.312
+ETTm2 336   .324/.373 .337/.375 .293/.348
+ETTm2 720   .488/.464 .480/.461 .427/.428
+weather 96  .160/.214 .159/.213 .157/.211
+weather 192 .210/.260 .215/.266 .208/.256
+weather 336 .274/.309 .291/.322 .255/.290
+weather 720 .418/.405 .415/.400 .405/.397
+"""
 
 
-def _pair(text: str) -> tuple[float, float]:
-    mse, mae = text.split("/")
-    return float(mse), float(mae)
+def _published() -> dict[tuple[str, int], dict[str, tuple[float, ...]]]:
+    table = {}
+    for name, horizon, *cells in map(str.split, _ZERO_SHOT.strip().splitlines()):
+        scores = (tuple(map(float, cell.split("/"))) for cell in cells)
+        table[name, int(horizon)] = dict(zip(_MODELS, scores, strict=True))
+    return table
 
 
 # (dataset, horizon) -> model -> (MSE, MAE) of the published zero-shot forecasts.
-published_results: dict[tuple[str, int], dict[str, tuple[float, float]]] = {
-    (name, horizon): dict(zip(_MODELS, map(_pair, row.split()), strict=True))
-    for name, rows in _ZERO_SHOT.items()
-    for horizon, row in zip(_HORIZONS, rows, strict=True)
-}
+published_results = _published()
 
 
 def default_context(horizon: int) -> int:
@@ -81,12 +68,7 @@ def default_context(horizon: int) -> int:
 
 
 def find_dataset(name_or_path: str, data_dir: str | Path | None = None) -> Path:
-    """Finds the CSV of a benchmark.
-
-    Args:
-      name_or_path: a CSV, or the name of one somewhere under `data_dir`, in any case and with or
-        without its suffix.
-      data_dir: the folder to search, with its sub-folders; None or empty takes paths only.
+    """Finds a CSV by its path, or by its name, in any case, in a folder or one of its sub-folders.
 
     Raises:
       DataError: there is no such file, or there are several.
@@ -111,41 +93,24 @@ def find_dataset(name_or_path: str, data_dir: str | Path | None = None) -> Path:
         raise DataError(
             f"{name_or_path!r} could be any of {', '.join(map(str, found))}; give the path"
         )
-    there = ", ".join(str(p.relative_to(folder)) for p in known[:20]) or "no .csv"
-    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    raise DataError(f"there is no {name_or_path}.csv under {folder}, which holds {there}{more}")
+    there = listed([p.relative_to(folder) for p in known], 20) or "no .csv"
+    raise DataError(f"there is no {name_or_path}.csv under {folder}, which holds {there}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Benchmark:
-    """One dataset of T rows and C channels, split and scaled.
+    """One dataset of T rows and C channels, split, and scaled by its train split."""
 
-    Attributes:
-      name: of the file, without the suffix; spelt as in `published_results` where it is there.
-      path: the file.
-      columns: the names of the channels.
-      timestamps: the dates [T], datetime64; None where the file has none.
-      values: float64 [T, C] as in the file.
-      borders: the rows at which the train, validation and test splits end.
-      mean: float64 [C], over the train split.
-      std: float64 [C], population standard deviation over the train split; 1 where that is
-        constant.
-      scaled: float64 [T, C], (values - mean) / std.
-      season: the number of steps in a season, a guess from the dates.
-      sha256: of the file.
-      md5: of the file.
-    """
-
-    name: str
+    name: str  # of the file, without the suffix; spelt as in `published_results`
     path: Path
     columns: tuple[str, ...]
-    timestamps: Shaped[np.ndarray, " T"] | None
-    values: Float64[np.ndarray, "T C"]
-    borders: tuple[int, int, int]
+    timestamps: Shaped[np.ndarray, " T"] | None  # datetime64; None where the file has none
+    values: Float64[np.ndarray, "T C"]  # as in the file
+    borders: tuple[int, int, int]  # the rows at which the train, validation and test splits end
     mean: Float64[np.ndarray, " C"]
-    std: Float64[np.ndarray, " C"]
-    scaled: Float64[np.ndarray, "T C"]
-    season: int
+    std: Float64[np.ndarray, " C"]  # of the population; 1 where the train split is constant
+    scaled: Float64[np.ndarray, "T C"]  # (values - mean) / std
+    season: int  # steps in a season, a guess from the dates
     sha256: str
     md5: str
 
@@ -153,11 +118,8 @@ class Benchmark:
 def load_benchmark(path: str | Path) -> Benchmark:
     """Reads a CSV, splits it and scales it by its train split.
 
-    A file whose name has "etth" or "ettm" in it has the fixed borders of that dataset; of any
-    other, the first 70 percent of the rows train and the last 20 percent test.
-
-    Args:
-      path: a CSV as `read_csv` takes it.
+    A file with "etth" or "ettm" in its name has the fixed borders of that dataset; in any other,
+    the first 70 percent of the rows are the train split and the last 20 percent the test split.
 
     Raises:
       DataError: the file cannot be read, is too short to be split, or has missing or infinite
@@ -173,7 +135,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
     constant = train.min(axis=0) == train.max(axis=0)
     std = np.where(constant, 1.0, train.std(axis=0))
     content = path.read_bytes()
-    spelling = {name.lower(): name for name in _ZERO_SHOT}
+    spelling = {name.lower(): name for name, _ in published_results}
     return Benchmark(
         name=spelling.get(path.stem.lower(), path.stem),
         path=path,
@@ -219,13 +181,8 @@ def _borders(path: Path, rows: int) -> tuple[int, int, int]:
 class BenchmarkWindows:
     """Windows over the test split: a context, and the horizon that follows, of one channel.
 
-    Numbered channel by channel, and in each by time. Only `benchmark_windows` makes them.
-
-    Attributes:
-      context_length: the points of each context.
-      horizon: the points of each target.
-      num_per_channel: the windows of each channel that the protocol scores.
-      total: the windows of all channels that the protocol scores; `len` may be less.
+    They are numbered channel by channel, and by time in each. The protocol scores
+    `num_per_channel` windows of each channel, and `total` of all; `len` may be less.
     """
 
     __test__ = False  # or pytest would take the class for one of tests
@@ -267,12 +224,8 @@ class BenchmarkWindows:
     ]:
         """Yields the windows in order; only a batch at a time is in memory.
 
-        Args:
-          batch_size: the windows in a batch; the last batch may have fewer.
-
         Yields:
-          contexts [B, context_length] and targets [B, horizon], float64 and scaled; the channel
-          of each [B]; the row of the file at which its context starts [B].
+          scaled contexts and targets, the channel of each, and the row at which it starts.
 
         Raises:
           DataError: batch_size is not positive.
@@ -312,15 +265,9 @@ def benchmark_windows(
 ) -> BenchmarkWindows:
     """The windows of a benchmark's test split, at stride 1, each of a single channel.
 
-    The first target is the first row of the test split, so its context lies before that.
-
-    Args:
-      benchmark: the dataset.
-      context_length: the points to forecast from.
-      horizon: the points to forecast.
-      protocol: "complete", or "published", which leaves out the last window of each channel, as
-        the published results do.
-      max_windows: so many windows at most, evenly spaced over all; None takes all.
+    The first target is the first row of the test split, so its context lies before that. The
+    protocol "published" leaves out the last window of each channel, as the published results do.
+    At most `max_windows`, evenly spaced over all, are taken.
 
     Raises:
       DataError: an argument is out of range, or the splits are too short for such a window.

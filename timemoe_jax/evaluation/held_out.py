@@ -2,9 +2,9 @@
 
 timemoe score --checkpoint=RUN --path=DIRS --horizons=96,336,720 --context=512
 
-Every model is scored on the same windows: a context, z-scored by its own statistics, and what
-follows it, in the same units. So a score does not depend on a model's heads, loss or
-standardisation, and models that differ in those can be compared.
+Every model is scored on the same windows: a context, standardized by its own statistics, and what
+follows it, in the same units. So a score does not depend on a model's heads, loss or way of
+standardizing, and models that differ in those can be compared.
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from jaxtyping import Bool, Float64
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.held_out_windows import Chunk, HeldOut, SourceWindows, read_windows
+from timemoe_jax.evaluation.tables import error_pair, markdown_table, without_nan
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums
 from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
 METHODS = ("model", "naive", "context_mean")
-# Units of the context's deviation, as in training with data.clip: one window that leaves its
-# context far behind would otherwise decide the score of its source.
+# In deviations of the context, as in training with data.clip: one window that leaves its context
+# far behind would otherwise decide the score of its source.
 CLIP = 10.0
 
 
@@ -34,67 +35,53 @@ class Errors:
     mse: float
     mae: float
 
+    def __str__(self) -> str:
+        return error_pair(self.mse, self.mae)
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceScore:
-    """What one source says of a model.
+    """The scores of a model on one source."""
 
-    Attributes:
-      name: domain and name of the source.
-      num_series: how many it has.
-      too_short: series without room for a context and the shortest horizon.
-      unusable: windows not scored, since their context is flat or its last point is missing.
-      windows: by horizon, how many were scored.
-      clipped: by horizon, the share of the true values that were clipped.
-      errors: by horizon and method.
-    """
-
-    name: str
+    name: str  # domain and name of the source
     num_series: int
-    too_short: int
-    unusable: int
-    windows: dict[int, int]
-    clipped: dict[int, float]
-    errors: dict[int, dict[str, Errors]]
+    too_short: int  # series without room for a context and the shortest horizon
+    unusable: int  # windows not scored: their context is flat, or its last point is missing
+    windows: dict[int, int]  # by horizon, how many were scored
+    clipped: dict[int, float]  # by horizon, the share of the true values that were clipped
+    errors: dict[int, dict[str, Errors]]  # by horizon and method
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutScores:
-    """What `score` found.
-
-    Attributes:
-      context_length, horizons, max_windows: as they were asked for.
-      clip: how far from its context's mean a value counts, in deviations.
-      num_read: how many of a context's last points the model read.
-      sources: each by itself.
-    """
+    """The result of `score`: what was asked for, and each source by itself."""
 
     context_length: int
     horizons: tuple[int, ...]
     max_windows: int
-    clip: float
-    num_read: int
+    clip: float  # how far from its context's mean a value counts, in deviations
+    num_read: int  # how many of a context's last points the model read
     sources: tuple[SourceScore, ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What was scored: the model, if there was one, and what any has to beat."""
+        """What was scored: the model, if there was one, and the baselines."""
         return tuple(
             m for m in METHODS if any(m in s.errors[self.horizons[0]] for s in self.sources)
         )
 
     def average(self, horizon: int, method: str = "model") -> Errors:
         """The mean over the sources that have a window at a horizon, each counting the same."""
-        found = [s.errors[horizon][method] for s in self.sources if s.windows[horizon]]
-        if not found:
+        errors = [s.errors[horizon][method] for s in self.sources if s.windows[horizon]]
+        if not errors:
             return Errors(float("nan"), float("nan"))
-        return Errors(*np.mean([(e.mse, e.mae) for e in found], axis=0).tolist())
+        return Errors(*np.mean([(e.mse, e.mae) for e in errors], axis=0).tolist())
 
     def relative_mse(self, horizon: int, method: str = "model") -> float:
-        """The geometric mean over sources of the MSE over that of the context's mean.
+        """The geometric mean over sources of the MSE divided by that of the context's mean.
 
-        No source decides it by being hard to forecast. NaN where no source has a window, or an
-        error is 0.
+        So no source outweighs the others by being hard to forecast. NaN where no source has a
+        window, or an error is 0.
         """
         errors = [s.errors[horizon] for s in self.sources if s.windows[horizon]]
         pairs = np.array([(e[method].mse, e["context_mean"].mse) for e in errors])
@@ -112,27 +99,25 @@ class HeldOutScores:
             }
             for h in self.horizons
         }
-        return _jsonable({**dataclasses.asdict(self), "average": averages})
+        return without_nan({**dataclasses.asdict(self), "average": averages})
 
     def to_markdown(self) -> str:
         """A table with a row for each source and horizon, the averages, and what was left out."""
-        head = ["source", "horizon", "windows", *(m.replace("_", " ") for m in self.methods)]
+        header = ["source", "horizon", "windows", *(m.replace("_", " ") for m in self.methods)]
         rows = [
-            [s.name, str(h), f"{s.windows[h]:,}", *(_pair(s.errors[h][m]) for m in self.methods)]
+            [s.name, str(h), f"{s.windows[h]:,}", *(str(s.errors[h][m]) for m in self.methods)]
             for s in self.sources
             for h in self.horizons
             if s.windows[h]
         ]
         for h in self.horizons:
             count = sum(s.windows[h] > 0 for s in self.sources)
-            averages = [_pair(self.average(h, m)) for m in self.methods]
+            averages = [str(self.average(h, m)) for m in self.methods]
             rows.append([f"mean of {count} sources", str(h), "", *averages])
         for h in self.horizons:
             relative = [f"{self.relative_mse(h, m):.4f}" for m in self.methods]
             rows.append(["MSE over context mean's", str(h), "", *relative])
-        lines = [head, ["---"] * len(head), *rows]
-        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return table + "\n" + self._notes() + "\n"
+        return f"{markdown_table(header, rows)}\n{self._notes()}\n"
 
     def _notes(self) -> str:
         without = [s.name for s in self.sources if not any(s.windows.values())]
@@ -163,14 +148,14 @@ def score(
 ) -> HeldOutScores:
     """Scores a model, the last value and the context's mean on the same windows.
 
-    Forecasts are made with normalize="instance". Contexts, truths and forecasts are z-scored by the
-    context (population deviation), and what lies farther than `clip` from 0 is moved there, in
-    truths and forecasts alike. A missing truth counts for nothing; a window whose context is flat
-    or ends with a missing point is not scored, and counted.
+    Forecasts are made with normalize="instance". Contexts, truths and forecasts are standardized by
+    the context (population deviation); truths and forecasts are clipped to +-`clip`. A missing
+    truth counts for nothing; a window whose context is flat or ends with a missing point is not
+    scored, but counted.
 
     Args:
       forecaster: the model; None scores the other two alone.
-      held_out: of `choose_windows`.
+      held_out: the windows, of `choose_windows`.
       clip: in deviations of the context, above 0.
       num_read: how many of a context's last points the model reads, so that lengths can be compared
         on the same windows and in the same units; None: all.
@@ -195,8 +180,9 @@ def score(
         for windows in held_out.windows:
             tally = _Tally(held_out.horizons, clip, forecaster is not None)
             for chunk in read_windows(held_out, windows):
-                made = _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
-                tally.add(chunk, made)
+                tally.add(
+                    chunk, _forecast(forecaster, chunk, held_out.horizons, num_read, batch_size)
+                )
                 bar.update(chunk.num_windows)
             scores.append(tally.finish(windows))
     return HeldOutScores(
@@ -213,33 +199,33 @@ def _forecast(
 ) -> dict[int, Float64[np.ndarray, "W H"]]:
     """The model's forecasts of each horizon that there is room for.
 
-    One of a longer horizon serves a shorter one where it begins with the same heads.
+    A longer forecast serves a shorter horizon where it begins with the same heads.
     """
-    made: dict[int, Float64[np.ndarray, "W H"]] = {}
+    forecasts: dict[int, Float64[np.ndarray, "W H"]] = {}
     if forecaster is None or not len(chunk.contexts):
-        return made
+        return forecasts
     plans = {
         h: horizon_plan(h, forecaster.config.horizon_lengths, forecaster.config.forecast_plan)
         for h in horizons
         if h <= chunk.truths.shape[1]
     }
     for h in sorted(plans, reverse=True):
-        longer = [other for other in made if plans[other][: len(plans[h])] == plans[h]]
+        longer = [other for other in forecasts if plans[other][: len(plans[h])] == plans[h]]
         if longer:
-            made[h] = made[longer[0]][:, :h]
+            forecasts[h] = forecasts[longer[0]][:, :h]
         else:
-            made[h] = forecaster.forecast(
+            forecasts[h] = forecaster.forecast(
                 chunk.contexts[:, -num_read:],
                 h,
                 context_length=num_read,
                 normalize="instance",
                 batch_size=batch_size,
             ).point
-    return made
+    return forecasts
 
 
 class _Tally:
-    """Errors of a source so far."""
+    """The running sums of one source."""
 
     def __init__(self, horizons: tuple[int, ...], clip: float, model: bool):
         methods = METHODS if model else METHODS[1:]
@@ -249,55 +235,44 @@ class _Tally:
         self._clipped = dict.fromkeys(horizons, 0)
         self._unusable = 0
 
-    def add(self, chunk: Chunk, made: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
-        """Counts windows and the forecasts of them."""
+    def add(self, chunk: Chunk, by_model: Mapping[int, Float64[np.ndarray, "W H"]]) -> None:
+        """Adds the errors of a chunk of windows; the model's forecasts come by horizon."""
         self._unusable += chunk.num_windows - len(chunk.contexts)
 
         def scaled(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
             return (values - chunk.mean[:, None]) / chunk.deviation[:, None]
 
         def clipped(values: Float64[np.ndarray, "W H"]) -> Float64[np.ndarray, "W H"]:
-            return np.clip(scaled(values), -self._clip, self._clip)
+            return np.clip(values, -self._clip, self._clip)
 
+        all_truths, last = scaled(chunk.truths), clipped(scaled(chunk.contexts[:, -1:]))
         for h, sums in self._sums.items():
             if h > chunk.truths.shape[1]:
                 continue
-            truths = clipped(chunk.truths[:, :h])
+            truths = all_truths[:, :h]
             seen: Bool[np.ndarray, "W H"] = ~np.isnan(truths)
             self._windows[h] += int(np.count_nonzero(seen.any(axis=1)))
-            far = np.abs(scaled(chunk.truths[:, :h])[seen]) > self._clip
-            self._clipped[h] += int(np.count_nonzero(far))
-            last = np.broadcast_to(clipped(chunk.contexts[:, -1:]), truths.shape)
-            forecasts = {"naive": last, "context_mean": np.zeros(truths.shape)}
-            if h in made:
-                forecasts["model"] = clipped(made[h])
+            self._clipped[h] += int(np.count_nonzero(np.abs(truths[seen]) > self._clip))
+            truths = clipped(truths)
+            naive = np.broadcast_to(last, truths.shape)
+            forecasts = {"naive": naive, "context_mean": np.zeros(truths.shape)}
+            if h in by_model:
+                forecasts["model"] = clipped(scaled(by_model[h]))
             for method, forecast in forecasts.items():
                 sums[method].update(forecast[seen], truths[seen])
 
     def finish(self, windows: SourceWindows) -> SourceScore:
-        """The means."""
-        counts = {h: sums["naive"].count for h, sums in self._sums.items()}
+        """The mean errors."""
+        scored = {h: max(sums["naive"].count, 1) for h, sums in self._sums.items()}
         return SourceScore(
             windows.name,
             windows.num_series,
             windows.too_short,
             self._unusable,
             dict(self._windows),
-            {h: self._clipped[h] / max(counts[h], 1) for h in counts},
+            {h: self._clipped[h] / scored[h] for h in scored},
             {
                 h: {m: Errors(each.mse, each.mae) for m, each in sums.items()}
                 for h, sums in self._sums.items()
             },
         )
-
-
-def _pair(errors: Errors) -> str:
-    return f"{errors.mse:.4f} / {errors.mae:.4f}"
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,6 +1,6 @@
 """Which windows of held-out series a model is scored on: the same for every model.
 
-They follow from the lengths of the series and from what is asked for alone.
+The choice depends on nothing but the lengths of the series and what is asked for.
 """
 
 import dataclasses
@@ -26,23 +26,14 @@ _CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SourceWindows:
-    """The windows of one source to forecast.
+    """The windows of one source to forecast."""
 
-    Attributes:
-      name: domain and name of the source.
-      num_series: how many it has.
-      too_short: how many of those have no room for a context and the shortest horizon.
-      sequence: which series each window is of, ascending.
-      start: its first point.
-      room: the longest of the horizons that it has room for.
-    """
-
-    name: str
+    name: str  # domain and name of the source
     num_series: int
-    too_short: int
-    sequence: Int64[np.ndarray, " W"]
-    start: Int64[np.ndarray, " W"]
-    room: Int64[np.ndarray, " W"]
+    too_short: int  # series without room for a context and the shortest horizon
+    sequence: Int64[np.ndarray, " W"]  # the series of each window, ascending
+    start: Int64[np.ndarray, " W"]  # the first point of each
+    room: Int64[np.ndarray, " W"]  # the longest horizon that each has room for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,9 +50,7 @@ class HeldOut:
 def open_held_out(config: DataConfig, seed: int = 0) -> tuple[SequenceSource, list[SourcePart]]:
     """The series that a run validates on, and which are of which source.
 
-    Args:
-      config: of the run's data.
-      seed: of the run: which series `validation_fraction` holds out.
+    The seed is that of the run: it decides which series `validation_fraction` holds out.
 
     Raises:
       DataError: the config holds nothing out, or something cannot be read.
@@ -88,12 +77,7 @@ def _subset(
 def choose_sources(
     source: SequenceSource, parts: Sequence[SourcePart], names: str
 ) -> tuple[SequenceSource, list[SourcePart]]:
-    """Some of the sources alone.
-
-    Args:
-      source: the series.
-      parts: which are of which source.
-      names: those to keep, "domain/source" with commas between.
+    """Keeps some sources alone: those that `names` lists as "domain/source" with commas between.
 
     Raises:
       DataError: a name is of no source.
@@ -115,11 +99,11 @@ def choose_windows(
 ) -> HeldOut:
     """Chooses what every model is scored on, from the lengths of the series alone.
 
-    A window may start at every point after which its series has room for a context and the longest
-    horizon; of a series too short for that, for the longest horizon that it has room for. Of these
-    starts of a source, one series after the other, evenly spaced ones are taken: at most
-    `max_windows`, as evenly from longer and shorter series as there are so many. A window is
-    scored at every horizon that it has room for.
+    A window may start wherever its series has room after it for a context and the longest horizon;
+    in a series too short for that, for the longest horizon that fits. At most `max_windows` of
+    these starts are taken from each source, evenly spaced, one series after the other; series that
+    have room for different horizons get equal shares, as far as they have enough starts. A window
+    is scored at every horizon that it has room for.
 
     Args:
       source: the series.
@@ -152,7 +136,7 @@ def _windows_of(
     source: SequenceSource, part: SourcePart, context: int, horizons: tuple[int, ...], most: int
 ) -> SourceWindows:
     lengths = source.lengths[part.first : part.stop]
-    # How many of the horizons each series has room for; of none, it has no window.
+    # How many of the horizons each series has room for; with room for none it has no window.
     fitting = np.searchsorted(horizons, lengths - context, side="right")
     room = np.array([0, *horizons])[fitting]
     starts = np.where(fitting > 0, lengths - context - room + 1, 0)
@@ -178,11 +162,11 @@ def _windows_of(
 
 
 def _shared_out(totals: dict[int, int], most: int) -> dict[int, int]:
-    """How many of each kind to take: as evenly as there are so many, `most` in all."""
+    """Shares `most` out evenly between groups of these sizes; small groups are taken whole."""
     shares: dict[int, int] = {}
-    for kind in sorted(totals, key=totals.__getitem__):
+    for group in sorted(totals, key=totals.__getitem__):
         left = len(totals) - len(shares)
-        shares[kind] = min(totals[kind], (most - sum(shares.values())) // left)
+        shares[group] = min(totals[group], (most - sum(shares.values())) // left)
     return shares
 
 
@@ -193,11 +177,11 @@ class Chunk(NamedTuple):
     truths: Float64[np.ndarray, "W H"]  # NaN where missing
     mean: Float64[np.ndarray, " W"]  # of the contexts
     deviation: Float64[np.ndarray, " W"]
-    num_windows: int  # that were read, with those that cannot be scored
+    num_windows: int  # how many were read, also those that cannot be scored
 
 
 def read_windows(held_out: HeldOut, windows: SourceWindows) -> Iterator[Chunk]:
-    """The windows of a source, a few at a time, those with room for as much together."""
+    """Reads the windows of a source in chunks of windows with room for the same horizon."""
     context = held_out.context_length
     for room in np.unique(windows.room).tolist():
         ids = np.flatnonzero(windows.room == room)

@@ -25,6 +25,7 @@ from timemoe_jax.evaluation.benchmarks import (
     published_results,
 )
 from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring import baselines
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums
@@ -34,8 +35,8 @@ from timemoe_jax.runtime.progress import progress_bar
 PUBLISHED_MODELS = ("base", "large", "ultra")
 VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
 
-# Context parroting compares a season, but no fewer points than these: one or a few of them say at
-# what level a series is, not where in its course.
+# Context parroting compares a season, but at least this many points: fewer say at what level a
+# series is, not where in its course.
 MIN_STRETCH = 8
 
 BASELINES = ("naive", "seasonal_naive", "parroting")
@@ -45,21 +46,15 @@ Cell = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells of one dataset and context length that are scored from one forecast of each context.
-
-    Attributes:
-      benchmark: the dataset.
-      windows: of each cell.
-      places: of each cell in the manifest.
-    """
+    """Cells of one dataset and context length that are scored from one forecast of each context."""
 
     benchmark: Benchmark
-    windows: tuple[BenchmarkWindows, ...]
-    places: tuple[int, ...]
+    windows: tuple[BenchmarkWindows, ...]  # of each cell
+    places: tuple[int, ...]  # the index of each cell in the manifest
 
     @property
     def horizons(self) -> tuple[int, ...]:
-        """Of the cells."""
+        """The horizon of each cell."""
         return tuple(windows.horizon for windows in self.windows)
 
 
@@ -121,20 +116,13 @@ def group_cells(
 ) -> list[Group]:
     """Finds the cells that can be scored from one forecast of each context.
 
-    They are of one dataset and context length, and the model reads the same heads for all of them,
-    so that the forecast of a horizon is the beginning of that of a longer one. The baselines'
-    always is. Subsets of windows are others for each horizon, so that nothing is shared there.
-
-    Args:
-      plan: the dataset and the windows of each cell, in the order of the manifest.
-      forecaster: None if the baselines alone are scored.
-      max_windows: the most windows of a cell; None takes all.
-
-    Returns:
-      groups in the order of their first cells.
+    They share the dataset and the context length, and the model reads the same heads for all of
+    them, so that the forecast of a horizon is the beginning of that of a longer one; a baseline's
+    always is. With `max_windows` each horizon has other windows, so that nothing is shared. The
+    plan is in the order of the manifest, and groups are in the order of their first cells.
     """
 
-    def shared(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
+    def key(benchmark: Benchmark, windows: BenchmarkWindows) -> Hashable:
         heads = None
         if forecaster:
             model = forecaster.config
@@ -142,30 +130,22 @@ def group_cells(
         subset = None if max_windows is None else windows.horizon
         return id(benchmark), windows.context_length, heads, subset
 
-    found: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for place, cell in enumerate(plan):
-        found.setdefault(shared(*cell), []).append(place)
+        groups.setdefault(key(*cell), []).append(place)
     return [
         Group(plan[places[0]][0], tuple(plan[place][1] for place in places), tuple(places))
-        for places in found.values()
+        for places in groups.values()
     ]
 
 
 def evaluate_group(
     forecaster: Forecaster | None, group: Group, config: EvalConfig, progress: bool = True
 ) -> list[Cell]:
-    """Scores one dataset at some horizons, on the scale of the train split, in float64.
+    """Scores the cells of a group in order, on the scale of the train split, in float64.
 
-    Every cell is scored on its own windows alone, of which shorter horizons have more.
-
-    Args:
-      forecaster: None scores the baselines alone.
-      group: the cells; a single one, or as `group_cells` found them.
-      config: batch size, normalisation and protocol.
-      progress: whether to show a progress bar.
-
-    Returns:
-      the cells, in the order of the group.
+    Every cell is scored on its own windows alone, of which shorter horizons have more. Without a
+    forecaster the baselines alone are scored.
     """
     sums: list[dict[str, ErrorSums]] = [{} for _ in group.windows]
     start = time.perf_counter()
@@ -201,7 +181,7 @@ def _forecasts(
     context: Float64[np.ndarray, "B T"],
     config: EvalConfig,
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
-    """By method, as far as the longest horizon of the group."""
+    """The forecasts of each method, as far as the longest horizon of the group."""
     horizon = max(group.horizons)
     forecasts = _baselines(context, horizon, group.benchmark.season)
     if forecaster:
@@ -221,14 +201,7 @@ def _targets(
     channel: Int64[np.ndarray, " B"],
     target_row: Int64[np.ndarray, " B"],
 ) -> tuple[Int64[np.ndarray, " S"], Float64[np.ndarray, "S H"]]:
-    """Which contexts of a batch are followed by a window's target, and these targets.
-
-    Args:
-      benchmark: the dataset.
-      windows: of one horizon.
-      channel: of each context.
-      target_row: the row that follows each context.
-    """
+    """Which contexts of a batch are followed by a window's target, and these targets."""
     # Window k of a channel has its first target in row k of the test split.
     scored = np.flatnonzero(target_row - benchmark.borders[1] < windows.num_per_channel)
     rows = target_row[scored, None] + np.arange(windows.horizon)
@@ -248,25 +221,21 @@ def _baselines(
     context: Float64[np.ndarray, "B T"], horizon: int, season: int
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
     length = context.shape[1]
-    made = {
+    forecasts = {
         "naive": baselines.naive(context, horizon),
         "seasonal_naive": baselines.seasonal_naive(context, horizon, min(season, length)),
     }
     stretch = parroting_stretch(season, length)
     if stretch:
-        made["parroting"] = baselines.context_parroting(context, horizon, stretch)
-    return made
+        forecasts["parroting"] = baselines.context_parroting(context, horizon, stretch)
+    return forecasts
 
 
 def parroting_stretch(season: int, context_length: int) -> int | None:
-    """The points that context parroting compares: a season, at least `MIN_STRETCH`.
+    """How many points context parroting compares: a season, at least `MIN_STRETCH`.
 
-    At most half of the context, so that there is an earlier stretch; None for one of a single
+    At most half of the context, so that there is an earlier stretch; None for a context of one
     point, which has none.
-
-    Args:
-      season: the steps of one.
-      context_length: the points of a context.
     """
     return min(max(season, MIN_STRETCH), context_length // 2) or None
 
@@ -278,10 +247,8 @@ def _describe(
     config: EvalConfig,
 ) -> Cell:
     """How a cell was obtained, in enough detail to obtain it again."""
-    scaler = {
-        column: {"mean": float(mean), "std": float(std)}
-        for column, mean, std in zip(benchmark.columns, benchmark.mean, benchmark.std, strict=True)
-    }
+    columns = zip(benchmark.columns, benchmark.mean.tolist(), benchmark.std.tolist(), strict=True)
+    scaler = {name: {"mean": mean, "std": std} for name, mean, std in columns}
     return {
         "dataset": benchmark.name,
         "horizon": windows.horizon,
@@ -303,35 +270,32 @@ def _describe(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in VERSIONS_OF:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def results_table(manifest: Mapping[str, Any]) -> str:
     """The cells as Markdown: MSE / MAE of ours, the baselines and the published models."""
-    cells = manifest["cells"]
+    cells, subset = manifest["cells"], bool(manifest["max_windows"])
     published = [name for name in PUBLISHED_MODELS if any(_published(c, name)[0] for c in cells)]
     header = ["dataset", "horizon", "ours", "naive", "seasonal naive", "context parroting"]
-    header += [f"published {name}" for name in published]
-    header += ["windows"] if manifest["max_windows"] else []
-    subset = bool(manifest["max_windows"])
+    header += [f"published {name}" for name in published] + ["windows"] * subset
     rows = [_row(cell, published, subset) for cell in cells]
     rows += [_average_row(cells, published, subset)] if len(cells) > 1 else []
-    lines = [" | ".join(header), " | ".join("---" for _ in header), *map(" | ".join, rows)]
     notes = [
         f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
         f"checkpoint {manifest['checkpoint'] or 'none'}."
     ]
-    if manifest["max_windows"]:
+    if subset:
         notes.append(
             f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."
         )
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(notes) + "\n"
+    return "\n".join([markdown_table(header, rows), *notes]) + "\n"
 
 
 _Scores = tuple[float | None, float | None]  # MSE and MAE
@@ -339,22 +303,20 @@ _Scores = tuple[float | None, float | None]  # MSE and MAE
 
 def _published(cell: Cell, model: str) -> _Scores:
     """The published zero-shot scores of a cell, if there are any."""
-    return published_results.get((cell["dataset"], cell["horizon"]), {}).get(model, (None, None))
-
-
-def _scores(cell: Cell, method: str) -> _Scores:
-    return cell.get(f"{method}mse"), cell.get(f"{method}mae")
+    scores: Mapping[str, Any] = published_results.get((cell["dataset"], cell["horizon"]), {})
+    return scores.get(model, (None, None))
 
 
 def _all_scores(cell: Cell, published: Sequence[str]) -> list[_Scores]:
     """Ours, the baselines', and those of the published models named."""
-    ours = [_scores(cell, method) for method in ("", *(f"{name}_" for name in BASELINES))]
+    prefixes = ("", *(f"{name}_" for name in BASELINES))
+    ours = [(cell.get(f"{prefix}mse"), cell.get(f"{prefix}mae")) for prefix in prefixes]
     return ours + [_published(cell, name) for name in published]
 
 
 def _row(cell: Cell, published: Sequence[str], subset: bool) -> list[str]:
     row = [cell["dataset"], str(cell["horizon"])]
-    row += [_pair(scores) for scores in _all_scores(cell, published)]
+    row += [error_pair(*scores) for scores in _all_scores(cell, published)]
     return row + ([f"{cell['windows']:,} of {cell['windows_in_protocol']:,}"] if subset else [])
 
 
@@ -367,9 +329,4 @@ def _average_row(cells: Sequence[Cell], published: Sequence[str], subset: bool) 
 
     columns = zip(*(_all_scores(cell, published) for cell in cells), strict=True)
     averages = [(mean([s[0] for s in column]), mean([s[1] for s in column])) for column in columns]
-    return ["average", "", *map(_pair, averages), *([""] if subset else [])]
-
-
-def _pair(scores: _Scores) -> str:
-    mse, mae = scores
-    return "" if mse is None or mae is None else f"{mse:.4f} / {mae:.4f}"
+    return ["average", "", *(error_pair(*pair) for pair in averages), *([""] if subset else [])]

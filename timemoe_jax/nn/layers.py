@@ -11,13 +11,7 @@ Initializer = nnx.initializers.Initializer
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias), computed in `dtype`, with parameters kept in float32.
 
-    Args:
-      d_in: input features.
-      d_out: output features.
-      init: of the kernel [d_in, d_out]; a bias [d_out] starts at 0.
-      dtype: of the product.
-      use_bias: whether there is a bias.
-      rngs: the source of the initial kernel.
+    `init` makes the kernel [d_in, d_out]; a bias [d_out] starts at 0.
     """
 
     def __init__(
@@ -48,10 +42,6 @@ class RMSNorm(nnx.Module):
 
     The division is computed in float32 and cast back to the input's dtype before the product with
     the scale, in the order of the published implementation.
-
-    Args:
-      size: features, D.
-      eps: added to the mean square.
     """
 
     def __init__(self, size: int, *, eps: float):
@@ -59,7 +49,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Normalises the last axis."""
+        """Normalizes the last axis."""
         x32 = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
         normed = (x32 * jax.lax.rsqrt(mean_square + self.eps)).astype(x.dtype)
@@ -71,13 +61,6 @@ class PointEmbedding(nnx.Module):
 
     The products are elementwise: a matrix product with an inner dimension of one would round x on
     accelerators whose default precision is below float32.
-
-    Args:
-      hidden_size: D.
-      gate_init: of W_gate.
-      value_init: of W_value.
-      dtype: of the products.
-      rngs: the source of the initial weights.
     """
 
     def __init__(
@@ -101,15 +84,7 @@ class PointEmbedding(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """down(silu(gate(x)) * up(x)), without biases (arXiv 2002.05202).
-
-    Args:
-      d_model: features in and out, D.
-      d_hidden: features between.
-      init: of the three kernels.
-      dtype: of the products.
-      rngs: the source of the initial kernels.
-    """
+    """down(silu(gate(x)) * up(x)), without biases (arXiv 2002.05202)."""
 
     def __init__(
         self, d_model: int, d_hidden: int, *, init: Initializer, dtype: jnp.dtype, rngs: nnx.Rngs

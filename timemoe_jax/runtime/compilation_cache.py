@@ -1,26 +1,19 @@
-"""Compiled programs that later processes find on disk, so that they need not compile them again."""
+"""Compiled programs on disk, so that later processes need not compile them again."""
 
 import os
 from pathlib import Path
 
 import jax
 
-# Seconds of compilation from which on a program is kept.
+# A program that took fewer seconds to compile is not kept.
 MIN_SECONDS = 0.5
 
 
 def use(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Keeps the programs that this process compiles, and loads those of earlier ones.
+    """Keeps the programs that JAX compiles in this process, and loads those of earlier processes.
 
-    It holds for all of JAX in this process. A program is found again by the same versions on a
-    machine of the same kind.
-
-    Args:
-      folder: where they are kept; by default `programs` in $TIMEMOE_CACHE, or in
-        ~/.cache/timemoe_jax.
-
-    Returns:
-      the folder.
+    The same versions find a program again on a machine of the same kind. The folder, which is
+    returned, is by default `programs` in $TIMEMOE_CACHE, or in ~/.cache/timemoe_jax.
     """
     if folder is None:
         home = os.environ.get("TIMEMOE_CACHE") or "~/.cache/timemoe_jax"

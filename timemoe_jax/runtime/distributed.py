@@ -1,8 +1,8 @@
 """Several processes as one program: how they start, and how they agree.
 
-JAX runs one process on each host (or on each accelerator), every one of them with the same program.
-What happens in one process alone leaves the others waiting for it, so that whatever only some of
-them may meet, such as a file that cannot be read, has to be told to all.
+JAX runs the same program in one process on each host (or on each accelerator). If something happens
+in one process alone, the others wait for it; so a failure that only some of them may meet, such as
+a file that cannot be read, has to be told to all.
 """
 
 import os
@@ -39,13 +39,7 @@ def start(
     num_processes: str | None = None,
     process_id: str | None = None,
 ) -> None:
-    """Starts what a program's flags say, and tells of it where there are several processes.
-
-    Args:
-      distributed: None, or "auto" for `initialize(auto=True)`.
-      coordinator: as for `initialize`.
-      num_processes: as for `initialize`, in text.
-      process_id: as for `initialize`, in text.
+    """Calls `initialize` with the texts of a program's `FLAGS`, and prints how many there are.
 
     Raises:
       DistributedError: a flag has another form, or `initialize` refuses what they say.
@@ -70,18 +64,18 @@ def initialize(
     auto: bool = False,
     timeout_seconds: int = TIMEOUT_SECONDS,
 ) -> None:
-    """Joins this process to the others of its run; to be called before any use of a device.
+    """Joins this process to the others of its run, before any use of a device.
 
     Without arguments, or for one process, it does nothing. With `auto`, what is not given comes
-    from the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and what those
-    do not say from the cluster, as JAX detects it: SLURM, Open MPI, Kubernetes, TPU pods.
+    from the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the
+    cluster, as JAX detects it: SLURM, Open MPI, Kubernetes, TPU pods.
 
     Args:
       coordinator: host:port of process 0, which listens there.
       num_processes: how many there are.
-      process_id: which this one is, from 0.
-      auto: find out what is not given. An error where nothing is found, since a run that each of
-        several hosts takes for its own would spoil the folder that they share.
+      process_id: the number of this one, from 0.
+      auto: find out what is not given. If nothing is found it is an error, since several hosts
+        that each believe to be alone would spoil the folder that they share.
       timeout_seconds: how long to wait for the others.
 
     Raises:
@@ -120,29 +114,22 @@ def initialize(
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that prints, and writes what is written once.
-
-    It does not touch a device where no several processes were started.
-    """
+    """Whether this process prints and writes for all; asks no device if none were started."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def is_distributed() -> bool:
-    """Whether this is one of several processes; asks no device where none were started."""
+    """Whether this is one of several processes; asks no device if none were started."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def process_index_and_count() -> tuple[int, int]:
-    """Which process this is, and of how many."""
+    """The index of this process, and how many there are."""
     return (jax.process_index(), jax.process_count()) if is_distributed() else (0, 1)
 
 
 def gather(text: str) -> list[str]:
-    """What every process says, by process; each must call this at the same point.
-
-    Args:
-      text: what this one says; cut to `LONGEST_TEXT` bytes.
-    """
+    """The texts of all processes, cut to `LONGEST_TEXT` bytes; all must call this together."""
     if not is_distributed():
         return [text]
     from jax.experimental import multihost_utils
@@ -156,13 +143,9 @@ def gather(text: str) -> list[str]:
 
 @contextmanager
 def fail_together(kind: type[Exception]) -> Iterator[None]:
-    """What fails in one process fails in all: every process must enter and leave this.
+    """Makes a failure of one process a failure of all; every process must enter and leave this.
 
-    Args:
-      kind: the error that is raised where another process failed; it takes one line of text.
-
-    Raises:
-      Exception: of this process, as it was.
+    A process raises its own exception as it was, or `kind` with one line of another's.
     """
     own: Exception | None = None
     try:
@@ -178,15 +161,11 @@ def fail_together(kind: type[Exception]) -> Iterator[None]:
 
 
 def stop_requested(step: int) -> bool:
-    """Whether a SIGTERM to any of the processes asks all of them to stop after this update.
+    """Whether a SIGTERM to any of the processes asks all of them to stop after this many updates.
 
-    Where several run, each must call this after every update; the answer is the same in all of
-    them, at a step that none has passed. It relies on JAX's own handler of SIGTERM, which
-    `initialize` sets: a handler that is set later hides the signal from it. Where one process runs
-    it is always False.
-
-    Args:
-      step: how many updates have been made.
+    Each of several processes must call this after every update; all get the same answer, at a step
+    that none has passed. A single process gets False. JAX's own handler of SIGTERM, which
+    `initialize` sets, must not be replaced later.
     """
     if not is_distributed():
         return False
@@ -198,12 +177,10 @@ def stop_requested(step: int) -> bool:
 def exit_now(error: BaseException) -> None:
     """Ends this process at once if it is one of several; does nothing where it is alone.
 
-    The ordinary way out waits minutes for the others, which wait for this one. A launcher that ends
-    a job with its first process that fails (srun, mpirun, a job of Kubernetes) is told by the
-    status; otherwise JAX ends the others within two minutes.
-
-    Args:
-      error: why: a `SystemExit` has been reported and has a status; all else is printed, status 1.
+    An ordinary exit waits minutes for the others, which wait for this one. The status tells
+    launchers that end a job with its first failing process (srun, mpirun, a job of Kubernetes);
+    otherwise JAX ends the others within two minutes. A `SystemExit` has been reported and has a
+    status; any other error is printed, with status 1.
     """
     if not is_distributed():
         return
@@ -213,7 +190,7 @@ def exit_now(error: BaseException) -> None:
     else:
         traceback.print_exception(error)
     if is_primary():
-        time.sleep(1)  # it is their coordinator: what all have met, the others print, too
+        time.sleep(1)  # it coordinates the others, which must live to print an error of all
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -247,7 +224,7 @@ def _check(given: dict[str, str | int | None], missing: list[str]) -> None:
 
 
 def _wait_for(coordinator: str, seconds: float) -> None:
-    """Until process 0 listens; JAX's own way of giving up is to abort with a stack trace."""
+    """Waits until process 0 listens; JAX itself would give up by aborting with a stack trace."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:

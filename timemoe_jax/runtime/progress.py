@@ -9,7 +9,7 @@ from timemoe_jax.runtime import distributed
 
 
 def progress_bar(**options: Any) -> tqdm:
-    """A tqdm bar; where nobody watches it live (a log file), it writes a line now and then."""
+    """A tqdm bar; in a log file, which nobody watches live, it writes a line now and then."""
     live = sys.stderr.isatty()
     return tqdm(dynamic_ncols=live, mininterval=0.1 if live else 20, **options)
 

@@ -7,22 +7,25 @@ from typing import Any
 from timemoe_jax.models.base import family_of
 from timemoe_jax.training.config import RunConfig
 
-# Beyond any error of a z-scored value, so that Huber is half the square everywhere.
+# Larger than any error of a standardized value, so that Huber is half the square everywhere.
 QUADRATIC = 1e6
 
 
+def changed(run: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """A run with other fields in some of its sections: `changed(run, train={"num_steps": 3})`."""
+    parts: dict[str, Any] = {
+        name: dataclasses.replace(getattr(run, name), **fields) for name, fields in sections.items()
+    }
+    return dataclasses.replace(run, **parts)
+
+
 def _model(**fields: Any) -> Any:
-    return lambda run: dataclasses.replace(run, model=dataclasses.replace(run.model, **fields))
+    return lambda run: changed(run, model=fields)
 
 
-def _squared(run: RunConfig) -> RunConfig:
-    return dataclasses.replace(run, loss=dataclasses.replace(run.loss, huber_delta=QUADRATIC))
-
-
-# What each changes of the base.
 ABLATIONS: Mapping[str, Any] = {
     "full": lambda run: run,
-    "mse_loss": _squared,
+    "mse_loss": lambda run: changed(run, loss={"huber_delta": QUADRATIC}),
     "no_balancing_loss": _model(apply_aux_loss=False),
     "router_bias": _model(router_bias=True),
     "heads_1": _model(horizon_lengths=(1,)),

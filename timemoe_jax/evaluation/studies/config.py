@@ -13,12 +13,12 @@ MEASURES = ("validation_loss", "held_out_mse")
 
 @dataclasses.dataclass(frozen=True)
 class ScalingConfig:
-    """Model sizes, numbers of points, and what is fitted: one entry of each tuple per size."""
+    """Model sizes (one entry of each tuple per size), numbers of points, and what is fitted."""
 
     hidden_sizes: tuple[int, ...] = (48, 64, 96, 128)
     num_layers: tuple[int, ...] = (2, 3, 3, 4)
     num_heads: tuple[int, ...] = (8, 8, 8, 8)
-    learning_rates: tuple[float, ...] = ()  # empty: the base's for all
+    learning_rates: tuple[float, ...] = ()  # one for each size; empty: the base's for all
     points: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)
     measure: str = "validation_loss"  # the loss that the law is fitted to
     num_resamples: int = 200
@@ -48,7 +48,7 @@ class AblationsConfig:
 
     variants: tuple[str, ...] = ()  # of ABLATIONS; empty: all that differ from the base
     seeds: tuple[int, ...] = (0, 1, 2)
-    points: int = 0  # that each reads, as in a scaling study; 0: as many as the base
+    points: int = 0  # what each run reads, as in a scaling study; 0: as many as the base
 
     def __post_init__(self) -> None:
         for name in self.variants:
@@ -59,7 +59,7 @@ class AblationsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreConfig:
-    """How every variant is scored on what its data hold out (`held_out.score`)."""
+    """How `held_out.score` scores every variant on what its data hold out."""
 
     horizons: tuple[int, ...] = (24, 96)
     context_length: int | None = None  # None: data.length, or what the positions have room for
@@ -71,7 +71,7 @@ class ScoreConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """A study: the run that its variants are variants of, and which they are."""
+    """A study: the run that it varies, and how."""
 
     base: RunConfig
     study: str

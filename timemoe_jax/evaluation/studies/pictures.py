@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.studies.run import measured
@@ -28,30 +27,24 @@ def plot_scaling(
 ) -> Path:
     """Writes a panel for each size: the loss against points, sparse and dense, with the laws.
 
-    Args:
-      path: of the picture; its folder is made if needed.
-      measure: which loss: see `study_reports.measured`.
-      results: of the variants.
-      fits: by kind; curves and bands are drawn of those there are.
+    The measure is that of `measured`; curves and bands are drawn for the kinds that have a fit.
 
     Raises:
       DataError: there is no result, or no such kind of picture.
     """
     if not results:
         raise DataError("results is empty; a picture needs at least one run")
-    sizes = sorted({(r["hidden_size"], r["layers"]) for r in results})
+    by_size: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for result in results:
+        by_size.setdefault((result["hidden_size"], result["layers"]), []).append(result)
+    sizes = sorted(by_size)
     figure = new_figure(path, 2.9 * len(sizes) + 0.6, 3.4)
     axes = figure.subplots(1, len(sizes), squeeze=False, sharex=True, sharey=True)[0]
     for ax, size in zip(axes, sizes, strict=True):
         for kind in COLORS:
-            runs = [
-                r for r in results if (r["hidden_size"], r["layers"]) == size and r["kind"] == kind
-            ]
-            if runs:
+            if runs := [r for r in by_size[size] if r["kind"] == kind]:
                 _draw_kind(ax, kind, measure, runs, fits.get(kind), results)
-        most = max(
-            r["activated_parameters"] for r in results if (r["hidden_size"], r["layers"]) == size
-        )
+        most = max(r["activated_parameters"] for r in by_size[size])
         title = f"hidden {size[0]}, {size[1]} layers:\n{most:,} activated"
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_xscale("log")
@@ -89,7 +82,7 @@ def _draw_kind(
 
 
 def _plain_losses(ax: "Axes") -> None:
-    """Losses as decimals: a decade of them would have a single tick."""
+    """Labels losses as decimals: a logarithmic axis would have one tick in a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.yaxis.set_major_locator(
@@ -104,10 +97,8 @@ def plot_ablations(
 ) -> Path:
     """Writes a row for each variant: the mean over its seeds, and their deviation.
 
-    Args:
-      path: of the picture; its folder is made if needed.
-      title: of the axis: what was measured.
-      summary: by variant: mean, deviation (NaN of one seed), and how many seeds.
+    The title says what was measured; the summary of a variant is its mean, its deviation (NaN for
+    one seed), and the number of its seeds.
 
     Raises:
       DataError: there is no variant, or no such kind of picture.

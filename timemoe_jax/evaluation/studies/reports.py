@@ -1,10 +1,10 @@
-"""What studies say: the fits, tables beside the paper's numbers, and pictures."""
+"""Results of studies: the fits, tables beside the paper's numbers, and pictures."""
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from timemoe_jax.evaluation.studies.pictures import plot_ablations, plot_scaling
 from timemoe_jax.evaluation.studies.run import Result, measured, run_variants
 from timemoe_jax.evaluation.studies.scaling_law import PARAMETERS, ScalingFit, fit_scaling_law
 from timemoe_jax.evaluation.studies.variants import ablation_variants, scaling_variants
+from timemoe_jax.evaluation.tables import markdown_table, number
 from timemoe_jax.runtime.progress import say
 
-# The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the
-# scale of each train split. Another measure than this library's, on other data: only differences
-# from "full" can be set beside each other, and only by their sign and order.
+# The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the scale of
+# each train split. This library measures something else on other data: compare only differences
+# from "full", and only by their sign and order.
 PUBLISHED_MSE = {
     "full": 0.262,
     "heads_1_8_32_64": 0.262,
@@ -48,13 +49,9 @@ class Spread(NamedTuple):
 
 
 def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
-    """Runs what is not finished of a study, and writes what came of it.
+    """Runs what is not finished of a study, and writes its results to the workdir.
 
     `results.json` has every number, `results.md` the tables, a .png the picture.
-
-    Args:
-      config: of the study.
-      workdir: where it writes, and goes on.
 
     Raises:
       ConfigError, DataError, CheckpointError, TrainingError: as a run does.
@@ -74,8 +71,8 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
 
 def _report_scaling(config: StudyConfig, workdir: Path, results: Sequence[Result]) -> str:
     fits, refused = fit_kinds(config.scaling, results)
-    found = {kind: fit.as_dict() for kind, fit in fits.items()}
-    everything = {"variants": list(results), "fits": found, "not_fitted": refused}
+    laws = {kind: fit.as_dict() for kind, fit in fits.items()}
+    everything = {"variants": list(results), "fits": laws, "not_fitted": refused}
     (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
     plot_scaling(workdir / "scaling.png", config.scaling.measure, results, fits)
     return scaling_tables(config.scaling, results, fits, refused)
@@ -92,12 +89,7 @@ def _report_ablations(config: StudyConfig, workdir: Path, results: Sequence[Resu
 def fit_kinds(
     config: ScalingConfig, results: Sequence[Result]
 ) -> tuple[dict[str, ScalingFit], dict[str, str]]:
-    """The law of the sparse and of the dense models, or why there is none.
-
-    Args:
-      config: what is fitted, and how often it is resampled.
-      results: of all variants.
-    """
+    """The law of the sparse and of the dense models, or why there is none."""
     fits, refused = {}, {}
     for kind in KINDS:
         runs = [r for r in results if r["kind"] == kind]
@@ -130,10 +122,10 @@ def scaling_tables(
     for r in results:
         row = [r["kind"], f"{r['hidden_size']} x {r['layers']}", str(r["intermediate_size"])]
         row += [f"{r[name]:,}" for name in ("activated_parameters", "total_parameters", "points")]
-        row += [_number(r["validation"][name]) for name in ("validation_loss", *heads)]
-        row += [_number(r["held_out"]["average"][h]["model"]["mse"]) for h in horizons]
+        row += [number(r["validation"][name]) for name in ("validation_loss", *heads)]
+        row += [number(r["held_out"]["average"][h]["model"]["mse"]) for h in horizons]
         rows.append(row)
-    text = "Validation losses at the end of each run.\n\n" + _table(header, rows)
+    text = "Validation losses at the end of each run.\n\n" + markdown_table(header, rows)
     text += (
         f"\nL(N, D) = E + A / N^a + B / D^b fitted to {config.measure}, with N the activated "
         f"parameters and D the points; intervals of {config.confidence:.0%} from "
@@ -143,7 +135,7 @@ def scaling_tables(
         [kind, *(_interval(fit, name) for name in PARAMETERS), f"{fit.residual:.4f}"]
         for kind, fit in fits.items()
     ]
-    text += _table(["kind", "E", "A", "a", "B", "b", "residual of log L"], rows)
+    text += markdown_table(["kind", "E", "A", "a", "B", "b", "residual of log L"], rows)
     return text + "".join(f"\nNo law for {kind}: {why}.\n" for kind, why in refused.items())
 
 
@@ -153,19 +145,12 @@ def _interval(fit: ScalingFit, name: str) -> str:
 
 
 def spread(results: Sequence[Result], variant: str, horizon: int, metric: str = "mse") -> Spread:
-    """Over the seeds of a variant: its held-out error, the mean over sources.
-
-    Args:
-      results: of all variants.
-      variant: whose.
-      horizon: of the forecasts.
-      metric: "mse" or "mae".
-    """
+    """The held-out "mse" or "mae" of a variant, the mean over sources, over its seeds."""
     return _spread([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
 
 
 def difference(results: Sequence[Result], variant: str, horizon: int) -> Spread:
-    """Over the seeds that both have: how much a variant's MSE lies above that of "full"."""
+    """How much a variant's MSE lies above that of "full", over the seeds that both have."""
     by_seed = {r["seed"]: _errors(r, horizon, "mse") for r in results if r["variant"] == "full"}
     pairs = [r for r in results if r["variant"] == variant and r["seed"] in by_seed]
     return _spread([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])
@@ -205,13 +190,4 @@ def ablation_table(results: Sequence[Result], horizons: Sequence[int]) -> str:
         "base model on six benchmarks, a larger model on other data and another scale: compare "
         "signs and order.\n"
     )
-    return _table(header, rows) + notes
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return markdown_table(header, rows) + notes

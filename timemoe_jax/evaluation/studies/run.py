@@ -1,7 +1,7 @@
-"""Studies: several variants of one config, trained one after the other, and what came of each.
+"""Studies: several variants of one config, trained one after the other, and the result of each.
 
-Every variant is a normal run in a folder of its own. Killed and started again with the same
-command, a study goes on where it was: what is finished is not run again.
+Every variant is a normal run in its own folder. A study that was killed goes on when the same
+command is started again: what is finished is not run again.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 
 from timemoe_jax.data.corpus.staging import claimed
 from timemoe_jax.data.pipeline.training_data import open_training_data
-from timemoe_jax.errors import ConfigError
+from timemoe_jax.errors import ConfigError, listed
 from timemoe_jax.evaluation.held_out import HeldOutScores, score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.evaluation.studies.config import ScoreConfig
@@ -29,7 +29,7 @@ from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.metrics_log import read_metrics
 
 _RESULT = "result.json"  # of a variant, in its folder
-_POLL_SECONDS = 5.0  # while other processes are at all that is left
+_POLL_SECONDS = 5.0  # while other processes work on everything that is left
 Result = dict[str, Any]
 
 
@@ -38,13 +38,8 @@ def run_variants(
 ) -> tuple[list[Result], bool]:
     """Trains and scores what is not finished yet; writes `results.json` after every variant.
 
-    Several processes may do so in the same workdir: each takes what no other is at, and all return
-    when everything is there.
-
-    Args:
-      variants: one after the other, each in the folder of its name.
-      workdir: of the study.
-      scoring: how each is scored.
+    Several processes may share a workdir: each takes variants that no other is working on, and all
+    return when everything is finished.
 
     Returns:
       the results, and whether all are there: a signal ends a study early.
@@ -119,11 +114,6 @@ def score_run(
 ) -> HeldOutScores:
     """Scores the newest checkpoint of a run on what its data hold out.
 
-    Args:
-      folder: of the run.
-      config: of the run.
-      scoring: at which horizons, and on how many windows.
-
     Raises:
       DataError: nothing is held out, or no series is long enough.
     """
@@ -137,10 +127,7 @@ def score_run(
 def measured(result: Result, measure: str) -> float:
     """The loss of a variant that a law is fitted to.
 
-    Args:
-      result: of one variant.
-      measure: "validation_loss", the mean over the heads; or "held_out_mse", the mean over the
-        horizons of the mean over sources.
+    "validation_loss" is the mean over the heads, "held_out_mse" the mean over horizons and sources.
     """
     if measure == "validation_loss":
         return result["validation"]["validation_loss"]
@@ -173,20 +160,18 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
         now |= _flat({"score": json.loads(json.dumps(dataclasses.asdict(scoring)))})
     names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     if names:
-        shown = [f"{name} {then.get(name)} but {now.get(name)} now" for name in names[:5]]
+        differences = [f"{name} {then.get(name)} but {now.get(name)} now" for name in names]
         raise ConfigError(
-            f"{folder} is of another config; it has {', '.join(shown)}: give another workdir"
+            f"{folder} is of another config; it has {listed(differences, 5)}: give another workdir"
         )
 
 
 def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in section.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{above}{name}.")
-        else:
-            found[above + name] = value
-    return found
+        inner = isinstance(value, dict)
+        fields |= _flat(value, f"{above}{name}.") if inner else {above + name: value}
+    return fields
 
 
 def _write_json(path: Path, value: Any) -> None:

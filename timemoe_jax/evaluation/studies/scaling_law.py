@@ -17,32 +17,26 @@ from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
 
 PARAMETERS = ("floor", "n_factor", "n_exponent", "d_factor", "d_exponent")
-# Of log L: residuals beyond a hundredth, which two seeds differ by, count by their size alone. The
-# paper's 1e-3 is for hundreds of runs; of a dozen it would leave little but the absolute error.
+# Residuals of log L beyond a hundredth, about the difference between two seeds, count linearly. The
+# paper's 1e-3 is for hundreds of runs; with a dozen it would be almost the absolute error.
 HUBER_DELTA = 1e-2
 MAX_EXPONENT = 3.0
 # Values of N and of D without which their term and the floor cannot be told apart.
 _DISTINCT = 3
-# A few hundred steps settle the law; along the valley of an exponent that the runs do not determine
-# there would be thousands.
+# A few hundred steps settle the law; an exponent that the runs do not determine would take
+# thousands.
 _OPTIONS = {"maxiter": 300, "maxfun": 400}
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalingLaw:
-    """L(N, D) = floor + n_factor / N^n_exponent + d_factor / D^d_exponent.
+    """L(N, D) = floor + n_factor / N^n_exponent + d_factor / D^d_exponent."""
 
-    Attributes:
-      floor: E, what neither parameters nor points take away.
-      n_factor, n_exponent: A and a, of the parameters N.
-      d_factor, d_exponent: B and b, of the points D.
-    """
-
-    floor: float
-    n_factor: float
-    n_exponent: float
-    d_factor: float
-    d_exponent: float
+    floor: float  # E: what neither parameters nor points take away
+    n_factor: float  # A, of the parameters N
+    n_exponent: float  # a
+    d_factor: float  # B, of the points D
+    d_exponent: float  # b
 
     def predict(
         self, parameters: Float[np.ndarray, "*S"] | float, points: Float[np.ndarray, "*S"] | float
@@ -55,21 +49,13 @@ class ScalingLaw:
 
 @dataclasses.dataclass(frozen=True)
 class ScalingFit:
-    """What `fit_scaling_law` found.
+    """The result of `fit_scaling_law`."""
 
-    Attributes:
-      law: fitted to all runs.
-      resampled: fitted to runs drawn with replacement.
-      confidence: of the intervals, between 0 and 1.
-      num_runs: how many runs there were.
-      residual: the root mean square of the residuals of log L.
-    """
-
-    law: ScalingLaw
-    resampled: tuple[ScalingLaw, ...]
-    confidence: float
+    law: ScalingLaw  # fitted to all runs
+    resampled: tuple[ScalingLaw, ...]  # fitted to runs drawn with replacement
+    confidence: float  # of the intervals, between 0 and 1
     num_runs: int
-    residual: float
+    residual: float  # the root mean square of the residuals of log L
 
     def interval(self, name: str) -> tuple[float, float]:
         """The interval of one of `PARAMETERS`."""
@@ -109,12 +95,12 @@ def fit_scaling_law(
     confidence: float = 0.9,
     seed: int = 0,
 ) -> ScalingFit:
-    """Fits the law to runs.
+    """Fits L(N, D) = E + A / N^a + B / D^b to runs.
 
     Args:
       parameters: N of each run, such as those activated by a point.
-      points: D that it was trained on.
-      losses: at its end, above 0.
+      points: D, how many points each was trained on.
+      losses: of each at its end, above 0.
       num_resamples: fits to runs drawn with replacement; a draw without enough different N and D
         is drawn again.
       confidence: of the intervals.
@@ -124,7 +110,9 @@ def fit_scaling_law(
       DataError: there are fewer runs than the law has parameters, N or D do not differ enough to
         tell its terms apart, or a value is not a finite number above 0.
     """
-    n, d, loss = (_checked(*item) for item in _named(parameters, points, losses))
+    n = _checked("parameters", parameters)
+    d = _checked("points", points)
+    loss = _checked("losses", losses)
     _check_runs(n, d, loss)
     num_resamples = positive_int("num_resamples", num_resamples)
     if not 0 < confidence < 1:
@@ -140,10 +128,6 @@ def fit_scaling_law(
     return ScalingFit(
         best, tuple(laws), confidence, len(n), float(np.sqrt(np.mean(np.square(residuals))))
     )
-
-
-def _named(*values: Any) -> list[tuple[str, Any]]:
-    return list(zip(("parameters", "points", "losses"), values, strict=True))
 
 
 def _checked(name: str, values: Any) -> Float64[np.ndarray, " R"]:
@@ -182,11 +166,11 @@ def _why_not(n: Float64[np.ndarray, " R"], d: Float64[np.ndarray, " R"]) -> str 
             "law; add sizes or numbers of points"
         )
     for name, values in (("parameters", n), ("points", d)):
-        found = len(np.unique(values))
-        if found < _DISTINCT:
+        different = len(np.unique(values))
+        if different < _DISTINCT:
             return (
-                f"{name} has {found} different values; below {_DISTINCT} its term cannot be told "
-                "from the floor: add runs with others"
+                f"{name} has {different} different values; below {_DISTINCT} its term cannot be "
+                "told from the floor: add runs with others"
             )
     return None
 
@@ -197,10 +181,10 @@ def _fit(
     loss: Float64[np.ndarray, " R"],
     near: ScalingLaw | None,
 ) -> ScalingLaw:
-    """The best of the local minima from several starts, or that from one which is near.
+    """The best local minimum from several starts, or the one from a law that is near.
 
-    Both terms are taken at the geometric means of N and D, where they hardly depend on their
-    exponents.
+    Both terms are parametrized by their value at the geometric means of N and D, which hardly
+    depends on the exponents.
     """
     from scipy.optimize import minimize
 
@@ -215,11 +199,11 @@ def _fit(
         exponents = np.array([near.n_exponent, near.d_exponent])
         factors = np.log([near.n_factor, near.d_factor]) - exponents * middle
         starts = [np.array([_log(near.floor), *factors, *exponents])]
-    found = [
+    minima = [
         minimize(_objective, start, (x, y), "L-BFGS-B", True, bounds=bounds, options=_OPTIONS)
         for start in starts
     ]
-    floor, *factors, a, b = min(found, key=lambda result: result.fun).x
+    floor, *factors, a, b = min(minima, key=lambda minimum: minimum.fun).x
     at_one = np.exp(np.array(factors) + np.array([a, b]) * middle)
     return ScalingLaw(math.exp(floor), float(at_one[0]), float(a), float(at_one[1]), float(b))
 

@@ -4,31 +4,27 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.evaluation.studies.ablations import ABLATIONS
+from timemoe_jax.evaluation.studies.ablations import ABLATIONS, changed
 from timemoe_jax.evaluation.studies.config import KINDS, StudyConfig
 from timemoe_jax.models.base import family_of
 from timemoe_jax.training.config import RunConfig
 
+_AT_THE_END = {"eval_every": 0, "keep_checkpoints": 1}  # a variant is validated and kept once
+
 
 class Variant(NamedTuple):
-    """One run of a study.
+    """One run of a study."""
 
-    Attributes:
-      name: of its folder.
-      config: of the run.
-      labels: what tells it from the others.
-    """
-
-    name: str
+    name: str  # of its folder
     config: RunConfig
-    labels: dict[str, Any]
+    labels: dict[str, Any]  # what tells it from the others
 
 
 def scaling_variants(config: StudyConfig) -> list[Variant]:
     """Every size with every number of points, sparse and dense, in the order of their cost.
 
-    Widths of feed-forward layers are to the hidden size as in the base. Warm-up and decay are the
-    same share of each run. A number of points becomes whole updates.
+    Feed-forward layers are as wide, relative to the hidden size, as in the base. Warm-up and decay
+    are the same share of each run. Numbers of points are rounded to whole updates.
     """
     base, scaling = config.base, config.scaling
     family = family_of(base.model)
@@ -50,23 +46,19 @@ def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
     steps = max(1, round(points / (run.train.batch_size * run.data.length)))
     optimizer, share = run.optimizer, steps / run.train.num_steps
     floor = optimizer.end_learning_rate * rate / optimizer.learning_rate
-    return dataclasses.replace(
-        run,
-        optimizer=dataclasses.replace(
-            optimizer,
-            learning_rate=rate,
-            end_learning_rate=floor,
-            warmup_steps=int(optimizer.warmup_steps * share),
-            decay_steps=int(optimizer.decay_steps * share),
-        ),
-        train=dataclasses.replace(run.train, num_steps=steps, eval_every=0, keep_checkpoints=1),
-    )
+    schedule = {
+        "learning_rate": rate,
+        "end_learning_rate": floor,
+        "warmup_steps": int(optimizer.warmup_steps * share),
+        "decay_steps": int(optimizer.decay_steps * share),
+    }
+    return changed(run, optimizer=schedule, train={"num_steps": steps, **_AT_THE_END})
 
 
 def ablation_variants(config: StudyConfig) -> list[Variant]:
     """Every ablation with every seed, seed by seed, so that a first table comes early.
 
-    Where none is named, those that change nothing of the base are left out: they are "full".
+    If the config names no ablation, those that change nothing of the base are left out.
 
     Raises:
       ConfigError: an ablation cannot be applied to the base.
@@ -74,8 +66,7 @@ def ablation_variants(config: StudyConfig) -> list[Variant]:
     ablations, base = config.ablations, config.base
     if ablations.points:
         base = _for_points(base, ablations.points, base.optimizer.learning_rate)
-    train_ = dataclasses.replace(base.train, eval_every=0, keep_checkpoints=1)
-    base = dataclasses.replace(base, train=train_)
+    base = changed(base, train=_AT_THE_END)
     variants = []
     for seed in ablations.seeds:
         full = dataclasses.replace(base, seed=seed)

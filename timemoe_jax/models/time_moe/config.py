@@ -9,10 +9,8 @@ from timemoe_jax.config import (
     require_positive,
 )
 from timemoe_jax.models.base import ModelConfig
+from timemoe_jax.nn import attention, experts
 
-EXPERT_IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
-EXPERT_EXCHANGES = ("all_gather", "all_to_all")
-ATTENTION_IMPLEMENTATIONS = ("auto", "plain", "chunked", "tiled", "cudnn", "splash")
 REMAT_POLICIES = ("none", "full", "products")
 
 
@@ -106,9 +104,9 @@ class TimeMoeConfig(ModelConfig):
             "shared_expert is False, but use_dense has no experts; leave it at True",
         )
         require_choice(self, "remat", REMAT_POLICIES)
-        require_choice(self, "expert_implementation", EXPERT_IMPLEMENTATIONS)
-        require_choice(self, "expert_exchange", EXPERT_EXCHANGES)
-        require_choice(self, "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+        require_choice(self, "expert_implementation", experts.IMPLEMENTATIONS)
+        require_choice(self, "expert_exchange", experts.EXCHANGES)
+        require_choice(self, "attention_implementation", attention.IMPLEMENTATIONS)
 
     @property
     def head_dim(self) -> int:

@@ -1,8 +1,8 @@
 """Attention from new positions to themselves and to those of a key/value cache.
 
-A cache holds the keys and values of all layers, in arrays of a fixed size. While new positions go
-through the layers it is only read; what they add is written once, after the last layer. (Written
-layer by layer, between reads, the compiler would copy all of it at every layer.)
+A cache holds the keys and values of all layers, in arrays of a fixed size. The layers only read it;
+the keys and values of new positions are written once, after the last layer. (If each layer wrote
+its own, the compiler would copy the whole cache at every layer.)
 """
 
 from typing import NamedTuple
@@ -32,13 +32,7 @@ class CacheLayer(NamedTuple):
 
 
 def write(cache: KeyValues, new: KeyValues, position: Int[Array, ""] | int) -> KeyValues:
-    """Writes the keys and values of new positions, of all layers.
-
-    Args:
-      cache: [L, B, K, S, H].
-      new: [L, B, K, T, H].
-      position: of the first of the T.
-    """
+    """Writes new keys and values [L, B, K, T, H] into a cache [L, B, K, S, H] at a position."""
     at = (0, 0, 0, position, 0)
     pairs = zip(cache, new, strict=True)
     return KeyValues(*(jax.lax.dynamic_update_slice(a, b.astype(a.dtype), at) for a, b in pairs))
@@ -52,13 +46,9 @@ def read(
 ) -> Float[Array, "B N R H"]:
     """Attention of the last R of T new positions to those up to their own, and to a cache.
 
-    On a CPU a few heads are read at a time, so that their scores stay in the processor's cache.
-
-    Args:
-      queries: of the last R new positions.
-      new: the keys and values of all T.
-      mask: False where a new position must not be read.
-      past: what came before; None where nothing did.
+    The mask is False where a new position must not be read; `past` is None where nothing came
+    before. On a CPU a few heads are read at a time, so that their scores stay in the processor's
+    cache.
     """
     batch, kv_heads, length, width = new.keys.shape
     wanted = queries.shape[2]
@@ -67,8 +57,8 @@ def read(
     rows = queries.reshape(batch, kv_heads, -1, width)
     series, heads = _tile(batch, kv_heads, 4 * rows.shape[2] * size)
 
-    def one(place: tuple[Array, Array]) -> Float[Array, "G C Q H"]:
-        b, k = place
+    def read_tile(start: tuple[Array, Array]) -> Float[Array, "G C Q H"]:
+        b, k = start
 
         def part(a: Array, first: tuple[Array, ...], last: int) -> Array:
             lead = (1,) * (len(first) - 2)
@@ -84,20 +74,20 @@ def read(
                 jnp.concatenate([before, after], axis=2)
                 for before, after in zip(old, (keys, values), strict=True)
             )
-            there = jnp.arange(past.mask.shape[1]) < past.filled
-            there = there & jax.lax.dynamic_slice_in_dim(past.mask, b, series)
-            there = jnp.broadcast_to(there[:, None], (series, wanted, there.shape[1]))
-            allowed = jnp.concatenate([there, allowed], axis=2)
+            cached = jnp.arange(past.mask.shape[1]) < past.filled
+            cached = cached & jax.lax.dynamic_slice_in_dim(past.mask, b, series)
+            cached = jnp.broadcast_to(cached[:, None], (series, wanted, cached.shape[1]))
+            allowed = jnp.concatenate([cached, allowed], axis=2)
         return softmax_read(scores(part(rows, (b, k), 4), keys, allowed), values)[0]
 
     starts = jnp.meshgrid(
         jnp.arange(0, batch, series), jnp.arange(0, kv_heads, heads), indexing="ij"
     )
-    places = tuple(a.reshape(-1) for a in starts)
-    if places[0].size == 1:
-        out = one((places[0][0], places[1][0]))
+    first_series, first_head = (a.reshape(-1) for a in starts)
+    if first_series.size == 1:
+        out = read_tile((first_series[0], first_head[0]))
     else:
-        out = jax.lax.map(one, places)
+        out = jax.lax.map(read_tile, (first_series, first_head))
         # Tiles of heads follow one another within those of series.
         out = out.reshape(batch // series, kv_heads // heads, series, heads, -1, width)
         out = out.swapaxes(1, 2)

@@ -5,6 +5,7 @@ which on a CPU is worth a factor of two or more over [B, T, N, H].
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,10 @@ from timemoe_jax.errors import ConfigError
 from timemoe_jax.nn.attention import kernels
 from timemoe_jax.nn.attention.chunked import (
     TILE_BYTES,
+    Keys,
+    Mask,
+    Queries,
+    Segments,
     allowed_reads,
     chunked,
     scores,
@@ -34,13 +39,7 @@ MIN_KERNEL_LENGTH = 128
 def rotary(
     x: Float[Array, "B N T H"], positions: Int[Array, " T"], theta: float
 ) -> Float[Array, "B N T H"]:
-    """Rotates pairs (i, i + H/2) by position * theta^(-2i/H) (arXiv 2104.09864).
-
-    Args:
-      x: queries or keys.
-      positions: of the T points, from 0.
-      theta: the base of the wavelengths.
-    """
+    """Rotates pairs (i, i + H/2) by position * theta^(-2i/H) (arXiv 2104.09864)."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies
@@ -57,12 +56,8 @@ def attend(
 ) -> Float[Array, "B N T H"]:
     """Scaled dot-product attention; N / K query heads share a key/value head.
 
-    Args:
-      queries: one per head and position.
-      keys: one per key/value head and position.
-      values: likewise.
-      allowed: which positions each query may read. A query that may read none gets a finite
-        result that means nothing.
+    A query reads the positions that `allowed` says; one that may read none gets a finite result
+    that means nothing.
     """
     rows = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[3])
     read, _ = softmax_read(scores(rows, keys, allowed), values)
@@ -70,13 +65,13 @@ def attend(
 
 
 def causal_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None = None,
+    queries: Queries,
+    keys: Keys,
+    values: Keys,
+    mask: Mask = None,
     implementation: str = "auto",
-    segments: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B N T H"]:
+    segments: Segments = None,
+) -> Queries:
     """Attention of each position to itself and those before it.
 
     Args:
@@ -88,7 +83,7 @@ def causal_attention(
 
         - "plain": all scores at once;
         - "chunked": a chunk of queries at a time, against the keys up to its end: half the work
-          and a fraction of the memory, see `attention_chunks`;
+          and a fraction of the memory, see `nn.attention.chunked`;
         - "tiled": the same, a few heads at a time, so that the scores stay in the processor's
           cache;
         - "cudnn": the flash attention of a GPU; elsewhere it is "plain" by another name. It knows
@@ -117,21 +112,11 @@ def choose(
     devices: int,
     segmented: bool = False,
 ) -> str:
-    """The implementation that "auto" stands for.
+    """The implementation that "auto" stands for on a `kernels.kernel_platform`.
 
-    Args:
-      platform: a `kernel_platform`.
-      dtype: of queries, keys and values.
-      head_dim: H.
-      length: T.
-      masked: whether there is a mask.
-      devices: those that the compiler may split the computation over. It does not know how to
-        split the kernel of a TPU.
-      segmented: whether there are segments, which the kernel of a GPU does not know.
-
-    Returns:
-      "cudnn" on a GPU and "splash" on a TPU where they can compute this and it is long enough to
-      be worth it, "tiled" on a CPU, else "chunked".
+    "cudnn" on a GPU and "splash" on a TPU where they can compute this and it is long enough to be
+    worth it, "tiled" on a CPU, else "chunked". The compiler cannot split the kernel of a TPU over
+    several devices, and the kernel of a GPU knows no segments.
     """
     if platform == "cpu":
         return "tiled"
@@ -150,16 +135,7 @@ def resolve(
     devices: int = 1,
     segmented: bool = False,
 ) -> str:
-    """The implementation that a name stands for on this device.
-
-    Args:
-      implementation: see `causal_attention`.
-      dtype: of queries, keys and values.
-      head_dim: H.
-      length: T.
-      masked: whether there is a mask.
-      devices: see `choose`.
-      segmented: whether there are segments.
+    """The implementation that a name of `causal_attention` stands for on this device.
 
     Raises:
       ConfigError: the implementation is not known, or cannot compute this on this device.
@@ -181,17 +157,11 @@ def resolve(
 
 @functools.cache
 def _log(name: str, *_: Any) -> None:
-    """Says which implementation runs: once for each kind of input, however often it is traced."""
+    """Logs which implementation runs: once for each kind of input, however often it is traced."""
     logging.info("attention: %s", name)
 
 
-def _tiled(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
+def _tiled(queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments) -> Queries:
     """Causal attention, a few heads at a time: as many as keep a chunk's scores in the cache."""
     batch, heads, length, size = queries.shape
     kv_heads = keys.shape[1]
@@ -199,7 +169,7 @@ def _tiled(
     # Longer chunks are a little faster, where one head's scores fill a tile anyway.
     chunk = min(length, TILE_CHUNK if length <= LONG else QUERY_CHUNK)
     fitting = TILE_BYTES // (4 * shared * chunk * length)
-    # A tile is so many key/value heads, of one series or of several, with their query heads.
+    # A tile has this many key/value heads, of one series or of several, with their query heads.
     pairs = batch * kv_heads
     tile = max((g for g in range(1, pairs + 1) if pairs % g == 0 and g <= fitting), default=1)
 
@@ -217,42 +187,14 @@ def _tiled(
     return jax.lax.map(one, parts).reshape(queries.shape)
 
 
-def _plain(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
-    allowed = allowed_reads(0, queries.shape[2], mask, segments)
-    return attend(queries, keys, values, allowed)
-
-
-def _chunked(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
-    return chunked(queries, keys, values, mask, segments, QUERY_CHUNK)
-
-
-def _cudnn(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
-    assert segments is None  # `resolve` sees to that
-    return kernels.cudnn_attention(queries, keys, values, mask)
-
-
-IMPLEMENTATIONS = {
-    "plain": _plain,
-    "chunked": _chunked,
+# Functions of queries, keys, values, mask and segments.
+IMPLEMENTATIONS: dict[str, Callable[..., Queries]] = {
+    "plain": lambda q, k, v, mask, segments: attend(
+        q, k, v, allowed_reads(0, q.shape[2], mask, segments)
+    ),
+    "chunked": lambda *arguments: chunked(*arguments, QUERY_CHUNK),
     "tiled": _tiled,
-    "cudnn": _cudnn,
+    # `resolve` puts "chunked" in its place where there are segments.
+    "cudnn": lambda q, k, v, mask, _: kernels.cudnn_attention(q, k, v, mask),
     "splash": kernels.splash_attention,
 }

@@ -18,6 +18,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax.runtime import partitioning
 
+# Of all implementations: one query per head and position, one key and value per key/value head and
+# position; a mask that is False where a position must not be read (None reads all); segments, of
+# which each position reads its own alone (None is one segment).
+Queries = Float[Array, "B N T H"]
+Keys = Float[Array, "B K T H"]
+Mask = Bool[Array, "B T"] | None
+Segments = Int[Array, "B T"] | None
+
 TILE_BYTES = 2**20  # of float32 scores, about what a core's caches hold
 FORBIDDEN = -1e30  # added to a score: its weight is exactly 0 beside any other
 
@@ -27,12 +35,9 @@ def scores(
     keys: Float[Array, "B K S H"],
     allowed: Bool[Array, "#B T S"],
 ) -> Float[Array, "B K Q S"]:
-    """Scaled scores in float32, those not allowed at minus infinity in all but name.
+    """Scaled scores in float32; those that are not allowed are too low to have a weight.
 
-    Args:
-      queries: of each key/value head, those of its query heads one after the other: Q = heads * T.
-      keys: one per key/value head and position.
-      allowed: which positions each query may read.
+    The queries of a key/value head are those of its query heads one after the other: Q = heads * T.
     """
     batch, kv_heads, rows, size = queries.shape
     length = allowed.shape[-2]
@@ -61,20 +66,8 @@ def softmax_read(
     return read / total, largest + jnp.log(total)
 
 
-def allowed_reads(
-    start: int,
-    stop: int,
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-) -> Bool[Array, "#B Q S"]:
-    """Which of the first `stop` positions each of the queries `start` to `stop` may read.
-
-    Args:
-      start: the first query.
-      stop: the position after the last query.
-      mask: False where a position must not be read; None reads all.
-      segments: a position reads those of its own segment alone; None is one segment.
-    """
+def allowed_reads(start: int, stop: int, mask: Mask, segments: Segments) -> Bool[Array, "#B Q S"]:
+    """Which of the first `stop` positions each of the queries `start` to `stop` may read."""
     allowed = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
     if mask is not None:
         allowed = allowed & mask[:, None, :stop]
@@ -95,23 +88,9 @@ def _rows(a: Float[Array, "B N T H"], kv_heads: int, start: int, stop: int) -> A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def chunked(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None,
-    chunk: int,
-) -> Float[Array, "B N T H"]:
-    """Causal attention in a static loop over chunks of queries.
-
-    Args:
-      queries: one per head and position.
-      keys: one per key/value head and position.
-      values: likewise.
-      mask: False where a position must not be read; None reads all.
-      segments: a position reads those of its own segment alone; None is one segment.
-      chunk: queries at a time.
-    """
+    queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments, chunk: int
+) -> Queries:
+    """`causal_attention` in a static loop over chunks of so many queries."""
     return _forward(queries, keys, values, mask, segments, chunk)[0]
 
 
@@ -132,7 +111,7 @@ def _forward(
 
 
 def _backward(chunk: int, residuals: Any, d_out: Float[Array, "B N T H"]) -> Any:
-    """With P = exp(S - log denominator) and row sums r = <dO, O>:
+    """Computes, with P = exp(S - log denominator) and row sums r = <dO, O>,
 
     dV = P^T dO,  dS = P * (dO V^T - r),  dQ = dS K / sqrt(H),  dK = dS^T Q / sqrt(H).
     """

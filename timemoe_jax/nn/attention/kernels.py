@@ -1,15 +1,15 @@
 """Causal attention by kernels that come with JAX: cuDNN's on a GPU, splash attention on a TPU.
 
-Both are given a masked key in the same way, as one more coordinate of the head: MARK in every
-query, FAR in the masked keys and 0 in the others. The score of a masked key falls by |MARK * FAR|,
-so that its weight is exactly 0 beside any other; no other score changes. What the kernels have of
-their own for this costs more or says something else. cuDNN takes a mask [B, 1, T, T] alone
-([B, 1, 1, T] is refused), as an array of biases that it reads in both passes and also computes a
-gradient of: memory quadratic in the length, which such a kernel is there to avoid. The segments of
-splash attention hide unmasked keys from masked queries, too: they confine attention to a series of
-several packed into one row, and nothing else. cuDNN's are not within reach of JAX's interface; it
-is not given any. The coordinate makes a head wider by
+Both kernels see a masked key through one more coordinate of the head: MARK in every query, FAR in
+the masked keys and 0 in the others. The score of a masked key falls by |MARK * FAR|, so that its
+weight is exactly 0 beside any other; no other score changes. The coordinate makes a head wider by
 eight with cuDNN and, unless it fills its lanes already, by nothing with splash attention.
+
+The kernels' own masks cost more or mean something else. cuDNN takes a mask only as [B, 1, T, T]
+([B, 1, 1, T] is refused): an array of biases that it reads in both passes and differentiates, so
+that memory is quadratic in the length, which such a kernel is there to avoid. The segments of
+splash attention would also hide unmasked keys from masked queries; they are used only to confine
+attention to one of several series in a row. JAX's interface does not reach cuDNN's segments.
 
 Each wrapper is the same code on every backend, which is how it is tested: off its own hardware,
 XLA takes the place of cuDNN, and the splash kernel is interpreted.
@@ -23,7 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from timemoe_jax.nn.attention.chunked import Keys, Mask, Queries, Segments
 
 # Powers of two, which every dtype holds exactly. MARK * FAR is beyond any
 # score, even times H^-0.5, and yet so small that a row of nothing but masked keys stays finite:
@@ -45,9 +47,7 @@ SPLASH_DTYPES = ("float32", "bfloat16")
 def kernel_platform(backend: str, capability: str) -> str:
     """The platform whose kernel can run: "gpu", "tpu" or "cpu"; anything else has none.
 
-    Args:
-      backend: the name of JAX's backend.
-      capability: of its devices, "9.0" for an NVIDIA H100; of no meaning but on a GPU.
+    `capability` is that of a GPU's devices, such as "9.0" for an NVIDIA H100.
     """
     version = re.fullmatch(r"(\d+)\.(\d+)", capability)
     flash = version is not None and (int(version[1]), int(version[2])) >= CUDNN_CAPABILITY
@@ -73,14 +73,9 @@ def devices_to_split_over() -> int:
 
 
 def refusal(name: str, platform: str, dtype: np.dtype, head_dim: int, masked: bool) -> str | None:
-    """Why a kernel cannot compute this, or None where it can.
+    """Why "cudnn" or "splash" cannot compute this, or None where it can.
 
-    Args:
-      name: "cudnn" or "splash"; any other is never refused.
-      platform: a `kernel_platform`. Off its own, a kernel's stand-in takes everything.
-      dtype: of queries, keys and values.
-      head_dim: H.
-      masked: whether there is a mask.
+    Off a kernel's own `kernel_platform` its stand-in takes everything.
     """
     if (name, platform) == ("cudnn", "gpu"):
         size = _round_up(head_dim + masked, CUDNN_SIZE_MULTIPLE)
@@ -94,20 +89,8 @@ def refusal(name: str, platform: str, dtype: np.dtype, head_dim: int, masked: bo
     return None
 
 
-def cudnn_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-) -> Float[Array, "B N T H"]:
-    """Causal attention by cuDNN; off a GPU that has it, the same function by XLA.
-
-    Args:
-      queries: one per head and position.
-      keys: one per key/value head and position.
-      values: likewise.
-      mask: False where a position must not be read; None reads all.
-    """
+def cudnn_attention(queries: Queries, keys: Keys, values: Keys, mask: Mask) -> Queries:
+    """`causal_attention` by cuDNN; off a GPU that has it, the same function by XLA."""
     length, size = queries.shape[2:]
     padded = _padded(queries, keys, values, mask, CUDNN_LENGTH_MULTIPLE, CUDNN_SIZE_MULTIPLE)
     read = jax.nn.dot_product_attention(
@@ -120,24 +103,12 @@ def cudnn_attention(
 
 
 def splash_attention(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
-    segments: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B N T H"]:
-    """Causal attention by the splash kernel; off a TPU that is interpreted, which is slow.
-
-    Args:
-      queries: one per head and position.
-      keys: one per key/value head and position.
-      values: likewise.
-      mask: False where a position must not be read; None reads all.
-      segments: a position reads those of its own segment alone; None is one segment.
-    """
+    queries: Queries, keys: Keys, values: Keys, mask: Mask, segments: Segments = None
+) -> Queries:
+    """`causal_attention` by the splash kernel; off a TPU that is interpreted, which is slow."""
     heads, length, size = queries.shape[1:]
-    # The kernel does not scale. Of heads it takes any size in its present form, and took only
-    # whole lanes in earlier ones; to be padded costs nothing, as memory is padded to lanes anyway.
+    # The kernel does not scale. Its present form takes heads of any size, earlier ones took only
+    # whole lanes; padding costs nothing, as memory is padded to lanes anyway.
     scaled = (queries.astype(jnp.float32) * size**-0.5).astype(queries.dtype)
     padded = _padded(scaled, keys, values, mask, min(SPLASH_BLOCKS), SPLASH_SIZE_MULTIPLE)
     rows = padded[0].shape[2]
@@ -155,17 +126,11 @@ def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     block = next(block for block in SPLASH_BLOCKS if length % block == 0)
-    sizes = library.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
+    names = ("q", "kv", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    sizes: dict[str, Any] = {f"block_{name}": block for name in names}
     kernel = library.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
-        block_sizes=sizes,
+        block_sizes=library.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
         interpret=current_platform() != "tpu",
@@ -179,10 +144,10 @@ def _splash_kernel(heads: int, length: int) -> Callable[..., Float[Array, "N T H
 
 
 def _padded(
-    queries: Float[Array, "B N T H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B T"] | None,
+    queries: Queries,
+    keys: Keys,
+    values: Keys,
+    mask: Mask,
     length_multiple: int,
     size_multiple: int,
 ) -> tuple[Float[Array, "B N P S"], Float[Array, "B K P S"], Float[Array, "B K P S"]]:

@@ -18,15 +18,8 @@ from timemoe_jax.runtime import partitioning
 class Attention(nnx.Module):
     """Causal multi-head attention; queries, keys and values have biases, the output none.
 
-    Args:
-      hidden_size: D.
-      num_heads: N.
-      num_kv_heads: K, a divisor of N.
-      theta: base of the rotary wavelengths.
-      init: of the kernels.
-      dtype: of the products; the softmax is float32.
-      implementation: see `causal_attention`.
-      rngs: the source of the initial kernels.
+    K key/value heads, a divisor of the N heads, are shared by as many query heads each; `theta` is
+    the base of the rotary wavelengths. Products are in `dtype`, the softmax in float32.
     """
 
     def __init__(
@@ -76,8 +69,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Attends within x; also returns the keys and values, for a cache.
 
-        Positions count on over segments: a rotary score depends on a distance alone, so that
-        within a segment it is what it would be if they began anew.
+        Positions do not begin anew with a segment: rotary scores depend on distances alone.
         """
         positions = jnp.arange(x.shape[1])
         queries, kv = self._queries(x, positions), self._key_values(x, positions)
@@ -103,14 +95,14 @@ class Attention(nnx.Module):
         past: CacheLayer | None = None,
         last: bool = False,
     ) -> tuple[Float[Array, "B R D"], KeyValues]:
-        """Attends from new positions to a cache and to themselves.
+        """Attends from new positions to a cache of this layer, if there is one, and to themselves.
 
         Args:
           x: the new positions.
           mask: False where one of them must not be read.
           position: of the first new point.
-          past: what is cached of this layer; None where nothing is.
-          last: whether only the last position's output is wanted, [B, 1, D].
+          past: the cache of this layer; None where nothing came before.
+          last: whether to compute the last position's output alone, [B, 1, D].
 
         Returns:
           the output, and the keys and values of the new positions.
@@ -135,5 +127,5 @@ class Attention(nnx.Module):
 
 
 def _cache_specs() -> tuple[Any, Any]:
-    """How keys and values [B, K, T, H] of a layer and [L, B, K, S, H] of all are split."""
+    """How keys and values are sharded: [B, K, T, H] of a layer, and [L, B, K, S, H] of all."""
     return P(partitioning.BATCH, "tensor"), P(None, partitioning.BATCH, "tensor")

@@ -2,9 +2,9 @@
 
 (token, choice) pairs are sorted by expert, each expert's rows are padded to whole blocks, and a
 loop runs over the blocks in use, each three matrix products with one expert's kernels. The cost
-follows the active parameters, whatever the routing. For the backward pass it keeps what a dense
-layer of as many active parameters would: two rows of width F per pair. Computing those again would
-be two products of eight more; `ModelConfig.remat` does so for whole layers, where memory is short.
+follows the active parameters, whatever the routing. The backward pass keeps what a dense layer with
+as many active parameters would: two rows of width F per pair. Computing those again would add two
+products to eight; `ModelConfig.remat` does so for whole layers, where memory is short.
 """
 
 from typing import Any, NamedTuple
@@ -98,14 +98,14 @@ def _first(plan: _Plan, e: Int[Array, ""]) -> Int[Array, ""]:
 def blocked(
     x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
 ) -> Float[Array, "T D"]:
-    """Only the chosen experts, a block of one expert's rows at a time: see `experts.expert_ffn`."""
+    """`expert_ffn` of the chosen experts alone, a block of one expert's rows at a time."""
     return _run(x, routing, weights, keep=False)[0]
 
 
 def _run(
     x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, keep: bool
 ) -> tuple[Float[Array, "T D"], _Plan, tuple[Array, ...]]:
-    """The output, the plan, and if asked for what the backward pass reads: gate and up, [R, F]."""
+    """The output, the plan, and with `keep` what the backward pass reads: gate and up [R, F]."""
     num_experts, size, width = weights.gate.shape
     tokens, choices = routing.indices.shape
     block = block_size(tokens, choices, num_experts)
@@ -139,7 +139,7 @@ def _forward(x: Any, routing: Routing, weights: ExpertWeights) -> Any:
 def _backward(
     residuals: Any, d_y: Float[Array, "T D"]
 ) -> tuple[Float[Array, "T D"], Routing, ExpertWeights]:
-    """Block by block as forward; the gradients of the kernels add up in the carry.
+    """Goes block by block like the forward pass; the gradients of the kernels add up in the carry.
 
     With h = silu(g) * u, g = x Wg, u = x Wu and y = w (h Wd), and a = dy Wd^T:
     dw = <h, a>, dh = w a, du = dh silu(g), dg = dh u silu'(g), and dx, dWg, dWu, dWd follow.

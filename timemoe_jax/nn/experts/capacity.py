@@ -1,8 +1,8 @@
 """Routed experts with a capacity: fixed shapes, and tokens beyond it dropped (arXiv 2006.16668).
 
 Every expert computes the same number of rows. First choices are served before second ones, and
-within those earlier tokens before later ones; what is dropped adds nothing to its token, and is
-counted.
+among equal choices earlier tokens before later ones. A dropped choice adds nothing to its token,
+and is counted.
 """
 
 import math

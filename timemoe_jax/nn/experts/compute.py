@@ -5,8 +5,8 @@ Every token x goes to the K experts of its routing, and receives
     y = sum_k weight_k * down_e(silu(gate_e(x)) * up_e(x)),   e = index_k
 
 without a capacity limit, unless one is asked for (arXiv 2409.16040, Eq. 5 to 7). `expert_ffn` is
-the one entry. `dense` computes every expert for every token and is there to be read and compared
-with; the others compute only the chosen ones:
+the only entry. `dense` computes every expert for every token: the reference to read and to compare
+with. The others compute only the chosen experts:
 
     blocked    a loop over blocks of one expert's rows      the default on a CPU
     grouped    grouped matrix products of the backend       the default on accelerators
@@ -57,18 +57,14 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def resolve(implementation: str, backend: str | None = None) -> str:
-    """The name of an implementation, "auto" replaced by the best one of a backend.
-
-    Args:
-      implementation: see `expert_ffn`.
-      backend: "cpu", "gpu" or "tpu"; by default that of this process.
+    """The name of an implementation of `expert_ffn`; "auto" becomes the best one of the backend.
 
     Raises:
       ValueError: the implementation is not known.
     """
     if implementation == "auto":
         backend = backend or jax.default_backend()
-        # Without its kernel a grouped product is as dear as the dense form on a GPU.
+        # Without its kernel a grouped product is as expensive as the dense form on a GPU.
         grouped_is_fast = backend == "tpu" or (backend == "gpu" and has_tokamax())
         chosen = "grouped" if grouped_is_fast else "blocked"
         logger.info("expert implementation: %s, chosen for %s", chosen, backend)

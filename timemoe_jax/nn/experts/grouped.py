@@ -62,14 +62,9 @@ def grouped_product(
 ) -> Float[Array, "N M"]:
     """Multiplies consecutive groups of rows by a kernel each, accumulated in float32.
 
-    Its derivative is that of the library; it is here so that `jax.vmap`, for which neither library
-    has a rule, runs one product after the other.
-
-    Args:
-      rows: sorted by group; those after the last group give anything.
-      kernels: one per group.
-      sizes: rows of each group.
-      library: "tokamax" or "xla".
+    Rows after the last group give anything. The derivative is that of the library ("tokamax" or
+    "xla"); it is defined here so that `jax.vmap`, for which neither library has a rule, runs one
+    product after the other.
     """
     in_turn = jax.custom_batching.sequential_vmap(functools.partial(_product, library=library))
     return in_turn(rows, kernels, sizes)
@@ -118,14 +113,7 @@ def grouped(
     weights: ExpertWeights,
     library: str | None = None,
 ) -> Float[Array, "T D"]:
-    """Only the chosen experts, all at once: see `experts.expert_ffn`.
-
-    Args:
-      x: the tokens.
-      routing: of each.
-      weights: the kernels.
-      library: of the product; by default that of the backend.
-    """
+    """`expert_ffn` of the chosen experts alone, all at once; by default the backend's library."""
     library = library or product_library(jax.default_backend())
     tokens, choices = routing.indices.shape
     num_experts = weights.gate.shape[0]
@@ -141,7 +129,7 @@ def grouped(
     inputs = _permute(pairs, order, inverse)
     gate = grouped_product(inputs, weights.gate, sizes, library)
     up = grouped_product(inputs, weights.up, sizes, library)
-    # Where nobody computes, a kernel may leave anything: zero, so that its gradient is zero.
+    # The kernels leave anything in rows of nobody; zeros keep their gradient at zero.
     hidden = jnp.where(somebody[:, None], jax.nn.silu(gate) * up, 0).astype(x.dtype)
     y = grouped_product(hidden, weights.down, sizes, library)
     y = jnp.where(somebody[:, None], y, 0)

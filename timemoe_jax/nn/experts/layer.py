@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from timemoe_jax.nn.experts.parallel import Experts
+from timemoe_jax.nn.experts.parallel import Experts, Options
 from timemoe_jax.nn.experts.routing import route
 from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
 
@@ -14,19 +14,14 @@ class SparseMoe(nnx.Module):
     """sum of the chosen experts + sigmoid(w·x) * shared expert (arXiv 2409.16040, Eq. 5 to 7).
 
     Args:
-      d_model: D.
       d_hidden: width of a routed expert, F.
       d_shared: width of the shared expert; None leaves it out.
-      num_experts: E.
-      num_experts_per_tok: K.
-      init: of every kernel.
       dtype: of the products; the router is float32.
-      implementation: of the routed experts, see `experts.expert_ffn`.
-      exchange: between devices, see `expert_parallel.apply_experts`.
+      implementation: of the routed experts, see `expert_ffn`.
+      exchange: between devices, see `apply_experts`.
       capacity_factor: likewise.
-      selection_bias: whether there is a bias [E], at first 0, that has a say in the choice of the
-        experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
-      rngs: the source of the initial kernels.
+      selection_bias: whether there is a bias [E], at first 0, that takes part in the choice of
+        the experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
     """
 
     def __init__(
@@ -53,9 +48,7 @@ class SparseMoe(nnx.Module):
             d_hidden,
             init=init,
             dtype=dtype,
-            implementation=implementation,
-            exchange=exchange,
-            capacity_factor=capacity_factor,
+            options=Options(implementation, capacity_factor, exchange),
             rngs=rngs,
         )
         self.shared = (

@@ -1,16 +1,16 @@
 """Routed experts on a mesh: the tokens of a group of devices meet experts spread over the group.
 
 Each of the n devices along `expert` holds E / n of the experts and its own part of the batch, T
-tokens. Two ways to bring them together, the volumes per device and layer in one direction:
+tokens. There are two ways to bring them together; volumes are per device and layer, one way:
 
-    all_gather   every device of the group gets all tokens, computes those that chose its experts,
-                 and the parts of each token's result are added up where it came from. Exact,
+    all_gather   every device of the group gets all tokens and computes those that chose its
+                 experts; the parts of each token's result are added up where it came from. Exact,
                  nothing is dropped. Moves (n - 1) T (2 D b + 8 K): an all-gather of tokens (b
                  bytes a number) and of their K indices and weights, and a reduce-scatter.
-    all_to_all   each device sends each other one the tokens that chose its experts, up to a
+    all_to_all   each device sends every other device the tokens that chose its experts, up to a
                  capacity of C = factor * T K / n for each pair of devices, and gets the results
-                 back. What goes beyond is dropped, and counted. Moves (n - 1) C (2 D b + 4), less
-                 than the above when factor * K < n.
+                 back. Tokens beyond the capacity are dropped, and counted. Moves
+                 (n - 1) C (2 D b + 4), less than the above when factor * K < n.
 
 Along `tensor` each device computes a part of every expert's width; the parts are added up outside.
 Along `fsdp` the kernels are gathered here, in the dtype of the products, and their gradients
@@ -26,6 +26,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from timemoe_jax.nn.experts import EXCHANGES
 from timemoe_jax.nn.experts.capacity import capacity, fill, slots
 from timemoe_jax.nn.experts.compute import count_dropped, expert_ffn
 from timemoe_jax.nn.experts.routing import Routing
@@ -33,29 +34,24 @@ from timemoe_jax.nn.experts.weights import ExpertWeights, rows
 from timemoe_jax.nn.layers import Initializer
 from timemoe_jax.runtime import partitioning
 
-EXCHANGES = ("all_gather", "all_to_all")
 _WIDE, _NARROW = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")
 _KERNELS: Any = ExpertWeights(*(_WIDE, _WIDE, _NARROW))  # type: ignore[arg-type]
 
 
-def apply_experts(
-    x: Float[Array, "B T D"],
-    routing: Routing,
-    weights: ExpertWeights,
-    *,
-    implementation: str,
-    capacity_factor: float,
-    exchange: str,
-) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-    """`experts.expert_ffn` of all tokens, on whatever mesh there is.
+class Options(NamedTuple):
+    """How the experts are computed."""
 
-    Args:
-      x: the tokens.
-      routing: of the B * T tokens in order.
-      weights: the kernels, of x's dtype.
-      implementation: on each device, see `experts.expert_ffn`.
-      capacity_factor: of "capacity" and of "all_to_all".
-      exchange: "all_gather" or "all_to_all", between the devices of the `expert` axis.
+    implementation: str  # on each device, see `expert_ffn`
+    factor: float  # the capacity factor of "capacity" and of "all_to_all"
+    exchange: str  # "all_gather" or "all_to_all", between the devices of the `expert` axis
+
+
+def apply_experts(
+    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: Options
+) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+    """`expert_ffn` of all tokens, on whatever mesh there is.
+
+    The routing is of the B * T tokens in order, the kernels are of x's dtype.
 
     Returns:
       the weighted sums, and how many (token, choice) pairs were dropped.
@@ -63,9 +59,10 @@ def apply_experts(
     Raises:
       ValueError: implementation or exchange is not known.
     """
-    if exchange not in EXCHANGES:
-        raise ValueError(f"exchange must be one of {', '.join(EXCHANGES)}, but is {exchange!r}")
-    options = _Options(implementation, capacity_factor, exchange)
+    if options.exchange not in EXCHANGES:
+        raise ValueError(
+            f"exchange must be one of {', '.join(EXCHANGES)}, but is {options.exchange!r}"
+        )
     if partitioning.current_mesh() is None:
         y, dropped = _compute(x.reshape(-1, x.shape[-1]), routing, weights, options)
         return y.reshape(x.shape), dropped
@@ -81,48 +78,11 @@ def apply_experts(
     return jnp.sum(parts, axis=0), jnp.sum(dropped[0])
 
 
-def exchange_volume(
-    exchange: str,
-    *,
-    tokens: int,
-    choices: int,
-    d_model: int,
-    devices: int,
-    itemsize: int,
-    capacity_factor: float,
-) -> dict[str, int]:
-    """Bytes that each device sends in the forward pass of one layer, by kind of collective.
-
-    Args:
-      exchange: "all_gather" or "all_to_all".
-      tokens: T, of each device.
-      choices: K.
-      d_model: D.
-      devices: n, along `expert`.
-      itemsize: b, bytes of a number.
-      capacity_factor: of "all_to_all".
-    """
-    others = devices - 1
-    if exchange == "all_gather":
-        return {
-            "all-gather": others * tokens * (d_model * itemsize + choices * 8),
-            "reduce-scatter": others * tokens * d_model * itemsize,
-        }
-    room = capacity(tokens * choices, devices, capacity_factor)
-    return {"all-to-all": others * room * (2 * d_model * itemsize + 4)}
-
-
-class _Options(NamedTuple):
-    implementation: str
-    factor: float
-    exchange: str
-
-
 _Result = tuple[Float[Array, "T D"], Float[Array, ""]]
 
 
 def _compute(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """The experts of one device."""
     how = (options.implementation, options.factor)
@@ -131,7 +91,7 @@ def _compute(
 
 
 def _device(
-    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> tuple[Float[Array, "1 B T D"], Float[Array, "1 1"]]:
     """One device's part of the tokens, of the experts, and of their widths."""
     tokens, routing = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), (x, routing))
@@ -151,7 +111,7 @@ def _device(
 
 
 def _gather_tokens(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """All tokens of the group, computed by those who hold their experts, added up at home."""
     held = weights.gate.shape[0]
@@ -167,7 +127,7 @@ def _gather_tokens(
 
 
 def _send_tokens(
-    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: _Options
+    tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """Each token to the devices that hold its experts, as far as there is room, and back."""
     held, devices = weights.gate.shape[0], jax.lax.axis_size("expert")
@@ -191,19 +151,7 @@ def _send_tokens(
 
 
 class Experts(nnx.Module):
-    """The parameters of the routed experts; `apply_experts` does the work.
-
-    Args:
-      num_experts: E.
-      d_model: D.
-      d_hidden: F.
-      init: of every kernel.
-      dtype: of the products.
-      implementation: see `experts.expert_ffn`.
-      exchange: see `apply_experts`.
-      capacity_factor: likewise.
-      rngs: the source of the initial kernels.
-    """
+    """The parameters of E routed experts of width F = `d_hidden`; `apply_experts` does the work."""
 
     def __init__(
         self,
@@ -213,9 +161,7 @@ class Experts(nnx.Module):
         *,
         init: Initializer,
         dtype: jnp.dtype,
-        implementation: str,
-        exchange: str,
-        capacity_factor: float,
+        options: Options,
         rngs: nnx.Rngs,
     ):
         wide, narrow = (num_experts, d_model, d_hidden), (num_experts, d_hidden, d_model)
@@ -223,20 +169,12 @@ class Experts(nnx.Module):
         self.up = nnx.Param(init(rngs.params(), wide, jnp.float32))
         self.down = nnx.Param(init(rngs.params(), narrow, jnp.float32))
         self.dtype = dtype
-        self.implementation = implementation
-        self.exchange = exchange
-        self.capacity_factor = capacity_factor
+        self.options = options
 
     def __call__(
         self, x: Float[Array, "B T D"], routing: Routing
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Applies the chosen experts to every token; also counts the dropped (token, choice)s."""
         kernels = (self.gate[...], self.up[...], self.down[...])
-        return apply_experts(
-            x.astype(self.dtype),
-            routing,
-            ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels)),
-            implementation=self.implementation,
-            capacity_factor=self.capacity_factor,
-            exchange=self.exchange,
-        )
+        weights = ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels))
+        return apply_experts(x.astype(self.dtype), routing, weights, self.options)

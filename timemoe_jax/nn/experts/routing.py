@@ -1,7 +1,7 @@
 """Who goes to which expert, and with what weight; and what that says about the experts' load.
 
-A router is a bias-free linear map to one logit per expert. It is kept apart from the expert
-computation (`experts.py`), which receives only a `Routing`.
+A router is a bias-free linear map to one logit per expert. The expert computation (`compute.py`)
+receives only a `Routing`.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class RouterStatistics(NamedTuple):
     They are sums, not means, so that micro-batches and devices can add them up. The leading axes
     are those of the logits up to the tokens: one entry per layer. The upper fields are sums over
     the tokens that count. The lower two are over every (token, choice) pair: the experts do not
-    know what is padding, which takes its place in a capacity like any other token.
+    know which tokens are padding, and those take room in a capacity like any other.
     """
 
     choices: Float[Array, "*L K E"]  # tokens whose k-th choice was the expert
@@ -41,9 +41,9 @@ def route(
     num_experts_per_tok: int,
     bias: Float[Array, "... E"] | None = None,
 ) -> Routing:
-    """Top-k of a softmax over all experts; the chosen keep their probability, not renormalised.
+    """Top-k of a softmax over all experts; the chosen keep their probability, not renormalized.
 
-    The one place that decides who goes where.
+    Nothing else decides who goes where.
 
     Args:
       logits: one per token and expert; the softmax is float32.

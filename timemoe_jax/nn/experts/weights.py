@@ -1,8 +1,8 @@
 """The kernels of the routed experts, and how (token, choice) pairs are ranked within an expert.
 
-What every implementation in `experts.py` builds on. An expert's index outside [0, E) stands for
-nobody: such a pair is computed by no one here and adds nothing. That is how a device that holds
-some of the experts is told of tokens that go elsewhere.
+Every implementation in `compute.py` builds on this. An expert index outside [0, E) stands for
+nobody: no one here computes such a pair, and it adds nothing. So a device that holds some of the
+experts learns which tokens go elsewhere.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,9 @@ class ExpertWeights(NamedTuple):
 def rank_within(
     groups: Int[Array, " N"], num_groups: int
 ) -> tuple[Int[Array, " N"], Int[Array, " G"]]:
-    """Numbers the members of each group in the order in which they come, without a sort.
+    """The rank of each member in its group, in order and without a sort, and each group's size.
 
-    Args:
-      groups: of each member, from 0 to G - 1; a member of no group has any other number.
-      num_groups: G.
-
-    Returns:
-      the rank of each member in its group (-1 for one of none), and the size of each group.
+    A member whose group is not from 0 to G - 1 is of none, and has rank -1.
     """
     member = (groups[:, None] == jnp.arange(num_groups)).astype(jnp.int32)
     running = jnp.cumsum(member, axis=0)
