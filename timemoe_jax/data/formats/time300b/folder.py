@@ -3,11 +3,10 @@
 import json
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -115,7 +114,7 @@ def write_time_moe_folder(
     dtype: str = "float32",
     points_per_file: int = 1 << 28,
 ) -> None:
-    """Writes series in the Time-300B layout, as they are (not standardised).
+    """Writes series in the Time-300B layout, as they are (not standardized).
 
     Args:
       folder: made if it does not exist; must not hold a meta.json.
@@ -125,6 +124,23 @@ def write_time_moe_folder(
 
     Raises:
       DataError: the folder is in use, or a series is not one-dimensional or does not fit `dtype`.
+    """
+    files, lengths = write_points(folder, sequences, dtype=dtype, points_per_file=points_per_file)
+    entries = ((length, "") for length in lengths)
+    write_meta(folder, dtype=dtype, files=files, entries=entries, num_sequences=len(lengths))
+
+
+def write_points(
+    folder: str | os.PathLike[str],
+    sequences: Iterable[np.ndarray],
+    *,
+    dtype: str = "float32",
+    points_per_file: int = 1 << 28,
+) -> tuple[dict[str, int], Sequence[int]]:
+    """Writes the data files of a folder, which is no source before `write_meta` completes it.
+
+    Takes and raises what `write_time_moe_folder` does; returns the points of each file, and of
+    each sequence.
     """
     folder = Path(folder)
     if dtype not in ("float16", "float32", "float64") or points_per_file < 1:
@@ -136,29 +152,46 @@ def write_time_moe_folder(
         raise DataError(f"{folder / 'meta.json'} already exists; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     counts: list[int] = []
-    # The text of the entries waits in an unnamed file: there may be millions.
-    with tempfile.TemporaryFile("w+", dir=folder) as scales:
-        offset = number = 0
-        for number, sequence in enumerate(sequences, start=1):
-            values = _cast(sequence, dtype, number - 1)
-            separator = ", " if number > 1 else ""
-            scales.write(f'{separator}{{"offset": {offset}, "length": {len(values)}}}')
-            offset += len(values)
-            _append(folder, values, counts, points_per_file)
-        names = [f"data-{k}-of-{len(counts)}.bin" for k in range(1, len(counts) + 1)]
-        for k, name in enumerate(names, start=1):
-            os.replace(folder / f"data-{k}.part", folder / name)
-        files = dict(zip(names, counts, strict=True))
-        meta = {"num_sequences": number, "dtype": dtype, "files": files}
-        scales.seek(0)
-        _write_meta(folder, meta, scales)
+    lengths = array("q")  # there may be millions
+    for i, sequence in enumerate(sequences):
+        values = _cast(sequence, dtype, i)
+        lengths.append(len(values))
+        _append(folder, values, counts, points_per_file)
+    names = [f"data-{k}-of-{len(counts)}.bin" for k in range(1, len(counts) + 1)]
+    for k, name in enumerate(names, start=1):
+        os.replace(folder / f"data-{k}.part", folder / name)
+    return dict(zip(names, counts, strict=True)), lengths
 
 
-def _write_meta(folder: Path, meta: dict[str, Any], scales: IO[str]) -> None:
-    """Writes meta.json; `scales` is the text of its entries."""
+def write_meta(
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str,
+    files: Mapping[str, int],
+    entries: Iterable[tuple[int, str]],
+    num_sequences: int,
+    frequency: str | None = None,
+) -> None:
+    """Writes the meta.json of a folder whose sequences follow each other in its data files.
+
+    Args:
+      folder: holds the data files.
+      dtype: of the data files, a key of `DTYPES`.
+      files: the points of each data file.
+      entries: of each sequence its points, and the JSON of what else is known of it, with a comma
+        before: `', "mean": 1.5, "std": 2.0'`, or "". Taken one at a time.
+      num_sequences: how many entries there are.
+      frequency: the sampling frequency of sequences that have none of their own.
+    """
+    folder = Path(folder)
+    head: dict[str, Any] = {} if frequency is None else {"frequency": frequency}
+    head |= {"num_sequences": num_sequences, "dtype": dtype, "files": dict(files)}
     with open(folder / "meta.part", "w") as stream:
-        stream.write(f'{json.dumps(meta).removesuffix("}")}, "scales": [')
-        shutil.copyfileobj(scales, stream)
+        stream.write(f'{json.dumps(head).removesuffix("}")}, "scales": [')
+        offset, separator = 0, ""
+        for length, members in entries:
+            stream.write(f'{separator}{{"offset": {offset}, "length": {length}{members}}}')
+            offset, separator = offset + length, ", "
         stream.write("]}")
     # Named last: a folder that was only half written is not taken for a source.
     os.replace(folder / "meta.part", folder / "meta.json")
