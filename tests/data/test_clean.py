@@ -219,7 +219,7 @@ def test_finished_sources_are_not_done_again_and_new_ones_are_added(tree, tmp_pa
 
 SLOW_RUN = """
 import sys
-from timemoe_jax.data.clean_folder import clean_folder
+from timemoe_jax.data.corpus.clean import clean_folder
 clean_folder(sys.argv[1], sys.argv[2], num_processes=2, points_per_task=1)
 """
 
@@ -281,7 +281,7 @@ def test_a_process_that_dies_is_an_error_and_the_run_is_resumed(tmp_path):
     wait_for(lambda: [*(tmp_path / "out").rglob("meta.json")], process)
     os.kill(workers(process)[0].pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert "DataError: a process ended within its task" in errors
+    assert "DataError: a worker process was ended, perhaps for lack of memory; the same" in errors
     assert quietly(tmp_path / "in", tmp_path / "out", points_per_task=1).total.pieces == 360
 
 

@@ -14,22 +14,13 @@ sources are written in the dtype in which they are given out, float32 or float64
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future, as_completed
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -38,6 +29,7 @@ from timemoe_jax.data.corpus.clean_rules import REASONS
 from timemoe_jax.data.corpus.clean_task import (
     PIECES,
     RESULT,
+    OpenSource,
     StoredFolder,
     Tally,
     Task,
@@ -45,10 +37,11 @@ from timemoe_jax.data.corpus.clean_task import (
     clean_task,
     data_files,
     open_stored,
-    start_process,
 )
-from timemoe_jax.data.corpus.staging import claimed, write_json
+from timemoe_jax.data.corpus.staging import claimed, publish, write_json
+from timemoe_jax.data.corpus.workers import cores, worker_pool
 from timemoe_jax.data.formats.open import find_files
+from timemoe_jax.data.formats.time300b.folder import write_meta
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -56,6 +49,7 @@ RECORD = "cleaning.json"  # in every folder written: of what, and what became of
 
 # Of what is written: with another number, what an earlier version left is done again.
 _VERSION = 1
+_IF_ONE_DIES = "the same command goes on from there, with fewer processes if need be"
 # Series in a task, however short they are: not much to do again, and a bar that moves.
 _MAX_TASK_SEQUENCES = 1 << 17
 
@@ -142,8 +136,7 @@ def clean_folder(
       DataError: a source cannot be read, two would be written to one place, `out` lies within the
         input, is in use, or holds something else; or a process died.
     """
-    if num_processes is None:
-        num_processes = len(os.sched_getaffinity(0))
+    num_processes = cores() if num_processes is None else num_processes
     if num_processes < 1 or points_per_task < 1:
         raise DataError(
             f"num_processes ({num_processes}) and points_per_task ({points_per_task}) must be at "
@@ -151,10 +144,11 @@ def clean_folder(
         )
     out = Path(os.path.abspath(out))
     sources, skipped = _find(paths, out)
-    open_stored.cache_clear()  # a file may have changed since an earlier call
     # Beside the output: whoever opens that meanwhile sees finished sources only.
     partial = out.with_name(f"{out.name}.partial")
-    with _alone(partial):
+    with claimed(partial) as is_ours:
+        if not is_ours:
+            raise DataError(f"{partial} is in use by another run; wait for it to end")
         earlier = {name: _finished(out / name, path) for name, path in sources.items()}
         done = {name: tally for name, tally in earlier.items() if tally is not None}
         jobs = [
@@ -168,15 +162,6 @@ def clean_folder(
         write_json(Path(report or f"{out}.report.json"), result.as_dict())
         shutil.rmtree(partial)
     return result
-
-
-@contextmanager
-def _alone(partial: Path) -> Iterator[None]:
-    """Keeps a second run away from the same output; the lock of a killed run ends with it."""
-    with claimed(partial) as mine:
-        if not mine:
-            raise DataError(f"{partial} is in use by another run; wait for it to end")
-        yield
 
 
 def _find(paths: str, out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -291,7 +276,7 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
     processes = max(1, min(num_processes, sum(map(len, waiting.values()))))
     done: dict[str, Tally] = {}
     with (
-        _pool(processes) as pool,
+        worker_pool(processes, OpenSource(), _IF_ONE_DIES) as submit,
         tqdm(
             desc="clean",
             total=total,
@@ -306,7 +291,7 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
         futures: dict[Future[int], _Job] = {}
         for job in jobs:
             if waiting[job.name]:
-                futures |= {pool.submit(clean_task, task): job for task in waiting[job.name]}
+                futures |= {submit(clean_task, task): job for task in waiting[job.name]}
             else:
                 done[job.name] = _finish(job)
         left = {name: len(tasks) for name, tasks in waiting.items()}
@@ -321,28 +306,6 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
 
 def _is_done(task: Task) -> bool:
     return task.folder.exists()
-
-
-@contextmanager
-def _pool(num_processes: int) -> Iterator[Executor]:
-    """Processes for tasks, or a thread for one; after an error those that wait are not begun."""
-    if num_processes == 1:
-        pool: Executor = ThreadPoolExecutor(1)
-    else:
-        # Not forked: the caller may have threads, and a lock that one of them holds stays closed.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_processes, context, initializer=start_process)
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise DataError(
-            "a process ended within its task, perhaps for lack of memory; the same command goes "
-            "on from there, with fewer processes if need be"
-        ) from None
-    finally:
-        # Those that run are waited for: nothing is written once this has returned.
-        pool.shutdown(wait=True, cancel_futures=True)
-        open_stored.cache_clear()
 
 
 def _finish(job: _Job) -> Tally:
@@ -367,27 +330,25 @@ def _finish(job: _Job) -> Tally:
         if part.exists():
             os.replace(part, name)
     files = {name.name: count for name, count in zip(names, points, strict=True)}
-    with open(joined / "meta.json", "w") as stream:
-        _write_meta(stream, job, tally.pieces, dtypes.pop(), files)
+    write_meta(
+        joined,
+        dtype=dtypes.pop(),
+        files=files,
+        entries=_entries(job),
+        num_sequences=tally.pieces,
+        frequency=job.frequency,
+    )
     record = {"source": job.path, "state": job.state, "tally": dataclasses.asdict(tally)}
     write_json(joined / RECORD, record)
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(joined, job.folder)
+    publish(joined, job.folder)
     shutil.rmtree(job.partial.parent)
     return tally
 
 
-def _write_meta(stream: TextIO, job: _Job, pieces: int, dtype: str, files: dict[str, int]) -> None:
-    """Writes the meta.json of a source, a line of its tasks at a time."""
-    meta: dict[str, Any] = {"num_sequences": pieces, "dtype": dtype, "files": files}
-    if job.frequency is not None:
-        meta["freq"] = job.frequency
-    stream.write(json.dumps(meta)[:-1] + ', "scales": [')
-    offset, separator = 0, ""
+def _entries(job: _Job) -> Iterator[tuple[int, str]]:
+    """The points of each piece and its further members in meta.json, as the tasks left them."""
     for task in job.tasks:
         with open(task.folder / PIECES) as lines:
             for line in lines:
-                length, entries = line.rstrip("\n").split("\t")
-                stream.write(f'{separator}{{"offset": {offset}, "length": {length}{entries}}}')
-                offset, separator = offset + int(length), ", "
-    stream.write("]}")
+                length, members = line.rstrip("\n").split("\t")
+                yield int(length), members

@@ -4,15 +4,11 @@ What the processes of `timemoe_jax.data.corpus.clean` do, each a task at a time.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -170,12 +166,24 @@ class StoredFolder:
         return nearest if math.isfinite(nearest) else math.nan
 
 
-# A process keeps its last source open: opening a large one takes longer than a task.
-@functools.lru_cache(maxsize=1)
 def open_stored(path: str) -> StoredFolder | SequenceSource:
     """Opens a Time-300B folder as it is stored, and any other source as it is."""
     folder = Path(path)
     return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
+
+
+class OpenSource:
+    """Keeps the last source open: opening a large one takes longer than a task."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._source: StoredFolder | SequenceSource
+
+    def get(self, path: str) -> StoredFolder | SequenceSource:
+        """Returns the source at a path."""
+        if path != self._path:
+            self._source, self._path = open_stored(path), path
+        return self._source
 
 
 def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
@@ -186,21 +194,7 @@ def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
     return type(source).__iter__ is SequenceSource.__iter__
 
 
-def start_process() -> None:
-    """Makes a process end with the one that started it, however that ends."""
-    # Ctrl-C is for the one that started it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def clean_task(task: Task) -> int:
+def clean_task(opened: OpenSource, task: Task) -> int:
     """Cleans the series of a task, and writes its folder, which is there as a whole or not at all.
 
     Returns:
@@ -209,7 +203,7 @@ def clean_task(task: Task) -> int:
     Raises:
       DataError: a series cannot be read.
     """
-    source = open_stored(task.path)
+    source = opened.get(task.path)
     temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
     dtype = source.dtype if isinstance(source, StoredFolder) else "float32"
     try:
