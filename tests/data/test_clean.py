@@ -128,7 +128,7 @@ def write_stored(folder, stored, meta):
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def test_standardised_values_stay_as_they_are_stored_with_their_mean_and_std(tmp_path):
+def test_standardized_values_stay_as_they_are_stored_with_their_mean_and_std(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.gamma(2, 30, 1024)
     # A third of zeros, hardly ever beside each other: none of them is exactly zero when read.

@@ -95,7 +95,7 @@ def rising(length, start=1):
 def test_a_fifth_of_127_differences_is_25(equal, valid):
     """26/127 = 0.2047 is above 0.2, 25/127 = 0.1969 is not."""
     values = rising(384)
-    # Pairs of equal neighbours in the second window: 1 1 3 3 5 5 ...
+    # Pairs of equal neighbors in the second window: 1 1 3 3 5 5 ...
     at = 128 + 2 * np.arange(equal)
     values[at + 1] = values[at]
     expected = ([(0, 384)], {}) if valid else ([], {"repeated": 128, "short": 256})
@@ -186,7 +186,7 @@ def test_a_run_of_255_points_between_others_is_dropped_and_one_of_256_kept():
 
 
 def test_the_last_window_absorbs_what_remains():
-    """26 equal neighbours are too many of 127, but not of the 254 of 255 points."""
+    """26 equal neighbors are too many of 127, but not of the 254 of 255 points."""
     values = rising(256 + 255)
     at = 256 + 2 * np.arange(26)
     values[at + 1] = values[at]

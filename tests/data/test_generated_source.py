@@ -49,7 +49,7 @@ def test_a_series_of_a_source_depends_on_seed_and_number_alone():
     assert source.lengths.shape == (5000,)
 
 
-def test_neighbours_are_a_mixture_by_weight():
+def test_neighbors_are_a_mixture_by_weight():
     source = small_source()
     names = [source.family(i) for i in range(BLOCK * LANES * 4)]
     # In the first 16, 3 parts in 4 are of the first family.

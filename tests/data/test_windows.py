@@ -80,7 +80,7 @@ def test_values_by_hand():
     assert window["sequence"] == 0
     assert (window["values"].dtype, window["mask"].dtype) == (np.float32, bool)
     assert window["sequence"].dtype == np.int64
-    # A constant series is centred only.
+    # A constant series is centered only.
     assert source[1]["values"].tolist() == [0.0] * 5
     assert source[1]["mask"].tolist() == [False, True, True, False, False]
 
@@ -129,7 +129,7 @@ def test_statistics_of_parts(monkeypatch):
     series = np.random.default_rng(1).normal(5.0, 3.0, 101)
     series[10:14] = np.nan
     whole = source_of(series, length=10)
-    monkeypatch.setattr(windows, "_CHUNK_POINTS", 4)
+    monkeypatch.setattr(standardize, "_CHUNK_POINTS", 4)
     parts = source_of(series, length=10)
     for i in (3, 3, 0):
         np.testing.assert_allclose(parts[i]["values"], whole[i]["values"], rtol=1e-5, atol=1e-6)

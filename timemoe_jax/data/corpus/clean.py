@@ -1,14 +1,14 @@
 """Cleans whole trees of series into Time-300B folders, on all cores.
 
 Each file or folder of series becomes one Time-300B folder at the same place below the output. Its
-series are divided into tasks, which processes take in turn; what a task leaves lies beside the
-output until its source is finished, and moves into place by one renaming. A run that was killed
-goes on where it was: finished sources, and finished tasks of others, are not done again.
+series are divided into tasks, which processes take in turn. What a task writes lies beside the
+output until its source is finished, and then moves into place by one renaming. A run that was
+killed resumes: it does no finished source again, and no finished task of the others.
 
-A Time-300B folder is cleaned, and written, as its values are stored. One that is stored as
+A Time-300B folder is cleaned and written as its values are stored. One that is stored as
 (value - mean) / std keeps its mean and std: equal values are equal either way, and zero is the
-stored value that comes nearest to it. So float32 stays float32, and no value changes. Other
-sources are written in the dtype in which they are given out, float32 or float64.
+nearest stored value. So float32 stays float32, and no value changes. Other sources are written in
+the dtype in which they are read, float32 or float64.
 """
 
 import dataclasses
@@ -45,35 +45,29 @@ from timemoe_jax.data.formats.time300b.folder import write_meta
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
-RECORD = "cleaning.json"  # in every folder written: of what, and what became of it
+RECORD = "cleaning.json"  # in every folder written: its source, and what became of it
 
-# Of what is written: with another number, what an earlier version left is done again.
+# Raise it when the output changes: what an earlier version left is then done again.
 _VERSION = 1
 _IF_ONE_DIES = "the same command goes on from there, with fewer processes if need be"
-# Series in a task, however short they are: not much to do again, and a bar that moves.
+# The most series in a task, however short: little to do again, and a bar that moves.
 _MAX_TASK_SEQUENCES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
 class CleaningReport:
-    """What cleaning a tree came to.
-
-    Attributes:
-      total: of all sources.
-      sources: of each, by its folder below the output.
-      skipped_files: files of a kind that is not read.
-    """
+    """What cleaning a tree came to."""
 
     total: Tally
-    sources: dict[str, Tally]
-    skipped_files: tuple[str, ...]
+    sources: dict[str, Tally]  # by the folder of each below the output
+    skipped_files: tuple[str, ...]  # files of a kind that is not read
 
     def as_dict(self) -> dict[str, Any]:
         """The report as it is written."""
         return dataclasses.asdict(self)
 
     def to_text(self) -> str:
-        """A table of points by source and reason; a row's kept and dropped are its points."""
+        """A table of points by source and reason; those kept and dropped sum to a row's points."""
         header = ["source", "series", "pieces", "points", "kept", "%", *REASONS]
         rows = [[name, *_cells(tally)] for name, tally in self.sources.items()]
         table = [header, *rows, ["total", *_cells(self.total)]]
@@ -169,25 +163,25 @@ def _find(paths: str, out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     sources: dict[str, str] = {}
     skipped: list[str] = []
     # A path may itself hold a comma.
-    given = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for path in map(Path, filter(None, given)):
+    parts = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
+    for path in map(Path, filter(None, parts)):
         absolute = Path(os.path.abspath(path))
         if not path.exists():
             raise DataError(f"{path} does not exist; give files and folders of series")
         if out.is_relative_to(absolute):
             raise DataError(f"{out} lies within the input {path}; give a folder outside of it")
-        found, passed = find_files(path)
-        if not found:
+        files, unread = find_files(path)
+        if not files:
             raise DataError(f"{path} holds no series that can be read")
-        skipped += map(str, passed)
-        for file in found:
-            place = Path(absolute.name) if file == path else file.relative_to(path)
-            if place.as_posix() in sources:
+        skipped += map(str, unread)
+        for file in files:
+            name = absolute.name if file == path else file.relative_to(path).as_posix()
+            if name in sources:
                 raise DataError(
-                    f"{sources[place.as_posix()]} and {file} would both be written to "
-                    f"{out / place}; clean them into different folders"
+                    f"{sources[name]} and {file} would both be written to {out / name}; clean them "
+                    "into different folders"
                 )
-            sources[place.as_posix()] = str(file)
+            sources[name] = str(file)
     for name in sources:
         for outer in map(str, PurePosixPath(name).parents):
             if outer in sources:
@@ -201,7 +195,7 @@ def _find(paths: str, out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def _state(path: str) -> str:
-    """What tells whether a source is as it was: names, sizes and times of its files."""
+    """A hash of the names, sizes and times of a source's files, which tells if it has changed."""
     root = Path(path)
     files = sorted(file for file in root.rglob("*") if not file.name.startswith("meta.index"))
     stats = [(str(file), file.stat()) for file in ([*files] if root.is_dir() else [root])]
@@ -212,7 +206,7 @@ def _state(path: str) -> str:
 
 
 def _finished(folder: Path, path: str) -> Tally | None:
-    """What became of a source that an earlier run has finished; None if there is no such run."""
+    """What became of a source that an earlier run has finished; None if no run has."""
     if not folder.exists():
         return None
     try:
@@ -235,11 +229,11 @@ def _tally(record: dict[str, Any]) -> Tally:
 
 
 def _plan(name: str, path: str, folder: Path, partial: Path, points_per_task: int) -> _Job:
-    """Divides a source into tasks; what was left by another division is removed."""
+    """Divides a source into tasks, and removes what another division has left."""
     source, state = open_stored(path), _state(path)
-    mine = partial / hashlib.sha256(name.encode()).hexdigest()[:16]
-    at = mine / f"{state}-{points_per_task}"
-    for left in [*(other for other in mine.glob("*") if other != at), *at.glob("*.tmp")]:
+    of_source = partial / hashlib.sha256(name.encode()).hexdigest()[:16]
+    at = of_source / f"{state}-{points_per_task}"
+    for left in [*(other for other in of_source.glob("*") if other != at), *at.glob("*.tmp")]:
         shutil.rmtree(left)
     at.mkdir(parents=True, exist_ok=True)
     tasks = []
@@ -269,8 +263,8 @@ def _divide(
 
 
 def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> dict[str, Tally]:
-    """Does the tasks that are not done yet, and puts each source into place after its last."""
-    waiting = {job.name: [task for task in job.tasks if not _is_done(task)] for job in jobs}
+    """Does the tasks that are not done yet, and moves each source into place after its last."""
+    waiting = {job.name: [t for t in job.tasks if not t.folder.exists()] for job in jobs}
     todo = sum(task.points for tasks in waiting.values() for task in tasks)
     total = before + sum(task.points for job in jobs for task in job.tasks)
     processes = max(1, min(num_processes, sum(map(len, waiting.values()))))
@@ -304,12 +298,8 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
     return done
 
 
-def _is_done(task: Task) -> bool:
-    return task.folder.exists()
-
-
 def _finish(job: _Job) -> Tally:
-    """Joins what the tasks of a source have left into one folder, and moves it into place."""
+    """Joins what the tasks of a source have written into one folder, and moves it into place."""
     results = [json.loads((task.folder / RESULT).read_bytes()) for task in job.tasks]
     dtypes = {result["dtype"] for result in results} or {"float32"}
     if len(dtypes) > 1:

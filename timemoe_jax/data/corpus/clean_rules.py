@@ -29,16 +29,13 @@ _BLOCK = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Cleaned:
-    """What to keep of a series.
+    """What to keep of a series."""
 
-    Attributes:
-      pieces: the first point of each piece that is kept, and the point after its last.
-      dropped: points by reason, every one of `REASONS`: "missing" (or infinite), windows with too
-        many "zeros", values "repeated" at once or "alternating" (equal to the last but one), and
-        runs of valid windows that are too "short".
-    """
-
+    # the first point of each piece that is kept, and the point after its last
     pieces: Int64[np.ndarray, "N 2"]
+    # points by reason, every one of `REASONS`: "missing" (or infinite), windows with too many
+    # "zeros", values "repeated" at once or "alternating" (equal to the last but one), and runs of
+    # valid windows that are too "short"
     dropped: dict[str, int]
 
     @property

@@ -1,6 +1,6 @@
-"""One part of cleaning a tree: some series are read, cleaned, and written to a folder.
+"""One task of cleaning a tree: reads some series, cleans them, and writes them to a folder.
 
-What the processes of `timemoe_jax.data.corpus.clean` do, each a task at a time.
+The processes of `timemoe_jax.data.corpus.clean` each do a task at a time.
 """
 
 import dataclasses
@@ -28,27 +28,20 @@ RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its
 PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
 
 _READ_AHEAD = 1 << 18  # points
-_POINTS_PER_FILE = 1 << 28  # from so many on the next data file is begun
+_POINTS_PER_FILE = 1 << 28  # the next data file begins after so many
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Tally:
-    """What became of some series.
+    """What became of some series."""
 
-    Attributes:
-      sequences: how many there were.
-      points: of them; each is kept or dropped.
-      pieces: how many series were written.
-      kept: points of these.
-      dropped: points by reason; see `cleaning.REASONS`.
-      ignored_columns: columns of tables that are neither values nor ids nor times.
-    """
-
-    sequences: int = 0
-    points: int = 0
-    pieces: int = 0
-    kept: int = 0
+    sequences: int = 0  # how many there were
+    points: int = 0  # in them; each is kept or dropped
+    pieces: int = 0  # how many series were written
+    kept: int = 0  # points in those
+    # points by reason; see `clean_rules.REASONS`
     dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    # columns of tables that are neither values nor ids nor times
     ignored_columns: tuple[str, ...] = ()
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -64,22 +57,14 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Some consecutive series of one source.
+    """Some consecutive series of one source."""
 
-    Attributes:
-      path: of the source, a file or a folder.
-      folder: what is kept is written there, as the data files of a Time-300B folder, with `RESULT`
-        and `PIECES`.
-      first: the first of the series.
-      stop: the one after the last.
-      points: of all of them.
-    """
-
-    path: str
+    path: str  # the source, a file or a folder
+    # Takes the data files of a Time-300B folder, `RESULT` and `PIECES`.
     folder: Path
-    first: int
-    stop: int
-    points: int
+    first: int  # the first of the series
+    stop: int  # the one after the last
+    points: int  # in all of them
 
 
 class StoredSeries(NamedTuple):
@@ -95,11 +80,8 @@ class StoredFolder:
 
     Attributes:
       lengths: points of each.
-      frequency: of those that have none of their own.
+      frequency: that of series that have none of their own.
       dtype: the narrowest of float16, float32 and float64 that holds every stored value.
-
-    Args:
-      folder: holds meta.json and the files that it names.
 
     Raises:
       DataError: a file is missing, damaged, or at odds with meta.json.
@@ -121,11 +103,8 @@ class StoredFolder:
     def series(self, first: int, stop: int) -> Iterator[StoredSeries]:
         """Reads series `first` to `stop`, one after the other.
 
-        Short ones that lie one after the other are read together: to open a file takes as long as
-        to clean thousands of points.
-
-        Raises:
-          DataError: a file cannot be read, or has become shorter.
+        It reads ahead where series lie in order: opening a file takes as long as cleaning thousands
+        of points. Raises a DataError if a file cannot be read, or has become shorter.
         """
         block, at = np.zeros(0, self._raw), 0  # what is in memory, and its first point
         expected = None
@@ -133,7 +112,7 @@ class StoredFolder:
             offset, mean, std = self._index.entry(i)
             end = offset + length
             if offset < at or end > at + len(block):
-                # Where they lie in another order, more than is asked for would be read in vain.
+                # Where they lie in another order, reading ahead would be in vain.
                 ahead = _READ_AHEAD if expected in (None, offset) else 0
                 block = self._read(offset, max(end, min(offset + ahead, self._starts[-1])))
                 at = offset
@@ -157,7 +136,7 @@ class StoredFolder:
         return raw
 
     def _nearest(self, value: float) -> float:
-        """The stored value that comes nearest; NaN if the value is beyond all of them."""
+        """The nearest value that can be stored; NaN for one beyond all of them."""
         if self._raw.kind == "i":
             return float(np.rint(value))
         kind = ml_dtypes.bfloat16 if self._stored == "bfloat16" else self._raw.type
@@ -188,21 +167,12 @@ class OpenSource:
 
 def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
     """Whether a series can be read alone at little cost."""
-    if isinstance(source, StoredFolder):
-        return True
-    # One that goes through itself in a way of its own does so because it cannot.
-    return type(source).__iter__ is SequenceSource.__iter__
+    # A source with its own __iter__ has no cheap random access.
+    return isinstance(source, StoredFolder) or type(source).__iter__ is SequenceSource.__iter__
 
 
 def clean_task(opened: OpenSource, task: Task) -> int:
-    """Cleans the series of a task, and writes its folder, which is there as a whole or not at all.
-
-    Returns:
-      how many points were looked at.
-
-    Raises:
-      DataError: a series cannot be read.
-    """
+    """Cleans the series of a task and writes its folder whole or not at all; returns the points."""
     source = opened.get(task.path)
     temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
     dtype = source.dtype if isinstance(source, StoredFolder) else "float32"
@@ -221,55 +191,36 @@ class _NeedsFloat64(Exception):  # noqa: N818
 def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    tally = Tally()
     with open(folder / PIECES, "w") as lines:
-        cleaner = _Cleaner(dtype, lines)
-        points = _write_files(folder, cleaner.kept(_series(task, source)), dtype)
-    tally = dataclasses.asdict(cleaner.tally())
-    (folder / RESULT).write_text(json.dumps({"tally": tally, "dtype": dtype, "points": points}))
+        points = _write_files(folder, _kept(_series(task, source), dtype, tally, lines), dtype)
+    result = {"tally": dataclasses.asdict(tally), "dtype": dtype, "points": points}
+    (folder / RESULT).write_text(json.dumps(result))
 
 
-class _Cleaner:
-    """Cleans series, and counts what becomes of them.
-
-    Args:
-      dtype: of what is written.
-      lines: takes the line of each series that is kept: see `PIECES`.
-    """
-
-    def __init__(self, dtype: str, lines: TextIO):
-        self._itemsize = np.dtype(dtype).itemsize
-        self._lines = lines
-        self._sequences = self._points = self._pieces = self._kept = 0
-        self._dropped = dict.fromkeys(REASONS, 0)
-
-    def kept(self, series: Iterable[StoredSeries]) -> Iterator[Float[np.ndarray, " _"]]:
-        """Gives out what is kept.
-
-        Raises:
-          _NeedsFloat64: a series is wider than what is written.
-        """
-        for values, zero, entry in series:
-            if values.dtype.itemsize > self._itemsize:
-                raise _NeedsFloat64
-            cleaned = clean(values, zero)
-            self._sequences += 1
-            self._points += len(values)
-            for reason, count in cleaned.dropped.items():
-                self._dropped[reason] += count
-            text = f", {json.dumps(entry)[1:-1]}" if entry else ""
-            for start, stop in cleaned.pieces.tolist():
-                self._pieces += 1
-                self._kept += stop - start
-                self._lines.write(f"{stop - start}\t{text}\n")
-                yield values[start:stop]
-
-    def tally(self) -> Tally:
-        """What became of all series so far."""
-        return Tally(self._sequences, self._points, self._pieces, self._kept, self._dropped)
+def _kept(
+    series: Iterable[StoredSeries], dtype: str, tally: Tally, lines: TextIO
+) -> Iterator[Float[np.ndarray, " _"]]:
+    """Yields the pieces to keep, counts them in `tally`, and writes a line of `PIECES` for each."""
+    itemsize = np.dtype(dtype).itemsize
+    for values, zero, entry in series:
+        if values.dtype.itemsize > itemsize:
+            raise _NeedsFloat64
+        cleaned = clean(values, zero)
+        tally.sequences += 1
+        tally.points += len(values)
+        for reason, count in cleaned.dropped.items():
+            tally.dropped[reason] += count
+        members = f", {json.dumps(entry)[1:-1]}" if entry else ""
+        for start, stop in cleaned.pieces.tolist():
+            tally.pieces += 1
+            tally.kept += stop - start
+            lines.write(f"{stop - start}\t{members}\n")
+            yield values[start:stop]
 
 
 def _write_files(folder: Path, series: Iterable[Float[np.ndarray, " _"]], dtype: str) -> list[int]:
-    """Writes series one after the other to data files, and returns the points of each file."""
+    """Writes series one after the other to data files; returns the points of each file."""
     stored = np.dtype(dtype).newbyteorder("<")
     points: list[int] = []
     series = iter(series)

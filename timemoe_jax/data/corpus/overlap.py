@@ -56,31 +56,18 @@ class Fingerprints(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """A stretch that a corpus shares with a benchmark.
+    """A stretch that a corpus shares with a benchmark."""
 
-    Attributes:
-      source: the name of the corpus sequence.
-      sequence: its number in the corpus.
-      offset: its first shared point.
-      benchmark: the CSV.
-      column: the channel.
-      row: its first shared row, 0 being the first below the header.
-      points: how many are shared at least; the stretch may go on for less than a window.
-      kind: "values" where they are equal within float32 rounding, else "shape".
-      scale: corpus = scale * benchmark + shift.
-      shift: see scale.
-    """
-
-    source: str
-    sequence: int
-    offset: int
-    benchmark: str
-    column: str
-    row: int
-    points: int
-    kind: str
-    scale: float
-    shift: float
+    source: str  # the name of the corpus sequence
+    sequence: int  # its number in the corpus
+    offset: int  # its first shared point
+    benchmark: str  # the CSV
+    column: str  # the channel
+    row: int  # its first shared row, 0 being the first below the header
+    points: int  # how many are shared at least; the stretch may go on for less than a window
+    kind: str  # "values" where they are equal within float32 rounding, else "shape"
+    scale: float  # corpus = scale * benchmark + shift
+    shift: float  # see scale
 
     def __str__(self) -> str:
         how = "equal" if self.kind == "values" else f"x {self.scale:.6g} {self.shift:+.6g}"
@@ -92,21 +79,13 @@ class Overlap:
 
 @dataclasses.dataclass(frozen=True)
 class OverlapReport:
-    """What a search found, and what it could not compare.
+    """What a search found, and what it could not compare."""
 
-    Attributes:
-      window: W, the points of a window.
-      overlaps: what was found, in the order of the corpus.
-      counts: of everything that was looked at.
-      benchmark_ignored: windows of the benchmarks that were not compared, by reason.
-      corpus_ignored: windows of the corpus that were not compared, by reason.
-    """
-
-    window: int
-    overlaps: tuple[Overlap, ...]
-    counts: dict[str, int]
-    benchmark_ignored: dict[str, int]
-    corpus_ignored: dict[str, int]
+    window: int  # W, the points of a window
+    overlaps: tuple[Overlap, ...]  # what was found, in the order of the corpus
+    counts: dict[str, int]  # of everything that was looked at
+    benchmark_ignored: dict[str, int]  # windows of the benchmarks that were not compared, by reason
+    corpus_ignored: dict[str, int]  # windows of the corpus that were not compared, by reason
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -359,8 +338,8 @@ def _verify(
 def _standard(windows: Windows) -> Windows:
     """Windows, none constant, at mean 0 and deviation 1."""
     unit = windows / np.abs(windows).max(axis=1, keepdims=True, initial=np.finfo(float).tiny)
-    centred = unit - unit.mean(axis=1, keepdims=True)
-    return centred / np.sqrt(np.mean(np.square(centred), axis=1, keepdims=True))
+    centered = unit - unit.mean(axis=1, keepdims=True)
+    return centered / np.sqrt(np.mean(np.square(centered), axis=1, keepdims=True))
 
 
 def _corpus_windows(
@@ -435,6 +414,6 @@ def _fit(values: np.ndarray, index: _Index, start: int) -> tuple[float, float]:
     benchmark = index.points[start : start + len(values)]
     both = np.isfinite(values) & np.isfinite(benchmark)
     x, y = benchmark[both], values[both].astype(np.float64)
-    centred = x - x.mean()
-    scale = float(centred @ (y - y.mean()) / (centred @ centred))
+    centered = x - x.mean()
+    scale = float(centered @ (y - y.mean()) / (centered @ centered))
     return scale, float(y.mean() - scale * x.mean())

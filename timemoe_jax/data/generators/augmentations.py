@@ -19,12 +19,9 @@ Rng = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(abc.ABC):
-    """A random change of series.
+    """A random change of series."""
 
-    Attributes:
-      probability: the share of series that it applies to.
-    """
-
+    # the share of series that it applies to
     probability: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -64,13 +61,9 @@ class Augmentation(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Compose(Augmentation):
-    """Applies augmentations one after another, to the same share of series.
+    """Applies augmentations one after another, to the same share of series."""
 
-    Attributes:
-      steps: in order.
-    """
-
-    steps: Sequence[Augmentation] = ()
+    steps: Sequence[Augmentation] = ()  # in order
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         for step in self.steps:
@@ -80,15 +73,10 @@ class Compose(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class AmplitudeWarp(Augmentation):
-    """Multiplies by a smooth positive curve of mean logarithm 0, about the series' mean.
+    """Multiplies by a smooth positive curve of mean logarithm 0, about the series' mean."""
 
-    Attributes:
-      knots: points of the curve, drawn independently; a line joins them.
-      strength: standard deviation of their logarithm.
-    """
-
-    knots: int = 6
-    strength: float = 0.3
+    knots: int = 6  # points of the curve, drawn independently; a line joins them
+    strength: float = 0.3  # standard deviation of their logarithm
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,15 +93,10 @@ class AmplitudeWarp(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class TimeWarp(Augmentation):
-    """Reads a series at a speed that changes, from its first point to its last.
+    """Reads a series at a speed that changes, from its first point to its last."""
 
-    Attributes:
-      knots: at how many points the speed is drawn; a line joins them.
-      strength: standard deviation of the logarithm of the speed.
-    """
-
-    knots: int = 6
-    strength: float = 0.3
+    knots: int = 6  # at how many points the speed is drawn; a line joins them
+    strength: float = 0.3  # standard deviation of the logarithm of the speed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,12 +121,9 @@ class Resample(Augmentation):
     A factor above 1 reads a random span of length / factor points, with lines between them (up).
     A factor below 1 averages over every 1 / factor points and joins the averages by lines (down
     and up again), so that detail is lost while the length stays.
-
-    Attributes:
-      factor: range of the factor, drawn evenly in its logarithm.
     """
 
-    factor: tuple[float, float] = (0.25, 4.0)
+    factor: tuple[float, float] = (0.25, 4.0)  # range of the factor, drawn evenly in its logarithm
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,20 +141,16 @@ class Resample(Augmentation):
             bins = max(2, round(length * float(factor[row, 0])))
             edges = np.linspace(0, length, bins + 1).astype(np.int64)
             average = np.add.reduceat(values[row], edges[:-1]) / np.diff(edges)
-            centres = (edges[:-1] + edges[1:] - 1) / 2
-            out[row] = np.interp(np.arange(length), centres, average)
+            centers = (edges[:-1] + edges[1:] - 1) / 2
+            out[row] = np.interp(np.arange(length), centers, average)
         return out
 
 
 @dataclasses.dataclass(frozen=True)
 class Censor(Augmentation):
-    """Clips a series at a quantile of its own, from above or from below.
+    """Clips a series at a quantile of its own, from above or from below."""
 
-    Attributes:
-      share: range of the share of points that are clipped.
-    """
-
-    share: tuple[float, float] = (0.02, 0.3)
+    share: tuple[float, float] = (0.02, 0.3)  # range of the share of points that are clipped
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,13 +169,10 @@ class Censor(Augmentation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantise(Augmentation):
-    """Rounds to equally spaced levels between a series' least and greatest value.
+class Quantize(Augmentation):
+    """Rounds to equally spaced levels between a series' least and greatest value."""
 
-    Attributes:
-      levels: range of their number, drawn evenly in its logarithm; at least 2.
-    """
-
+    # range of their number, drawn evenly in its logarithm; at least 2
     levels: tuple[int, int] = (8, 256)
 
     def __post_init__(self) -> None:
@@ -221,15 +194,12 @@ class Quantise(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class MissingSpells(Augmentation):
-    """Makes spells of points missing (NaN), of geometrically distributed lengths.
+    """Makes spells of points missing (NaN), of geometrically distributed lengths."""
 
-    Attributes:
-      share: range of the expected share of points that become missing; below 1.
-      spell: range of the mean length of a spell, in points, drawn evenly in its logarithm; where
-        points are missing independently of each other it is 1 / (1 - share), and never less.
-    """
-
+    # range of the expected share of points that become missing; below 1
     share: tuple[float, float] = (0.01, 0.2)
+    # range of the mean length of a spell, in points, drawn evenly in its logarithm; where points
+    # are missing independently of each other it is 1 / (1 - share), and never less
     spell: tuple[float, float] = (1.0, 50.0)
 
     def __post_init__(self) -> None:
@@ -253,15 +223,10 @@ class MissingSpells(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Spikes(Augmentation):
-    """Adds single points far off.
+    """Adds single points far off."""
 
-    Attributes:
-      rate: range of the expected share of points that are hit.
-      size: standard deviation of a spike, in those of the series.
-    """
-
-    rate: tuple[float, float] = (0.001, 0.01)
-    size: float = 5.0
+    rate: tuple[float, float] = (0.001, 0.01)  # range of the expected share of points that are hit
+    size: float = 5.0  # standard deviation of a spike, in those of the series
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -282,7 +247,7 @@ def every_kind(probability: float) -> Compose:
     Args:
       probability: that share.
     """
-    kinds = (TimeWarp, Resample, AmplitudeWarp, Censor, Quantise, Spikes, MissingSpells)
+    kinds = (TimeWarp, Resample, AmplitudeWarp, Censor, Quantize, Spikes, MissingSpells)
     return Compose([kind(probability=probability) for kind in kinds])
 
 

@@ -63,8 +63,8 @@ def smooth(
     return before + weight * (np.take_along_axis(knots, left + 1, axis=1) - before)
 
 
-def standardise(values: np.ndarray) -> np.ndarray:
-    """Centres each series [..., length], and scales to variance 1 what is not constant."""
-    centred = values - values.mean(axis=-1, keepdims=True)
-    deviation = centred.std(axis=-1, keepdims=True)
-    return centred / np.where(deviation > 0, deviation, 1.0)
+def standardize(values: np.ndarray) -> np.ndarray:
+    """Centers each series [..., length], and scales to variance 1 what is not constant."""
+    centered = values - values.mean(axis=-1, keepdims=True)
+    deviation = centered.std(axis=-1, keepdims=True)
+    return centered / np.where(deviation > 0, deviation, 1.0)

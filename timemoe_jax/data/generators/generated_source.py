@@ -41,7 +41,7 @@ def _rng(seed: int, name: str, number: int) -> np.random.Generator:
 class GeneratedSource(SequenceSource):
     """Series of several families; series i depends on the families, seed, length and i alone.
 
-    Series are drawn in blocks of 16 of one family. Neighbours in the source are of 16 different
+    Series are drawn in blocks of 16 of one family. Neighbors in the source are of 16 different
     blocks, whose families are drawn by weight, so that a batch read in order is a mixture. Reading
     in order is many times faster, and no less random: in a shuffled order each series costs its
     whole block.

@@ -19,20 +19,16 @@ _ATTEMPTS = 200
 class TSMixup(Generator):
     """Mixes up to `most` windows of a source, each scaled by its mean absolute value.
 
-    Attributes:
-      source: series in any units; those shorter than what is asked for are never chosen.
-      most: the most windows of a mixture; their number is drawn evenly from 1 on.
-      concentration: alpha of the symmetric Dirichlet law of the weights.
-
     Raises:
       DataError: the source has no series, or `most` or `concentration` is not positive.
     """
 
     citation: ClassVar[str] = "TSMixup, Chronos (arXiv 2403.07815, section 4.1)"
 
+    # series in any units; those shorter than what is asked for are never chosen
     source: SequenceSource
-    most: int = 3
-    concentration: float = 1.5
+    most: int = 3  # the most windows of a mixture; their number is drawn evenly from 1 on
+    concentration: float = 1.5  # alpha of the symmetric Dirichlet law of the weights
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,25 +36,18 @@ class Quadratic(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chaos(Generator):
-    """Draws one coordinate of chaotic systems, from random states, sampled at random steps.
-
-    Attributes:
-      lorenz_step: range of the time from point to point; a turn of Lorenz' system takes about 0.75.
-      rossler_step: the same; a turn of Roessler's takes about 6.
-      mackey_nodes: range of the time from point to point of Mackey-Glass, in 64ths of the delay.
-      delay: range of the delay of Mackey-Glass; it is chaotic from about 17 on.
-      noise: range of the deviation of observation noise, as a share of the series' own.
-      weights: of the three systems.
-    """
+    """Draws one coordinate of chaotic systems, from random states, sampled at random steps."""
 
     citation: ClassVar[str] = "Lorenz (1963); Roessler (1976); Mackey and Glass (1977)"
 
+    # time from point to point; a turn of Lorenz' system takes about 0.75
     lorenz_step: Bounds = (0.008, 0.06)
-    rossler_step: Bounds = (0.05, 0.4)
+    rossler_step: Bounds = (0.05, 0.4)  # the same; a turn of Roessler's takes about 6
+    # time from point to point of Mackey-Glass, in 64ths of the delay
     mackey_nodes: Bounds = (2, 12)
-    delay: Bounds = (17.0, 40.0)
-    noise: Bounds = (0.0, 0.05)
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    delay: Bounds = (17.0, 40.0)  # delay of Mackey-Glass; it is chaotic from about 17 on
+    noise: Bounds = (0.0, 0.05)  # deviation of observation noise, as a share of the series' own
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three systems
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         names = ("lorenz", "rossler", "mackey_glass")

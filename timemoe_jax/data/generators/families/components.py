@@ -181,10 +181,10 @@ def profile(rng: Rng) -> Float64[np.ndarray, " P"]:
         shape = np.sum(amplitude * np.cos(k * angle + rng.uniform(0, 2 * np.pi, k.shape)), axis=0)
     elif kind == 1:
         # One to three bumps or dents, as of morning and evening demand.
-        centre = rng.uniform(0, 2 * np.pi, (rng.integers(1, 4), 1))
-        width = np.exp(rng.uniform(np.log(1.0), np.log(30.0), centre.shape))
-        weight = rng.choice((1.0, 1.0, -0.7), centre.shape) * rng.uniform(0.4, 1.0, centre.shape)
-        shape = np.sum(weight * np.exp(width * (np.cos(angle - centre) - 1.0)), axis=0)
+        center = rng.uniform(0, 2 * np.pi, (rng.integers(1, 4), 1))
+        width = np.exp(rng.uniform(np.log(1.0), np.log(30.0), center.shape))
+        weight = rng.choice((1.0, 1.0, -0.7), center.shape) * rng.uniform(0.4, 1.0, center.shape)
+        shape = np.sum(weight * np.exp(width * (np.cos(angle - center) - 1.0)), axis=0)
     elif kind == 2:
         shape = np.cos(angle)
     elif kind == 3:
@@ -287,10 +287,10 @@ def _log_uniform(rng: Rng, low: float, high: float) -> float:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Centres, and scales to variance 1 what is not constant."""
-    centred = values - np.mean(values)
-    std = np.std(centred)
-    return centred / std if std > 0 else centred
+    """Centers, and scales to variance 1 what is not constant."""
+    centered = values - np.mean(values)
+    std = np.std(centered)
+    return centered / std if std > 0 else centered
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,28 +18,19 @@ class ExponentialSmoothing(Generator):
     """Draws ETS series: errors A or M, trend N, A or damped, season N, A or M.
 
     Levels start at 1, so that everything else is relative to that.
-
-    Attributes:
-      seasons: in points, one drawn for each series.
-      noise: range of the errors' standard deviation.
-      level: range of the smoothing of the level, alpha.
-      trend: range of the smoothing of the slope, beta as a share of alpha.
-      season: range of the smoothing of the season, gamma as a share of 1 - alpha.
-      slope: standard deviation of the first slope over the whole series.
-      damping: range of the damping of a damped trend, per point.
-      swing: range of the season's standard deviation.
     """
 
     citation: ClassVar[str] = "Hyndman et al., Forecasting with Exponential Smoothing (2008)"
 
+    # in points, one drawn for each series
     seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)
-    noise: Bounds = (0.005, 0.1)
-    level: Bounds = (0.01, 0.5)
-    trend: Bounds = (0.001, 0.05)
-    season: Bounds = (0.001, 0.1)
-    slope: float = 2.0
-    damping: Bounds = (0.9, 0.998)
-    swing: Bounds = (0.05, 0.4)
+    noise: Bounds = (0.005, 0.1)  # errors' standard deviation
+    level: Bounds = (0.01, 0.5)  # smoothing of the level, alpha
+    trend: Bounds = (0.001, 0.05)  # smoothing of the slope, beta as a share of alpha
+    season: Bounds = (0.001, 0.1)  # smoothing of the season, gamma as a share of 1 - alpha
+    slope: float = 2.0  # standard deviation of the first slope over the whole series
+    damping: Bounds = (0.9, 0.998)  # damping of a damped trend, per point
+    swing: Bounds = (0.05, 0.4)  # season's standard deviation
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         trended, damped = rng.random(count) < 0.6, rng.random(count) < 0.5

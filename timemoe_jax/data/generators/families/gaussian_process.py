@@ -31,46 +31,34 @@ class Kernels:
     """One composite kernel per series, over x = t / length; every array is [count, J].
 
     Kernel j joins what stands to its left by a product or a sum; it is left out from `used` on.
-
-    Attributes:
-      kind: RBF exp(-d^2 / 2 s^2); PERIODIC exp(-2 sin^2(pi d / s)); RATIONAL
-        (1 + d^2 / (2 a s^2))^-a; LINEAR s^2 + x x'; WHITE, s^2 where x = x'.
-      scale: s, in units of x.
-      shape: a.
-      product: whether a kernel multiplies instead of being added.
-      used: whether a kernel takes part; the first always does.
     """
 
+    # RBF exp(-d^2 / 2 s^2); PERIODIC exp(-2 sin^2(pi d / s)); RATIONAL (1 + d^2 / (2 a s^2))^-a;
+    # LINEAR s^2 + x x'; WHITE, s^2 where x = x'
     kind: Int64[np.ndarray, "count J"]
-    scale: Float64[np.ndarray, "count J"]
-    shape: Float64[np.ndarray, "count J"]
-    product: Bool[np.ndarray, "count J"]
-    used: Bool[np.ndarray, "count J"]
+    scale: Float64[np.ndarray, "count J"]  # s, in units of x
+    shape: Float64[np.ndarray, "count J"]  # a
+    product: Bool[np.ndarray, "count J"]  # whether a kernel multiplies instead of being added
+    used: Bool[np.ndarray, "count J"]  # whether a kernel takes part; the first always does
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess(Generator):
-    """Draws from Gaussian processes with composite kernels.
-
-    Attributes:
-      max_kernels: J, the most kernels of a composition.
-      periods: of the periodic kernels, in points.
-      length_scales: of the smooth kernels, as shares of the series' length.
-      shapes: of the rational quadratic kernels.
-      weights: how often each of KIND_NAMES is drawn.
-      features: M, frequencies per series.
-    """
+    """Draws from Gaussian processes with composite kernels."""
 
     citation: ClassVar[str] = "KernelSynth, Chronos (arXiv 2403.07815); random Fourier features"
 
-    max_kernels: int = 5
+    max_kernels: int = 5  # J, the most kernels of a composition
+    # of the periodic kernels, in points
     periods: tuple[float, ...] = (
         *(4, 6, 7, 12, 14, 24, 26, 30, 40, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672, 730),
     )
+    # of the smooth kernels, as shares of the series' length
     length_scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    shapes: tuple[float, ...] = (0.1, 1.0, 10.0)
+    shapes: tuple[float, ...] = (0.1, 1.0, 10.0)  # of the rational quadratic kernels
+    # how often each of KIND_NAMES is drawn
     weights: tuple[float, ...] = (0.25, 0.4, 0.2, 0.08, 0.07)
-    features: int = 256
+    features: int = 256  # M, frequencies per series
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         return sample(rng, self.kernels(rng, count, length), length, self.features)
