@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from timemoe_jax.data.pipeline import windows
+from timemoe_jax.data.pipeline import standardize
 from timemoe_jax.data.pipeline.standardize import Statistics, statistics
 from timemoe_jax.data.pipeline.windows import WindowIndex, WindowSource
 from timemoe_jax.data.series_source import ArraySource
@@ -143,7 +143,7 @@ def test_an_index_of_other_series():
 def test_cache_smaller_than_the_source(monkeypatch):
     series = [np.arange(5.0) * (k + 1) + k for k in range(7)]
     full = source_of(*series)
-    monkeypatch.setattr(windows, "_CACHE_SLOTS", 3)
+    monkeypatch.setattr(standardize, "_CACHE_SLOTS", 3)
     small = source_of(*series)
     for i in (0, 3, 6, 0, 0, 4, 1, 4, 6):
         np.testing.assert_array_equal(small[i]["values"], full[i]["values"])

@@ -166,12 +166,8 @@ def parse_weights(
 ) -> dict[str, float]:
     """Reads weights written as "name:weight,name:weight"; a name itself may hold a colon.
 
-    Args:
-      text: the weights.
-      key: what to call the text in an error.
-      must_be: what an error says of a right entry.
-      default: the weight of a name that stands alone; by default each needs its own.
-      positive: whether every weight must be above 0, not only from 0.
+    A name without a weight gets the default, if there is one. Errors call the text `key`, and say
+    what an entry `must_be`.
 
     Raises:
       ConfigError: an entry has no name or no such weight, or a name comes twice.
@@ -216,9 +212,8 @@ def parse_resolutions(text: str) -> dict[Fraction, float]:
         f"{_LARGEST_RATE}, or a rate, a colon, and a weight above 0"
     )
     weights: dict[Fraction, float] = {}
-    for name, weight in parse_weights(
-        text, "resolutions", must_be, default=1.0, positive=True
-    ).items():
+    by_name = parse_weights(text, "resolutions", must_be, default=1.0, positive=True)
+    for name, weight in by_name.items():
         try:
             rate = Fraction(name)
         except (ValueError, ZeroDivisionError):

@@ -30,7 +30,6 @@ from timemoe_jax.data.corpus.clean_task import (
     PIECES,
     RESULT,
     OpenSource,
-    StoredFolder,
     Tally,
     Task,
     can_be_divided,
@@ -116,15 +115,15 @@ def clean_folder(
 ) -> CleaningReport:
     """Cleans files and folders of series into Time-300B folders (arXiv 2409.16040, Algorithm 2).
 
-    Beside what an open source takes, memory holds one series per process.
+    Each process holds one series in memory, besides what an open source takes.
 
     Args:
-      paths: what `open_source` takes: a file, a folder, or several with commas between.
-      out: the folder to write; in it, a folder for each source.
-      report: the JSON to write when all is done; by default OUT.report.json, beside the folder.
+      paths: a file, a folder, or several with commas between.
+      out: the folder to write; it gets a folder for each source.
+      report: the JSON to write at the end; by default OUT.report.json, beside the folder.
       num_processes: by default one for each core that this process may use.
       points_per_task: how finely the work is divided and, after a kill, resumed.
-      progress: whether to show a bar.
+      progress: whether to show a progress bar.
 
     Raises:
       DataError: a source cannot be read, two would be written to one place, `out` lies within the
@@ -240,13 +239,11 @@ def _plan(name: str, path: str, folder: Path, partial: Path, points_per_task: in
     for first, stop in _divide(source, points_per_task):
         points = int(source.lengths[first:stop].sum(dtype=np.int64))
         tasks.append(Task(path, at / f"{first}-{stop}", first, stop, points))
-    ignored = () if isinstance(source, StoredFolder) else source.ignored_columns
-    return _Job(name, path, state, folder, at, source.frequency, ignored, tuple(tasks))
+    columns, frequency = source.ignored_columns, source.frequency
+    return _Job(name, path, state, folder, at, frequency, columns, tuple(tasks))
 
 
-def _divide(
-    source: StoredFolder | SequenceSource, points_per_task: int
-) -> Iterator[tuple[int, int]]:
+def _divide(source: SequenceSource, points_per_task: int) -> Iterator[tuple[int, int]]:
     """First series of each task, and the one after its last."""
     count = len(source.lengths)
     if not can_be_divided(source):

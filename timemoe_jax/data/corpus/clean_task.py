@@ -15,13 +15,11 @@ from typing import Any, NamedTuple, TextIO
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from timemoe_jax.data.corpus.clean_rules import REASONS, clean
 from timemoe_jax.data.formats.open import open_file
-from timemoe_jax.data.formats.time300b.index import open_index
-from timemoe_jax.data.formats.time300b.meta import DTYPES
-from timemoe_jax.data.formats.time300b.reads import read_points
+from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource
 from timemoe_jax.data.series_source import SequenceSource
 
 RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
@@ -41,8 +39,7 @@ class Tally:
     kept: int = 0  # points in those
     # points by reason; see `clean_rules.REASONS`
     dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
-    # columns of tables that are neither values nor ids nor times
-    ignored_columns: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()  # neither values, nor ids, nor times
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -60,8 +57,7 @@ class Task:
     """Some consecutive series of one source."""
 
     path: str  # the source, a file or a folder
-    # Takes the data files of a Time-300B folder, `RESULT` and `PIECES`.
-    folder: Path
+    folder: Path  # takes the data files of a Time-300B folder, `RESULT` and `PIECES`
     first: int  # the first of the series
     stop: int  # the one after the last
     points: int  # in all of them
@@ -75,29 +71,17 @@ class StoredSeries(NamedTuple):
     entry: dict[str, Any]
 
 
-class StoredFolder:
-    """The series of a Time-300B folder, scaled and shifted as they are stored.
+class StoredFolder(TimeMoeFolderSource):
+    """A Time-300B folder that also gives its series scaled and shifted, as they are stored.
 
     Attributes:
-      lengths: points of each.
-      frequency: that of series that have none of their own.
       dtype: the narrowest of float16, float32 and float64 that holds every stored value.
-
-    Raises:
-      DataError: a file is missing, damaged, or at odds with meta.json.
     """
 
     def __init__(self, folder: Path):
-        self._index = open_index(folder / "meta.json")
-        layout = self._index.layout
-        self._files = [str(folder / name) for name in layout.files]
-        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
-        self._stored = layout.dtype
-        self._raw = np.dtype(DTYPES[layout.dtype])
-        self.lengths: Int[np.ndarray, " num_sequences"] = self._index.lengths
-        self.frequency = layout.frequency
-        kind = np.dtype("float32") if layout.dtype == "bfloat16" else self._raw
-        wide_enough = (t for t in ("float16", "float32") if np.can_cast(kind, t))
+        super().__init__(folder)
+        stored = np.dtype("float32") if self._is_bfloat16 else self._dtype
+        wide_enough = (t for t in ("float16", "float32") if np.can_cast(stored, t))
         self.dtype = next(wide_enough, "float64")
 
     def series(self, first: int, stop: int) -> Iterator[StoredSeries]:
@@ -106,7 +90,7 @@ class StoredFolder:
         It reads ahead where series lie in order: opening a file takes as long as cleaning thousands
         of points. Raises a DataError if a file cannot be read, or has become shorter.
         """
-        block, at = np.zeros(0, self._raw), 0  # what is in memory, and its first point
+        block, at = np.zeros(0, self.dtype), 0  # what is in memory, and its first point
         expected = None
         for i, length in enumerate(self.lengths[first:stop].tolist(), first):
             offset, mean, std = self._index.entry(i)
@@ -114,38 +98,27 @@ class StoredFolder:
             if offset < at or end > at + len(block):
                 # Where they lie in another order, reading ahead would be in vain.
                 ahead = _READ_AHEAD if expected in (None, offset) else 0
-                block = self._read(offset, max(end, min(offset + ahead, self._starts[-1])))
-                at = offset
+                block = self._stored(offset, max(end, min(offset + ahead, self._starts[-1])))
+                block, at = block.astype(self.dtype, copy=False), offset
             expected = end
-            yield self._series(i, block[offset - at : end - at], mean, std)
-
-    def _series(self, i: int, raw: np.ndarray, mean: float, std: float) -> StoredSeries:
-        if self._stored == "bfloat16":
-            # The upper half of a float32.
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
-        frequency = self._index.frequency(i)
-        if frequency != self.frequency:
-            entry["freq"] = frequency
-        zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
-        return StoredSeries(raw.astype(self.dtype, copy=False), zero, entry)
-
-    def _read(self, begin: int, end: int) -> np.ndarray:
-        raw = np.empty(end - begin, self._raw)
-        read_points(self._files, self._starts, begin, raw)
-        return raw
+            entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
+            frequency = self._index.frequency(i)
+            if frequency != self.frequency:
+                entry["freq"] = frequency
+            zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
+            yield StoredSeries(block[offset - at : end - at], zero, entry)
 
     def _nearest(self, value: float) -> float:
         """The nearest value that can be stored; NaN for one beyond all of them."""
-        if self._raw.kind == "i":
+        if self._dtype.kind == "i":
             return float(np.rint(value))
-        kind = ml_dtypes.bfloat16 if self._stored == "bfloat16" else self._raw.type
+        kind = ml_dtypes.bfloat16 if self._is_bfloat16 else self._dtype.type
         with np.errstate(over="ignore"):
             nearest = float(kind(value))
         return nearest if math.isfinite(nearest) else math.nan
 
 
-def open_stored(path: str) -> StoredFolder | SequenceSource:
+def open_stored(path: str) -> SequenceSource:
     """Opens a Time-300B folder as it is stored, and any other source as it is."""
     folder = Path(path)
     return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
@@ -156,19 +129,18 @@ class OpenSource:
 
     def __init__(self) -> None:
         self._path: str | None = None
-        self._source: StoredFolder | SequenceSource
+        self._source: SequenceSource
 
-    def get(self, path: str) -> StoredFolder | SequenceSource:
+    def get(self, path: str) -> SequenceSource:
         """Returns the source at a path."""
         if path != self._path:
             self._source, self._path = open_stored(path), path
         return self._source
 
 
-def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
-    """Whether a series can be read alone at little cost."""
-    # A source with its own __iter__ has no cheap random access.
-    return isinstance(source, StoredFolder) or type(source).__iter__ is SequenceSource.__iter__
+def can_be_divided(source: SequenceSource) -> bool:
+    """Whether one series can be read cheaply, as a source with its own __iter__ cannot."""
+    return type(source).__iter__ is SequenceSource.__iter__
 
 
 def clean_task(opened: OpenSource, task: Task) -> int:
@@ -188,7 +160,7 @@ class _NeedsFloat64(Exception):  # noqa: N818
     """A series is wider than the float32 that were written so far."""
 
 
-def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
+def _write(task: Task, source: SequenceSource, folder: Path, dtype: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tally = Tally()
@@ -243,7 +215,7 @@ def data_files(folder: Path, count: int) -> list[Path]:
     return [folder / f"data-{k}-of-{count}.bin" for k in range(1, count + 1)]
 
 
-def _series(task: Task, source: StoredFolder | SequenceSource) -> Iterator[StoredSeries]:
+def _series(task: Task, source: SequenceSource) -> Iterator[StoredSeries]:
     if isinstance(source, StoredFolder):
         yield from source.series(task.first, task.stop)
     elif task.stop - task.first == len(source):

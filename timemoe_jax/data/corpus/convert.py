@@ -72,27 +72,24 @@ def convert(
     """Converts files of series to Time-300B folders OUT/DOMAIN/NAME.
 
     Each file, each Time-300B folder and each Hugging Face dataset folder below `path` becomes one
-    source, named after it and the folders it lies in. A series without points, without any
-    observed value, or too large for `dtype` is left out and counted.
+    source, named after it and the folders it lies in. A series that has no points, no observed
+    value, or a value too large for `dtype` is left out and counted.
 
     Args:
       path: a file or a folder.
-      out: the folder of domains; made if need be. A source that is there already is an error.
+      out: the folder of domains, made if needed. A source that exists already is an error.
       domain: the folder in `out`; by default the published domain that a Time-300B folder lies in,
-        else the first folder below `path` that a file lies in, or "other"; that of joined files
-        is the one that they all have.
+        else the first folder below `path` that a file lies in, or "other". Joined files have the
+        domain that they all have.
       name: of the source, where there is only one.
-      frequency: the sampling frequency of every series, for example "h"; by default what the
-        file says, where it differs for each series.
+      frequency: the sampling frequency of every series, for example "h"; by default what the file
+        says, also for each series.
       join: whether all files become one source.
       names: which columns of tables are which, where their names do not say.
       encoding: of .tsf files.
       dtype: "float32", or "float64" to keep every digit.
       progress: whether to show a progress bar.
       report_path: where to write the report as JSON; by default OUT.report.json.
-
-    Returns:
-      what was written, and what was not.
 
     Raises:
       DataError: a file cannot be read or written, or two sources would have the same place.
@@ -128,21 +125,12 @@ def convert_frame(
     progress: bool = False,
     report_path: str | os.PathLike[str] | None = None,
 ) -> ConversionReport:
-    """Converts a data frame to a Time-300B folder OUT/DOMAIN/NAME.
+    """Converts a pandas DataFrame, as `frames.frame_source` takes it, to a folder OUT/DOMAIN/NAME.
 
-    Args:
-      frame: a pandas DataFrame, as `frames.frame_source` takes it.
-      out: the folder of domains; made if need be.
-      name: of the source.
-      domain: the folder in `out`.
-      frequency: the sampling frequency of every series; by default unknown.
-      names: which columns are which, where their names do not say.
-      dtype: "float32", or "float64" to keep every digit.
-      progress: whether to show a progress bar.
-      report_path: where to write the report as JSON; by default OUT.report.json.
+    All other arguments are those of `convert`.
 
     Raises:
-      DataError: the frame cannot be understood, or the source is there already.
+      DataError: the frame cannot be understood, or the source exists already.
     """
     job = _Job(domain, name, ("a data frame",), lambda: frame_source(frame, names))
     return _write_all([job], Path(out), frequency, dtype, progress, report_path, ())
@@ -177,15 +165,15 @@ def _job(
     name: str | None,
     opener: Callable[[Path], SequenceSource],
 ) -> _Job:
-    # The folders of a dataset's splits are called alike in every dataset.
-    split = file.is_dir() and (file.parent / DATASET_DICT).exists()
-    place = file.parent if split else file
-    label = f"{_stem(place)}-{_stem(file)}" if split else _stem(file)
-    inner = place.relative_to(root).parts[:-1] if place.is_relative_to(root) else ()
-    parent = Path(os.path.abspath(place)).parent.name
+    # The folders of splits have the same names in every dataset.
+    is_split = file.is_dir() and (file.parent / DATASET_DICT).exists()
+    dataset = file.parent if is_split else file
+    label = f"{_stem(dataset)}-{_stem(file)}" if is_split else _stem(file)
+    inner = dataset.relative_to(root).parts[:-1] if dataset.is_relative_to(root) else ()
+    parent = Path(os.path.abspath(dataset)).parent.name
     if domain is None and inner and (inner[0] in DOMAINS or parent not in DOMAINS):
         domain, inner = inner[0], inner[1:]
-    elif domain is None and place.is_dir() and parent in DOMAINS:
+    elif domain is None and dataset.is_dir() and parent in DOMAINS:
         domain, inner = parent, inner[:-1]
     return _Job(
         domain or DEFAULT_DOMAIN,
@@ -218,7 +206,7 @@ def _write_all(
 
 
 def _check(jobs: Sequence[_Job], out: Path, dtype: str) -> None:
-    """Everything that can be wrong with the places, before anything is written."""
+    """Refuses everything that can be wrong with the places, before anything is written."""
     if dtype not in ("float32", "float64"):
         raise DataError(f"dtype is {dtype!r}; it must be float32 or float64")
     if out.exists() and not out.is_dir():
@@ -285,7 +273,7 @@ def _kept(
     labels: IO[str],
     frequencies: list[str | None],
 ) -> Iterator[Float[np.ndarray, " T"]]:
-    """The series to write, in their dtype; counts them and those that are left out."""
+    """Yields the series to write, in their dtype; counts them and those that are left out."""
     for i, values in enumerate(source):
         bar.update(len(values))
         with np.errstate(over="ignore"):
@@ -317,7 +305,7 @@ def _reason(values: Float[np.ndarray, " T"], stored: Float[np.ndarray, " T"]) ->
 def _take_frequencies(
     report: SourceReport, of_source: str | None, each: Sequence[str | None]
 ) -> None:
-    """Finds the frequency of the folder: none where a series has none, which would be given it."""
+    """Sets the frequency of the folder, unless it would give one to a series that has none."""
     counts = Counter(each)
     if len(counts) == 1:
         (report.frequency,) = counts

@@ -19,8 +19,7 @@ class SourceReport:
     domain: str  # the folder it lies in
     name: str  # its own folder
     inputs: tuple[str, ...] = ()  # the files that it was made of
-    # The sampling frequency of all series that have none of their own, if there is one.
-    frequency: str | None = None
+    frequency: str | None = None  # of all series that have none of their own, if there is one
     # Series written, by their frequency; `UNKNOWN` for those without one.
     frequencies: dict[str, int] = dataclasses.field(default_factory=dict)
     series: int = 0  # how many were written

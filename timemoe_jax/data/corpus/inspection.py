@@ -51,12 +51,10 @@ class Inspection:
     path: str  # where it lies
     total_sequences: int
     total_points: int
-    # How many were inspected, evenly spread; everything below is about these.
-    sequences: int
+    sequences: int  # those inspected, evenly spread; everything below is about them
     points: int
     length_quantiles: dict[str, int]  # quantile -> points
-    # First length, last length, and sequences of each bin.
-    length_histogram: list[tuple[int, int, int]]
+    length_histogram: list[tuple[int, int, int]]  # first length, last, series
     frequencies: dict[str, Share]  # what the files say, or "unknown"
     domains: dict[str, Share]  # by the first folder below the path; "unknown" where there is none
     sources: dict[str, Share]  # by folder or file
@@ -119,14 +117,10 @@ def inspect_source(
     seed: int = 0,
     num_examples: int = 24,
 ) -> Inspection:
-    """Reads a corpus once and counts what is in it.
+    """Reads a corpus once, at most `max_sequences` of it, evenly spread, and counts what is in it.
 
-    Args:
-      source: the series.
-      path: what it was opened from; folders below it give domains and sources their names.
-      max_sequences: reads at most so many, evenly spread.
-      seed: of the choice of examples, at least 0.
-      num_examples: how many of them.
+    Folders below `path`, from which the source was opened, name the domains and sources. The seed
+    decides on the examples.
 
     Raises:
       DataError: `max_sequences` is less than one, or a series cannot be read.

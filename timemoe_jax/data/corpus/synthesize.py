@@ -26,9 +26,9 @@ from timemoe_jax.errors import DataError
 MANIFEST = "manifest.json"
 DOMAIN = "synthetic"
 
-# Series of a family that are drawn at once; another number would give other series.
+# Series of a family that are drawn at once. Another number would give other series.
 BLOCK = 64
-# Blocks that wait for each worker: enough to keep it busy while others are written.
+# Blocks that wait for each worker: they keep it busy while others are written.
 _AHEAD = 4
 
 
@@ -64,7 +64,7 @@ def synthesize(
 
     Args:
       out: the folder to write; it must be new or empty.
-      points: at least how many points to write, over all families.
+      points: the least number of points to write, over all families.
       families: names with weights, `arima:2,chaos`; all families, equally, if empty.
       length: points of each series, at least 2.
       seed: a whole number from 0.
@@ -73,7 +73,7 @@ def synthesize(
       progress: whether to show a progress bar.
 
     Raises:
-      DataError: an argument is out of its range, `out` is in use, or a worker was ended.
+      DataError: an argument is out of its range, `out` is not empty, or a worker was ended.
     """
     workers = cores() if workers is None else workers
     if points < 1 or workers < 1:

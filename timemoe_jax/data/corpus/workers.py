@@ -26,13 +26,8 @@ def cores() -> int:
 def worker_pool(count: int, shared: Any, if_one_dies: str) -> Iterator[Callable[..., Future[Any]]]:
     """Gives a function that submits `task(shared, *args)` to processes, or to a thread for one.
 
-    Args:
-      count: how many processes.
-      shared: sent to each process once, when it starts.
-      if_one_dies: what the error says when a process dies within a task.
-
-    Raises:
-      DataError: a process died.
+    Each process gets what is shared once, when it starts. Raises a DataError, which ends with
+    `if_one_dies`, if a process dies within a task.
     """
     if count == 1:
         pool: Executor = ThreadPoolExecutor(1)

@@ -39,11 +39,7 @@ MIXUP = "tsmixup"  # takes part where there are real series to mix
 
 
 def make_generator(name: str, source: SequenceSource | None = None) -> Generator:
-    """Makes a family with its default parameters.
-
-    Args:
-      name: one of FAMILIES, or "tsmixup".
-      source: the real series that tsmixup mixes.
+    """Makes a family of FAMILIES, or "tsmixup" of a source of real series, with its defaults.
 
     Raises:
       DataError: there is no such family, or tsmixup has no source.

@@ -131,11 +131,8 @@ class PackedSource(Windows):
     series of each point, -1 for padding; and the number of its piece in the window, from 1, or 0
     for padding.
 
-    Args:
-      source: the series.
-      index: made of `source.lengths`.
-      bleeds: leave the segments out, so that attention and targets cross from one series to the
-        next, as in the published training code.
+    The index must be made of `source.lengths`. With `bleeds` there are no segments: attention and
+    targets cross from one series to the next, as in the published training code.
 
     Raises:
       DataError: the index was made for another number of series.

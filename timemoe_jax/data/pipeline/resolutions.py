@@ -18,16 +18,11 @@ from timemoe_jax.errors import DataError
 class ResampledWindows(WindowSource):
     """Windows that each read their series at one of several rates, z-scored by the whole series.
 
+    `resolutions` gives the rates with their weights, as `data.config.parse_resolutions` reads them.
     The rate of a window depends on the seed and its number alone. A window begins where that of the
     index does. Where it would end beyond its series at a rate above 1, it takes the largest rate at
     which it does not, or else 1. A mean over points of which some are missing is that of the
     others; a point read between two of which one is missing is missing.
-
-    Args:
-      source: the series.
-      index: of the windows, made of `source.lengths`.
-      resolutions: the rates with their weights: see `data.config.parse_resolutions`.
-      seed: of the choice of rates.
 
     Raises:
       DataError: the index was made for another number of series, or there is no rate.

@@ -204,9 +204,7 @@ class WindowSource(Windows):
     the end. A series of standard deviation 0 is only centered. A series with fewer than two finite
     values has a mask of False throughout, so it never contributes.
 
-    Args:
-      source: the series.
-      index: made of `source.lengths`.
+    The index must be made of `source.lengths`.
 
     Raises:
       DataError: the index was made for another number of series.

@@ -26,15 +26,12 @@ class Arima(Generator):
 
     max_order: int = 3  # the most autoregressive, and the most moving-average coefficients
     partial: Bounds = (-0.95, 0.95)  # partial autocorrelations, within -1 and 1
-    # probabilities that a series is summed 0, 1 or 2 times
-    differences: tuple[float, ...] = (0.5, 0.4, 0.1)
-    # in points, one drawn for each seasonal series
-    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)
+    differences: tuple[float, ...] = (0.5, 0.4, 0.1)  # shares of series summed 0, 1, 2 times
+    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)  # points, for seasonal series
     seasonal: Bounds = (0.3, 0.95)  # seasonal autoregressive coefficient
     seasonal_share: float = 0.4  # how many series have one
     drift: Bounds = (-0.05, 0.05)  # mean of the innovations, whose deviation is 1
-    # degrees of freedom of the innovations of half the series; the others are Gaussian
-    tails: float = 4.0
+    tails: float = 4.0  # degrees of freedom of half the innovations; others are Gaussian
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         shocks = rng.standard_normal((count, BURN_IN + length))

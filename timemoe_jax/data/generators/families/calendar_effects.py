@@ -91,12 +91,9 @@ class CalendarEffects(Generator):
 def dates(
     start: Int64[np.ndarray, " count"], steps: Int64[np.ndarray, " count"], length: int
 ) -> Dates:
-    """Takes apart the dates of series.
+    """The parts of dates that are `steps` minutes apart, from `start`, in minutes since 1970, on.
 
-    Args:
-      start: the first date, in minutes since 1970.
-      steps: minutes from point to point; 0 is a month, from the first of the month of `start` on.
-      length: points.
+    A step of 0 is a month, counted from the first day of the month of `start`.
     """
     minutes = start[:, None] + steps[:, None] * np.arange(length)
     monthly = np.flatnonzero(steps == MONTH)

@@ -39,8 +39,7 @@ class CausalGraph(Generator):
     nodes: int = 8  # further nodes of a graph
     max_parents: int = 3  # the most parents of a node
     observed: int = 4  # how many nodes of a graph are given out as series; at most `nodes`
-    # standard deviation of the noise of each node, whose own deviation is 1
-    noise: tuple[float, float] = (0.0, 0.1)
+    noise: tuple[float, float] = (0.0, 0.1)  # deviation of each node's noise; its own is 1
     process: GaussianProcess = dataclasses.field(default_factory=GaussianProcess)  # of the roots
 
     def __post_init__(self) -> None:

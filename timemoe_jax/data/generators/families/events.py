@@ -16,8 +16,7 @@ class Events(Generator):
 
     citation: ClassVar[str] = "Hawkes, Biometrika 58 (1971); shot noise, Schottky (1918)"
 
-    # points from pulse to pulse; no more than a quarter of the series
-    period: Bounds = (6.0, 400.0)
+    period: Bounds = (6.0, 400.0)  # points from pulse to pulse; at most a quarter of the series
     jitter: Bounds = (0.0, 0.1)  # deviation of a pulse's time, as a share of the period
     width: Bounds = (0.05, 0.5)  # a pulse's width, as a share of the period
     marks: Bounds = (0.0, 0.6)  # deviation of the logarithm of a pulse's height
@@ -25,8 +24,7 @@ class Events(Generator):
     branching: Bounds = (0.2, 0.9)  # events that an event excites on average; below 1
     memory: Bounds = (2.0, 50.0)  # points over which it does, and over which a response decays
     noise: Bounds = (0.0, 0.2)  # deviation of noise, as a share of the series' own
-    # of pulse trains, Hawkes counts, and responses
-    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)  # pulses, Hawkes counts, responses
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         values = np.empty((count, length))

@@ -18,10 +18,8 @@ class Intermittent(Generator):
 
     occurrence: Bounds = (0.05, 0.5)  # probability of demand at a point
     size: Bounds = (0.5, 30.0)  # mean of the counts, of Croston's beyond one
-    # negative binomial's size parameter: the smaller, the more spread
-    dispersion: Bounds = (0.5, 5.0)
-    # in points, one drawn for each series, with which occurrence swings
-    periods: tuple[int, ...] = (7, 12, 24, 30, 52, 365)
+    dispersion: Bounds = (0.5, 5.0)  # size parameter of counts: the smaller, the more spread
+    periods: tuple[int, ...] = (7, 12, 24, 30, 52, 365)  # points, with which occurrence swings
     swing: Bounds = (0.0, 0.9)  # that swing, as a share of the occurrence
     croston_share: float = 0.5  # how many series follow Croston's model
 

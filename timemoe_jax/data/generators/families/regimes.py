@@ -26,8 +26,7 @@ class Regimes(Generator):
     spread: float = 0.8  # deviation of the logarithm of the states' noise
     noise: Bounds = (0.02, 1.0)  # noise, beside levels and trends of deviation 1
     persistence: Bounds = (0.0, 0.9)  # noise's autocorrelation
-    # how many series are broken trends, with or without jumps at the breaks
-    trend_share: float = 0.5
+    trend_share: float = 0.5  # how many series are broken trends, half with jumps at breaks
 
     def __post_init__(self) -> None:
         super().__post_init__()

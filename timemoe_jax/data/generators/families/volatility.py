@@ -17,13 +17,11 @@ class Volatility(Generator):
     citation: ClassVar[str] = "Bollerslev (1986); Taylor (1986), Modelling Financial Time Series"
 
     reaction: Bounds = (0.03, 0.2)  # GARCH's alpha
-    # alpha + beta, and of the autocorrelation of the log volatility
-    persistence: Bounds = (0.9, 0.995)
+    persistence: Bounds = (0.9, 0.995)  # alpha + beta, or autocorrelation of the log volatility
     spread: Bounds = (0.2, 0.8)  # deviation of the log volatility
     tails: Bounds = (4.0, 30.0)  # degrees of freedom of the shocks; at least 3
     price_scale: Bounds = (0.05, 1.0)  # deviation of a log price over the series
-    # of what is observed: returns, log prices, prices
-    weights: tuple[float, float, float] = (1.0, 2.0, 2.0)
+    weights: tuple[float, float, float] = (1.0, 2.0, 2.0)  # returns, log prices, prices
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         tails = uniform(rng, self.tails, count, 1)
