@@ -278,8 +278,9 @@ def test_a_killed_run_is_resumed(tmp_path):
 
 def test_a_process_that_dies_is_an_error_and_the_run_is_resumed(tmp_path):
     process = start_slow_run(tmp_path)
+    worker = wait_for(lambda: workers(process), process)[0]
     wait_for(lambda: [*(tmp_path / "out").rglob("meta.json")], process)
-    os.kill(workers(process)[0].pid, signal.SIGKILL)
+    worker.kill()
     _, errors = process.communicate(timeout=60)
     assert "DataError: a worker process was ended, perhaps for lack of memory; the same" in errors
     assert quietly(tmp_path / "in", tmp_path / "out", points_per_task=1).total.pieces == 360

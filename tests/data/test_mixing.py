@@ -109,7 +109,7 @@ def test_weight_zero_leaves_out_and_says_so():
     [
         ("energy:1,nature:1", "gives no weight to web/short"),
         ("energy:1,nature:1,web:1,sales:1", "'sales', but no source is left for it"),
-        ("energy/a:1,energy/b:1,energy:2,nature:1,web:1", "'energy', of which there is no source"),
+        ("energy/a:1,energy/b:1,energy:2,nature:1,web:1", "'energy', but no source is left for it"),
     ],
 )
 def test_weights_that_do_not_fit_the_sources(weights, message):

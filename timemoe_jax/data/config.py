@@ -188,12 +188,7 @@ def parse_weights(
 
 
 def parse_mixing_weights(text: str) -> dict[str, float]:
-    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name.
-
-    Raises:
-      ConfigError: an entry is not "name:weight", a name comes twice, or a weight is negative or
-        not finite, or all are 0.
-    """
+    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name."""
     must_be = "a domain or domain/source, a colon, and a weight from 0"
     weights = parse_weights(text, "mixing_weights", must_be)
     require(sum(weights.values()) > 0, f"mixing_weights is {text!r}; one weight must be above 0")
@@ -201,12 +196,7 @@ def parse_mixing_weights(text: str) -> dict[str, float]:
 
 
 def parse_resolutions(text: str) -> dict[Fraction, float]:
-    """Reads `data.resolutions`: the weight of each rate, which is how many points become one.
-
-    Raises:
-      ConfigError: a rate is neither a whole number nor one over a whole number, is out of range or
-        comes twice, or its weight is not positive.
-    """
+    """Reads `data.resolutions`: the weight of each rate, which is how many points become one."""
     must_be = (
         f"a rate such as 4 (means of 4 points) or 1/4 (3 more between every two), at most "
         f"{_LARGEST_RATE}, or a rate, a colon, and a weight above 0"

@@ -35,7 +35,6 @@ from timemoe_jax.data.corpus.clean_task import (
     can_be_divided,
     clean_task,
     data_files,
-    open_stored,
 )
 from timemoe_jax.data.corpus.staging import claimed, publish, write_json
 from timemoe_jax.data.corpus.workers import cores, worker_pool
@@ -144,12 +143,13 @@ def clean_folder(
             raise DataError(f"{partial} is in use by another run; wait for it to end")
         earlier = {name: _finished(out / name, path) for name, path in sources.items()}
         done = {name: tally for name, tally in earlier.items() if tally is not None}
+        opened = OpenSource()
         jobs = [
-            _plan(name, path, out / name, partial, points_per_task)
+            _plan(opened.get(path), name, path, out / name, partial, points_per_task)
             for name, path in sources.items()
             if name not in done
         ]
-        done |= _run(jobs, num_processes, progress, sum(t.points for t in done.values()))
+        done |= _run(jobs, opened, num_processes, progress, sum(t.points for t in done.values()))
         total = sum(done.values(), Tally())
         result = CleaningReport(total, {name: done[name] for name in sources}, skipped)
         write_json(Path(report or f"{out}.report.json"), result.as_dict())
@@ -227,9 +227,11 @@ def _tally(record: dict[str, Any]) -> Tally:
     return Tally(**{**fields, "ignored_columns": tuple(fields["ignored_columns"])})
 
 
-def _plan(name: str, path: str, folder: Path, partial: Path, points_per_task: int) -> _Job:
+def _plan(
+    source: SequenceSource, name: str, path: str, folder: Path, partial: Path, points_per_task: int
+) -> _Job:
     """Divides a source into tasks, and removes what another division has left."""
-    source, state = open_stored(path), _state(path)
+    state = _state(path)
     of_source = partial / hashlib.sha256(name.encode()).hexdigest()[:16]
     at = of_source / f"{state}-{points_per_task}"
     for left in [*(other for other in of_source.glob("*") if other != at), *at.glob("*.tmp")]:
@@ -259,7 +261,9 @@ def _divide(source: SequenceSource, points_per_task: int) -> Iterator[tuple[int,
         first = stop
 
 
-def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> dict[str, Tally]:
+def _run(
+    jobs: list[_Job], opened: OpenSource, num_processes: int, progress: bool, before: int
+) -> dict[str, Tally]:
     """Does the tasks that are not done yet, and moves each source into place after its last."""
     waiting = {job.name: [t for t in job.tasks if not t.folder.exists()] for job in jobs}
     todo = sum(task.points for tasks in waiting.values() for task in tasks)
@@ -267,7 +271,7 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
     processes = max(1, min(num_processes, sum(map(len, waiting.values()))))
     done: dict[str, Tally] = {}
     with (
-        worker_pool(processes, OpenSource(), _IF_ONE_DIES) as submit,
+        worker_pool(processes, opened, _IF_ONE_DIES) as submit,
         tqdm(
             desc="clean",
             total=total,

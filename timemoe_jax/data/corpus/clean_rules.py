@@ -43,10 +43,8 @@ def clean(values: Float[np.ndarray, " T"], zero: float = 0.0) -> Cleaned:
     A piece between missing values of at most 128 points is one window, kept whole if it is valid;
     of a longer one, adjacent valid windows are joined and kept from 256 points on.
 
-    Args:
-      values: a series, NaN where a point is missing; it may be scaled and shifted, since equal
-        values stay equal.
-      zero: the value that stands for zero where they are scaled and shifted; NaN if none does.
+    Values are NaN where a point is missing. They may be scaled and shifted, since equal values stay
+    equal; `zero` is then the value that stands for zero, or NaN if none does.
 
     Raises:
       DataError: the values are not one-dimensional and numeric.

@@ -118,12 +118,6 @@ class StoredFolder(TimeMoeFolderSource):
         return nearest if math.isfinite(nearest) else math.nan
 
 
-def open_stored(path: str) -> SequenceSource:
-    """Opens a Time-300B folder as it is stored, and any other source as it is."""
-    folder = Path(path)
-    return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
-
-
 class OpenSource:
     """Keeps the last source open: opening a large one takes longer than a task."""
 
@@ -131,10 +125,16 @@ class OpenSource:
         self._path: str | None = None
         self._source: SequenceSource
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        # Another process opens sources for itself.
+        return OpenSource, ()
+
     def get(self, path: str) -> SequenceSource:
-        """Returns the source at a path."""
+        """Opens a Time-300B folder as a `StoredFolder`, and any other source as it is."""
         if path != self._path:
-            self._source, self._path = open_stored(path), path
+            is_folder = (Path(path) / "meta.json").exists()
+            self._source = StoredFolder(Path(path)) if is_folder else open_file(Path(path))
+            self._path = path
         return self._source
 
 

@@ -22,10 +22,8 @@ _PARTIAL = ".partial"
 def staged(out: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
     """Gives a scratch folder beside `out` that takes its name when the block ends without an error.
 
-    Args:
-      out: the folder to write; it must be new or empty, unless `parts` are given.
-      parts: the folders that the block writes, relative to `out`: only they must be new or empty,
-        and only they move where `out` is there already.
+    It must be new or empty. With `parts`, the folders that the block writes below `out`, only they
+    must be new or empty, and only they move where `out` exists already.
 
     Raises:
       DataError: a folder already exists, or a file cannot be read or written.
@@ -44,6 +42,7 @@ def staged(out: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
         try:
             scratch.chmod(0o777 & ~_umask())
             yield scratch
+            _flush(scratch)
             if parts and out.exists():
                 for part in parts:
                     publish(scratch / part, out / part)
@@ -57,13 +56,17 @@ def staged(out: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
 
 
 def publish(folder: Path, destination: Path) -> None:
-    """Renames a complete folder, after its files are on the disk and a power cut cannot harm it."""
+    """Gives a complete folder its name, in a parent that is made if needed."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder, destination)
+
+
+def _flush(folder: Path) -> None:
+    """Makes sure that files are on the disk before their folder gets its name."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as stream:
                 os.fsync(stream.fileno())
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(folder, destination)
 
 
 def _umask() -> int:

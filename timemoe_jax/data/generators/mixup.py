@@ -17,11 +17,7 @@ _ATTEMPTS = 200
 
 @dataclasses.dataclass(frozen=True)
 class TSMixup(Generator):
-    """Mixes up to `most` windows of a source, each scaled by its mean absolute value.
-
-    Raises:
-      DataError: the source has no series, or `most` or `concentration` is not positive.
-    """
+    """Mixes up to `most` windows of a source, each scaled by its mean absolute value."""
 
     citation: ClassVar[str] = "TSMixup, Chronos (arXiv 2403.07815, section 4.1)"
 

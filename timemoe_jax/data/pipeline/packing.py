@@ -29,14 +29,9 @@ class PackedIndex:
 
     Neighboring windows share one point, the last target of one and the first input of the next, so
     in an epoch each point of a series but its first is a target exactly once. A series of fewer
-    than two points is in no window, and only its points are uncovered.
-
-    Args:
-      lengths: the number of points of each series [num_sequences].
-      length: the number of inputs of a window.
-      seed: of the order of the series; None leaves it as it is.
-      groups: how many consecutive series make up each group; every window is of one group. By
-        default there is one group.
+    than two points is in no window, and only its points are uncovered. The seed decides on the
+    order of the series; None leaves it as it is. `groups` says how many consecutive series make up
+    each group, by default one of all: every window is of one group.
 
     Raises:
       DataError: `length` is less than one, or the groups are not all of the series.

@@ -95,14 +95,8 @@ class WindowIndex:
     """An `Index` of windows of `length + future` points: inputs are the first `length` of them.
 
     Every series of at least two points has a first window, padded on the right where the series is
-    shorter; further windows begin at each multiple of `stride` from which a whole window fits.
-    Memory grows with the series, not the windows.
-
-    Args:
-      lengths: the number of points of each series [num_sequences].
-      length: the number of inputs of a window.
-      stride: points from one window to the next; by default `length`.
-      future: the number of points after the inputs.
+    shorter; further windows begin at each multiple of `stride`, by default `length`, from which a
+    whole window fits. Memory grows with the series, not the windows.
 
     Raises:
       DataError: `length`, `stride` or `future` is less than one.
