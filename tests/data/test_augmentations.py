@@ -11,14 +11,14 @@ from timemoe_jax.data.generators.augmentations import (
     Censor,
     Compose,
     MissingSpells,
-    Quantise,
+    Quantize,
     Resample,
     Spikes,
     TimeWarp,
 )
 from timemoe_jax.errors import DataError
 
-ALL = (AmplitudeWarp, TimeWarp, Resample, Censor, Quantise, MissingSpells, Spikes)
+ALL = (AmplitudeWarp, TimeWarp, Resample, Censor, Quantize, MissingSpells, Spikes)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -82,7 +82,7 @@ class TestEveryAugmentation:
         (Resample, {"factor": (0, 2)}, "factor"),
         (Resample, {"factor": (3, 2)}, "factor"),
         (Censor, {"share": (0.5, 1.0)}, "share"),
-        (Quantise, {"levels": (1, 5)}, "levels"),
+        (Quantize, {"levels": (1, 5)}, "levels"),
         (MissingSpells, {"share": (-0.1, 0.5)}, "share"),
         (MissingSpells, {"spell": (0.5, 5)}, "spell"),
         (Spikes, {"rate": (0.1, 2)}, "rate"),
@@ -126,7 +126,7 @@ def test_resampling_up_reads_a_part_slower():
 
 
 def test_resampling_down_averages():
-    """Over bins of 4: a wave of that period vanishes, a line stays between the bins' centres."""
+    """Over bins of 4: a wave of that period vanishes, a line stays between the bins' centers."""
     t = np.arange(80)
     values = np.stack([np.cos(np.pi * t / 2), t.astype(float)])
     out = Resample(factor=(0.25, 0.25))(rng(), values)
@@ -146,7 +146,7 @@ def test_censoring_clips_the_share_from_one_side():
 
 
 def test_quantising_leaves_so_many_levels():
-    out = Quantise(levels=(9, 9))(rng(), waves())
+    out = Quantize(levels=(9, 9))(rng(), waves())
     assert {len(np.unique(row)) for row in out} == {9}
     np.testing.assert_allclose(out.min(axis=1), waves().min(axis=1), rtol=1e-6)
     np.testing.assert_allclose(out.max(axis=1), waves().max(axis=1), rtol=1e-6)
@@ -175,7 +175,7 @@ def test_spikes_are_few_and_far():
 
 def test_composing_applies_steps_in_order():
     values = waves()
-    steps = (Quantise(levels=(5, 5)), MissingSpells(share=(0.2, 0.2)))
+    steps = (Quantize(levels=(5, 5)), MissingSpells(share=(0.2, 0.2)))
     out = Compose(steps)(rng(), values)
     assert all(len(np.unique(row[~np.isnan(row)])) <= 5 for row in out)
     assert np.isnan(out).mean() > 0.05

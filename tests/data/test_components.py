@@ -50,8 +50,8 @@ def test_most_series_recur_and_some_do_not():
 
 def test_autoregressive_noise_has_the_correlation_asked_for():
     values = synthetic.autoregressive(np.random.default_rng(0), 50_000, 0.9)
-    centred = values - values.mean()
-    measured = np.mean(centred[1:] * centred[:-1]) / np.mean(centred**2)
+    centered = values - values.mean()
+    measured = np.mean(centered[1:] * centered[:-1]) / np.mean(centered**2)
     assert abs(measured - 0.9) < 0.02
     assert abs(values.std() - 1.0) < 0.1
 
@@ -63,7 +63,7 @@ def test_daylight_is_dark_for_a_part_of_each_cycle():
         assert 0.1 < np.mean(values == 0.0) < 0.9
 
 
-def test_profiles_are_standardised():
+def test_profiles_are_standardized():
     for seed in range(50):
         shape = synthetic.profile(np.random.default_rng(seed))
         assert abs(shape.mean()) < 1e-9

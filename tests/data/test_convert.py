@@ -304,7 +304,7 @@ def test_a_killed_process_leaves_no_half_of_an_output(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((4000, 1000), np.float32))
     program = (
         "import sys, time\n"
-        "from timemoe_jax.data import conversion\n"
+        "from timemoe_jax.data.corpus import convert as conversion\n"
         "kept = conversion._kept\n"
         "def slow(*args):\n"
         "    for values in kept(*args):\n"
@@ -338,7 +338,7 @@ def test_an_interruption_removes_what_was_written(tmp_path, monkeypatch):
         assert list(folder.parent.parent.glob("other/a")) == [folder]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion, "write_time_moe_folder", interrupted)
+    monkeypatch.setattr(conversion, "write_points", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(tmp_path / "a.csv", tmp_path / "out", progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]

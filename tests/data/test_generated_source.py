@@ -20,9 +20,11 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_families_are_chosen_by_name_and_weight():
     assert parse_families("arima, chaos:2.5") == {"arima": 1.0, "chaos": 2.5}
     assert parse_families(" ") == dict.fromkeys(FAMILIES, 1.0)
-    for wrong in ("arima:x", "arima:0", "arima,arima", ":2", "arima:-1", "arima:nan"):
-        with pytest.raises(DataError, match="once, with a positive weight"):
+    for wrong in ("arima:x", "arima:0", ":2", "arima:-1", "arima:nan"):
+        with pytest.raises(DataError, match=f"families has '{wrong}'; .* with a positive weight"):
             parse_families(wrong)
+    with pytest.raises(DataError, match="families has 'arima' twice"):
+        parse_families("arima,arima")
     with pytest.raises(DataError, match="did you mean arima"):
         make_generator("arma")
     with pytest.raises(DataError, match="give a source"):
@@ -47,7 +49,7 @@ def test_a_series_of_a_source_depends_on_seed_and_number_alone():
     assert source.lengths.shape == (5000,)
 
 
-def test_neighbours_are_a_mixture_by_weight():
+def test_neighbors_are_a_mixture_by_weight():
     source = small_source()
     names = [source.family(i) for i in range(BLOCK * LANES * 4)]
     # In the first 16, 3 parts in 4 are of the first family.

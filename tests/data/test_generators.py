@@ -177,9 +177,9 @@ def test_a_seasonal_autoregression_recurs():
         max_order=0, differences=(1.0,), seasons=(12,), seasonal=(0.9, 0.9), seasonal_share=1.0
     )
     values = season.generate(rng(), 50, 2000).astype(np.float64)
-    centred = values - values.mean(axis=1, keepdims=True)
-    assert correlation(centred, 12) == pytest.approx(0.9, abs=0.03)
-    assert abs(correlation(centred, 6)) < 0.05
+    centered = values - values.mean(axis=1, keepdims=True)
+    assert correlation(centered, 12) == pytest.approx(0.9, abs=0.03)
+    assert abs(correlation(centered, 6)) < 0.05
 
 
 def test_exponential_smoothing_by_hand():
@@ -244,7 +244,7 @@ def test_without_years_and_noise_a_week_recurs_exactly():
     assert np.all(np.abs(values[:, 24:] - values[:, :-24]).max(axis=1) > 1e-2)
 
 
-def test_holidays_reach_to_their_neighbours_and_no_further():
+def test_holidays_reach_to_their_neighbors_and_no_further():
     """25 December is day 359 of a leap year, counted from 0."""
     table = CalendarEffects(holidays=18.0)._holiday_table(rng(), 5)
     days = [calendar_effects._MONTH_STARTS[m - 1] + d - 1 for m, d in calendar_effects.HOLIDAYS]

@@ -1,4 +1,4 @@
-"""Mixing: planned and realised shares, and draws that are the same whoever makes them."""
+"""Mixing: planned and realized shares, and draws that are the same whoever makes them."""
 
 import collections
 import itertools
@@ -108,8 +108,8 @@ def test_weight_zero_leaves_out_and_says_so():
     ("weights", "message"),
     [
         ("energy:1,nature:1", "gives no weight to web/short"),
-        ("energy:1,nature:1,web:1,sales:1", "'sales', of which there is no source left"),
-        ("energy/a:1,energy/b:1,energy:2,nature:1,web:1", "'energy', of which there is no source"),
+        ("energy:1,nature:1,web:1,sales:1", "'sales', but no source is left for it"),
+        ("energy/a:1,energy/b:1,energy:2,nature:1,web:1", "'energy', but no source is left for it"),
     ],
 )
 def test_weights_that_do_not_fit_the_sources(weights, message):
@@ -172,7 +172,7 @@ def test_permutations_side_by_side_are_those_alone(kinds):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 16, 100])
-def test_permutations_of_neighbouring_seeds_are_as_if_drawn(size):
+def test_permutations_of_neighboring_seeds_are_as_if_drawn(size):
     """Each number goes to each place about as often: 4000 seeds, six standard deviations."""
     places = np.zeros((size, size))
     for seed in range(4000):
@@ -333,10 +333,10 @@ def test_the_realised_shares_are_those_planned(packed):
         counted = mixture.count(batch["sequence"], batch["mask"])
         assert counted.sum() == batch["mask"].sum()
         points += counted
-    realised = share_metrics(mixture.labels, points)
-    assert list(realised) == ["share_energy", "share_nature", "share_web"]
+    realized = share_metrics(mixture.labels, points)
+    assert list(realized) == ["share_energy", "share_nature", "share_web"]
     for label, share in mixture.shares().items():
-        assert abs(realised[f"share_{label}"] - share) < 0.01
+        assert abs(realized[f"share_{label}"] - share) < 0.01
 
 
 def test_counting_points_by_hand():

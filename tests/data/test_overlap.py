@@ -107,7 +107,7 @@ def test_the_kind_says_whether_values_are_equal(benchmark_csv):
 
 
 @pytest.mark.parametrize("name", ["load", "price"])
-def test_float32_and_standardised_storage_is_looked_through(benchmark_csv, name, tmp_path):
+def test_float32_and_standardized_storage_is_looked_through(benchmark_csv, name, tmp_path):
     """As published: float32 z-scores, with the mean and deviation beside them."""
     whole = column(benchmark_csv, name)
     mean, std = whole.mean(), whole.std()

@@ -122,7 +122,7 @@ def test_bounds_and_arguments():
         PackedIndex(lengths(9), 0)
     with pytest.raises(DataError, match=r"add up to the 2"):
         PackedIndex(lengths(9, 9), 4, None, [1])
-    with pytest.raises(DataError, match=r"0 to 1 are no groups"):
+    with pytest.raises(DataError, match=r"0 to 1 are not whole groups"):
         PackedIndex(lengths(9, 9), 4).extent(0, 1)
     with pytest.raises(DataError, match="made for 2 series, but the source has 1"):
         PackedSource(ArraySource([np.ones(5)]), PackedIndex(lengths(5, 5), 4))

@@ -100,7 +100,7 @@ def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
         return draw_block(*arguments)
 
     monkeypatch.setattr(synthesis, "draw_block", fails_in_the_third_block)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space left on device"):
         synthesize(tmp_path / "out", 20_000, families="ets", length=20, **QUIET)
     assert len(drawn) == 3
     assert list(tmp_path.iterdir()) == []
@@ -110,7 +110,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes").write_text("mine")
     for out in (tmp_path / "used", tmp_path / "used" / "notes"):
-        with pytest.raises(DataError, match="is in use"):
+        with pytest.raises(DataError, match="already exists"):
             synthesize(out, 100, length=10, **QUIET)
     assert (tmp_path / "used" / "notes").read_text() == "mine"
     (tmp_path / "empty").mkdir()
@@ -171,7 +171,7 @@ def test_killed_it_leaves_no_corpus_and_no_workers(tmp_path):
     flags = ("--points", "1000000000", "--length", "512", "--workers", "2")
     process = start(out, *flags)
     try:
-        written = lambda: any(tmp_path.glob(".corpus.*.part/synthetic/*/data-*.part"))  # noqa: E731
+        written = lambda: any(tmp_path.glob(".corpus.*.partial/synthetic/*/data-*.part"))  # noqa: E731
         assert wait_for(written), process.stderr
         workers = workers_of(process.pid)
         assert len(workers) == 2
@@ -180,7 +180,7 @@ def test_killed_it_leaves_no_corpus_and_no_workers(tmp_path):
         process.communicate()
     assert not out.exists()
     assert wait_for(lambda: not any(alive(pid) for pid in workers))
-    with pytest.warns(UserWarning, match="run that did not end"):
+    with pytest.warns(UserWarning, match="left from a run that was killed"):
         synthesize(out, 1000, families="ets", length=20, **QUIET)
     assert len(open_source(str(out / "synthetic"))) == 50
 
@@ -195,7 +195,10 @@ def test_a_worker_that_is_killed_is_said_and_nothing_is_written(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 2
-    assert "error: a worker process was ended; nothing was written" in err.splitlines()[-1]
+    assert (
+        "error: a worker process was ended, perhaps for lack of memory; nothing was written"
+        in err.splitlines()[-1]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,7 +209,7 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["data", "synthesize", str(tmp_path / "out"), *arguments])
     assert caught.value.code == 2
-    assert "is in use" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     real = tmp_path / "real.npy"
     np.save(real, np.arange(1.0, 100.0)[None])
     arguments[3] = "tsmixup"

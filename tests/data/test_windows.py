@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from timemoe_jax.data.pipeline import windows
+from timemoe_jax.data.pipeline import standardize
 from timemoe_jax.data.pipeline.standardize import Statistics, statistics
 from timemoe_jax.data.pipeline.windows import WindowIndex, WindowSource
 from timemoe_jax.data.series_source import ArraySource
@@ -80,7 +80,7 @@ def test_values_by_hand():
     assert window["sequence"] == 0
     assert (window["values"].dtype, window["mask"].dtype) == (np.float32, bool)
     assert window["sequence"].dtype == np.int64
-    # A constant series is centred only.
+    # A constant series is centered only.
     assert source[1]["values"].tolist() == [0.0] * 5
     assert source[1]["mask"].tolist() == [False, True, True, False, False]
 
@@ -129,7 +129,7 @@ def test_statistics_of_parts(monkeypatch):
     series = np.random.default_rng(1).normal(5.0, 3.0, 101)
     series[10:14] = np.nan
     whole = source_of(series, length=10)
-    monkeypatch.setattr(windows, "_CHUNK_POINTS", 4)
+    monkeypatch.setattr(standardize, "_CHUNK_POINTS", 4)
     parts = source_of(series, length=10)
     for i in (3, 3, 0):
         np.testing.assert_allclose(parts[i]["values"], whole[i]["values"], rtol=1e-5, atol=1e-6)
@@ -143,7 +143,7 @@ def test_an_index_of_other_series():
 def test_cache_smaller_than_the_source(monkeypatch):
     series = [np.arange(5.0) * (k + 1) + k for k in range(7)]
     full = source_of(*series)
-    monkeypatch.setattr(windows, "_CACHE_SLOTS", 3)
+    monkeypatch.setattr(standardize, "_CACHE_SLOTS", 3)
     small = source_of(*series)
     for i in (0, 3, 6, 0, 0, 4, 1, 4, 6):
         np.testing.assert_array_equal(small[i]["values"], full[i]["values"])

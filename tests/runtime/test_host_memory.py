@@ -10,7 +10,7 @@ from timemoe_jax.runtime import host_memory
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
-from timemoe_jax import host_memory
+from timemoe_jax.runtime import host_memory
 {before}
 
 @jax.jit

@@ -174,54 +174,56 @@ class DataConfig:
         return self.policy == "packing" and not self.packing_bleeds
 
 
-def parse_mixing_weights(text: str) -> dict[str, float]:
-    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name.
+def parse_weights(
+    text: str, key: str, must_be: str, *, default: float = math.nan, positive: bool = False
+) -> dict[str, float]:
+    """Reads weights written as "name:weight,name:weight"; a name itself may hold a colon.
+
+    A name without a weight gets the default, if there is one. Errors call the text `key`, and say
+    what an entry `must_be`.
 
     Raises:
-      ConfigError: an entry is not "name:weight", a name comes twice, or a weight is negative or
-        not finite, or all are 0.
+      ConfigError: an entry has no name or no such weight, or a name comes twice.
     """
     weights: dict[str, float] = {}
     for entry in (part.strip() for part in text.split(",") if part.strip()):
-        name, _, number = entry.rpartition(":")
+        name, colon, number = (part.strip() for part in entry.rpartition(":"))
         try:
-            weight = float(number)
+            weight = float(number) if colon else default
         except ValueError:
             weight = math.nan
-        require(
-            bool(name) and math.isfinite(weight) and weight >= 0,
-            f"mixing_weights holds {entry!r}; it must be a domain or domain/source, a colon, and a "
-            "weight from 0",
-        )
-        require(name not in weights, f"mixing_weights names {name!r} twice")
+        name = name if colon else entry
+        good = bool(name) and 0 <= weight < math.inf and not (positive and weight == 0)
+        require(good, f"{key} has {entry!r}; it must be {must_be}")
+        require(name not in weights, f"{key} has {name!r} twice")
         weights[name] = weight
+    return weights
+
+
+def parse_mixing_weights(text: str) -> dict[str, float]:
+    """Reads `data.mixing_weights`: the weight of each domain, or domain/source, by its name."""
+    must_be = "a domain or domain/source, a colon, and a weight from 0"
+    weights = parse_weights(text, "mixing_weights", must_be)
     require(sum(weights.values()) > 0, f"mixing_weights is {text!r}; one weight must be above 0")
     return weights
 
 
 def parse_resolutions(text: str) -> dict[Fraction, float]:
-    """Reads `data.resolutions`: the weight of each rate, that is how many points become one.
-
-    Raises:
-      ConfigError: a rate is neither a whole number nor one over a whole number, is out of range or
-        stands twice, or its weight is not positive.
-    """
+    """Reads `data.resolutions`: the weight of each rate, which is how many points become one."""
+    must_be = (
+        f"a rate such as 4 (means of 4 points) or 1/4 (3 more between every two), at most "
+        f"{_LARGEST_RATE}, or a rate, a colon, and a weight above 0"
+    )
     weights: dict[Fraction, float] = {}
-    for entry in (part.strip() for part in text.split(",") if part.strip()):
-        name, _, number = entry.partition(":")
+    by_name = parse_weights(text, "resolutions", must_be, default=1.0, positive=True)
+    for name, weight in by_name.items():
         try:
-            rate, weight = Fraction(name.strip()), float(number or 1)
+            rate = Fraction(name)
         except (ValueError, ZeroDivisionError):
-            rate, weight = Fraction(0), 0.0
+            rate = Fraction(0)
         whole = rate > 0 and 1 in (rate.numerator, rate.denominator)
-        require(
-            whole and max(rate.numerator, rate.denominator) <= _LARGEST_RATE,
-            f"resolutions has {entry!r}; a rate is 4 (means of 4 points) or 1/4 (3 more between "
-            f"every two), at most {_LARGEST_RATE}, and may have a weight: 4:0.5",
-        )
-        require(
-            0 < weight < math.inf and rate not in weights,
-            f"resolutions has {entry!r}; a rate stands once, with a weight above 0",
-        )
+        good = whole and max(rate.numerator, rate.denominator) <= _LARGEST_RATE
+        require(good, f"resolutions has {name!r}; it must be {must_be}")
+        require(rate not in weights, f"resolutions has {name!r} twice")
         weights[rate] = weight
     return weights

@@ -1,4 +1,4 @@
-"""Fetching the public benchmark files, with a checksum each, resuming what was cut short."""
+"""Downloads the public benchmark files, checks their MD5, and resumes what was cut short."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ _BLOCK = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch: what to call it, the folder it has in the web, and its MD5 in hex."""
+    """A file to fetch from BASE_URL/NAME, and its MD5 in hex."""
 
     name: str
     base_url: str
@@ -53,13 +53,13 @@ def download(
 ) -> list[Path]:
     """Fetches the files of a dataset that are not there yet, and checks each.
 
-    A transfer that was cut short leaves `NAME.part`, which the next call continues where the
-    server can. A file gets its name only once its MD5 is right, and none is ever overwritten.
+    A transfer that was cut short leaves `NAME.part`, which the next call continues where the server
+    can. A file gets its name only once its MD5 is right, and none is ever overwritten.
 
     Args:
       dataset: a key of `files`: "ett" or "weather".
-      destination: the folder to write to; made if need be.
-      base_url: fetch from a mirror, which has each file at BASE_URL/NAME.
+      destination: the folder to write to, made if needed.
+      base_url: a mirror, which has each file at BASE_URL/NAME.
       progress: whether to show a progress bar for each file.
       files: the files of each dataset.
 
@@ -68,7 +68,7 @@ def download(
 
     Raises:
       DataError: the dataset is unknown, the server cannot be reached or answers with an error, the
-        transfer is cut short, a file cannot be written, or its content is not the expected one.
+        transfer is cut short, a file cannot be written, or it has another MD5.
     """
     if dataset not in files:
         raise DataError(f"dataset is {dataset!r}; it must be one of {', '.join(files)}")
@@ -77,53 +77,45 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
         return [_fetch(file, folder, base_url, progress) for file in files[dataset]]
     except OSError as error:
-        where = error.filename or folder
-        raise DataError(f"{where} cannot be written: {error.strerror or error}") from None
+        path, reason = error.filename or folder, error.strerror or error
+        raise DataError(f"{path} cannot be written: {reason}") from None
 
 
 def _fetch(file: RemoteFile, folder: Path, base_url: str | None, progress: bool) -> Path:
-    path = folder / file.name
+    path, part = folder / file.name, folder / f"{file.name}.part"
     if path.exists():
-        found = _md5(path)
-        if found != file.md5:
+        if (md5 := _md5(path)) != file.md5:
             raise DataError(
-                f"{path} is there already, but its MD5 is {found} instead of {file.md5}; move or "
+                f"{path} is there already, but its MD5 is {md5} instead of {file.md5}; move or "
                 "remove it to fetch it again"
             )
         return path
     url = f"{(base_url or file.base_url).rstrip('/')}/{file.name}"
-    part = folder / f"{file.name}.part"
     _transfer(url, part, progress)
-    found = _md5(part)
-    if found != file.md5:
+    if (md5 := _md5(part)) != file.md5:
         part.unlink()
         raise DataError(
-            f"{file.name} from {url} has the MD5 {found} instead of {file.md5}; what was fetched "
-            "is removed: try again, or another base_url"
+            f"{file.name} from {url} has the MD5 {md5} instead of {file.md5}; what was fetched is "
+            "removed: try again, or another base_url"
         )
     os.replace(part, path)
     return path
 
 
 def _transfer(url: str, part: Path, progress: bool) -> None:
-    """Writes what `url` holds to `part`, from where `part` ends if the server can do that."""
-    have = part.stat().st_size if part.exists() else 0
-    response = _open(url, have)
-    if have and response is None:
-        have, response = 0, _open(url, 0)
-    if response is None:
-        raise DataError(f"{url} cannot be fetched: the server can send no range of it")
+    """Writes the content of `url` to `part`, which it continues if the server can do that."""
+    size = part.stat().st_size if part.exists() else 0
+    with _naming(url):
+        response, start = _request(url, size)
     with contextlib.closing(response):
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0
         length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else None
+        total = start + int(length) if length.isdigit() else None
         with (
-            open(part, "ab" if have else "wb") as out,
+            open(part, "ab" if start else "wb") as out,
             tqdm(
                 desc=part.stem,
                 total=total,
-                initial=have,
+                initial=start,
                 unit="B",
                 unit_scale=True,
                 disable=not progress,
@@ -137,31 +129,35 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
         raise DataError(f"{url} was cut short at {size} of {total} bytes; call again to resume")
 
 
-def _open(url: str, start: int) -> Any:
-    """The response to a request for the bytes from `start` on; None if it has no such range."""
+def _request(url: str, start: int) -> tuple[Any, int]:
+    """Asks for the bytes from `start` on, or for all where the server cannot send those.
+
+    Returns the response, and its first byte.
+    """
     if not url.startswith(("http://", "https://")):
         raise DataError(f"{url} cannot be fetched; the URL must begin with http:// or https://")
     # Bytes of a compressed transfer would not continue those of an uncompressed one.
     headers = {"Accept-Encoding": "identity", "User-Agent": "timemoe_jax"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _naming(url):
-        try:
-            request = urllib.request.Request(url, headers=headers)
-            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return None
-            raise DataError(
-                f"{url} cannot be fetched: the server says {error.code} {error.reason}"
-            ) from None
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        begin = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if not start or not begin or int(begin[1]) != start:
-            response.close()
-            return None
-    return response
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return _request(url, 0)
+        raise DataError(
+            f"{url} cannot be fetched: the server says {error.code} {error.reason}"
+        ) from None
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        return response, 0
+    if re.match(rf"bytes {start}-", response.headers.get("Content-Range", "")):
+        return response, start
+    response.close()
+    if not start:
+        raise DataError(f"{url} cannot be fetched: the server sends a part that nobody asked for")
+    return _request(url, 0)
 
 
 def _blocks(response: Any, url: str) -> Iterator[bytes]:
@@ -178,20 +174,15 @@ def _naming(url: str) -> Iterator[None]:
     """Turns what the network raises into an error that names the URL."""
     try:
         yield
-    except urllib.error.URLError as error:
-        raise DataError(f"{url} cannot be fetched: {_reason(error.reason)}") from None
+    except DataError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{url} cannot be fetched: {_reason(error)}; what arrived is kept, call again to resume"
-        ) from None
-
-
-def _reason(error: object) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_SECONDS:g} seconds"
-    return str(error) or type(error).__name__
+        reason = getattr(error, "reason", error)
+        text = str(reason) or type(reason).__name__
+        if isinstance(reason, TimeoutError):
+            text = f"no answer within {TIMEOUT_SECONDS:g} seconds"
+        kept = "; what arrived is kept, call again to resume" if reason is error else ""
+        raise DataError(f"{url} cannot be fetched: {text}{kept}") from None
 
 
 def _md5(path: Path) -> str:

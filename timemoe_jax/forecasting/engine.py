@@ -7,10 +7,8 @@ the others in a call cannot change its result.
 
 import collections
 import math
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,14 +24,13 @@ from timemoe_jax.errors import ConfigError, DataError
 from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
 from timemoe_jax.models.decoding import Decoded
 from timemoe_jax.runtime import partitioning
+from timemoe_jax.runtime.host_memory import free_bytes
 from timemoe_jax.runtime.progress import progress_bar
 
 # Of the memory that is free, what a batch may take when its size is chosen here, and the most.
 MEMORY_SHARE = 0.25
 MAX_BATCH_BYTES = 2**31
 MAX_AUTO_BATCH = 256
-# Assumed free where the system does not tell.
-UNKNOWN_MEMORY = 2**32
 
 
 class Context(NamedTuple):
@@ -303,13 +300,7 @@ def _free_bytes() -> int:
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        if found:
-            return int(found[1]) * 1024
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (OSError, ValueError, AttributeError):
-        return UNKNOWN_MEMORY
+    return free_bytes()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

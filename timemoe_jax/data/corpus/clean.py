@@ -1,35 +1,26 @@
 """Cleans whole trees of series into Time-300B folders, on all cores.
 
 Each file or folder of series becomes one Time-300B folder at the same place below the output. Its
-series are divided into tasks, which processes take in turn; what a task leaves lies beside the
-output until its source is finished, and moves into place by one renaming. A run that was killed
-goes on where it was: finished sources, and finished tasks of others, are not done again.
+series are divided into tasks, which processes take in turn. What a task writes lies beside the
+output until its source is finished, and then moves into place by one renaming. A run that was
+killed resumes: it does no finished source again, and no finished task of the others.
 
-A Time-300B folder is cleaned, and written, as its values are stored. One that is stored as
+A Time-300B folder is cleaned and written as its values are stored. One that is stored as
 (value - mean) / std keeps its mean and std: equal values are equal either way, and zero is the
-stored value that comes nearest to it. So float32 stays float32, and no value changes. Other
-sources are written in the dtype in which they are given out, float32 or float64.
+nearest stored value. So float32 stays float32, and no value changes. Other sources are written in
+the dtype in which they are read, float32 or float64.
 """
 
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future, as_completed
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -38,48 +29,43 @@ from timemoe_jax.data.corpus.clean_rules import REASONS
 from timemoe_jax.data.corpus.clean_task import (
     PIECES,
     RESULT,
-    StoredFolder,
+    OpenSource,
     Tally,
     Task,
     can_be_divided,
     clean_task,
     data_files,
-    open_stored,
-    start_process,
 )
-from timemoe_jax.data.corpus.staging import claimed, write_json
+from timemoe_jax.data.corpus.staging import claimed, publish, write_json
+from timemoe_jax.data.corpus.workers import cores, worker_pool
 from timemoe_jax.data.formats.open import find_files
+from timemoe_jax.data.formats.time300b.folder import write_meta
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
-RECORD = "cleaning.json"  # in every folder written: of what, and what became of it
+RECORD = "cleaning.json"  # in every folder written: its source, and what became of it
 
-# Of what is written: with another number, what an earlier version left is done again.
+# Raise it when the output changes: what an earlier version left is then done again.
 _VERSION = 1
-# Series in a task, however short they are: not much to do again, and a bar that moves.
+_IF_ONE_DIES = "the same command goes on from there, with fewer processes if need be"
+# The most series in a task, however short: little to do again, and a bar that moves.
 _MAX_TASK_SEQUENCES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
 class CleaningReport:
-    """What cleaning a tree came to.
-
-    Attributes:
-      total: of all sources.
-      sources: of each, by its folder below the output.
-      skipped_files: files of a kind that is not read.
-    """
+    """What cleaning a tree came to."""
 
     total: Tally
-    sources: dict[str, Tally]
-    skipped_files: tuple[str, ...]
+    sources: dict[str, Tally]  # by the folder of each below the output
+    skipped_files: tuple[str, ...]  # files of a kind that is not read
 
     def as_dict(self) -> dict[str, Any]:
         """The report as it is written."""
         return dataclasses.asdict(self)
 
     def to_text(self) -> str:
-        """A table of points by source and reason; a row's kept and dropped are its points."""
+        """A table of points by source and reason; those kept and dropped sum to a row's points."""
         header = ["source", "series", "pieces", "points", "kept", "%", *REASONS]
         rows = [[name, *_cells(tally)] for name, tally in self.sources.items()]
         table = [header, *rows, ["total", *_cells(self.total)]]
@@ -128,22 +114,21 @@ def clean_folder(
 ) -> CleaningReport:
     """Cleans files and folders of series into Time-300B folders (arXiv 2409.16040, Algorithm 2).
 
-    Beside what an open source takes, memory holds one series per process.
+    Each process holds one series in memory, besides what an open source takes.
 
     Args:
-      paths: what `open_source` takes: a file, a folder, or several with commas between.
-      out: the folder to write; in it, a folder for each source.
-      report: the JSON to write when all is done; by default OUT.report.json, beside the folder.
+      paths: a file, a folder, or several with commas between.
+      out: the folder to write; it gets a folder for each source.
+      report: the JSON to write at the end; by default OUT.report.json, beside the folder.
       num_processes: by default one for each core that this process may use.
       points_per_task: how finely the work is divided and, after a kill, resumed.
-      progress: whether to show a bar.
+      progress: whether to show a progress bar.
 
     Raises:
       DataError: a source cannot be read, two would be written to one place, `out` lies within the
         input, is in use, or holds something else; or a process died.
     """
-    if num_processes is None:
-        num_processes = len(os.sched_getaffinity(0))
+    num_processes = cores() if num_processes is None else num_processes
     if num_processes < 1 or points_per_task < 1:
         raise DataError(
             f"num_processes ({num_processes}) and points_per_task ({points_per_task}) must be at "
@@ -151,18 +136,20 @@ def clean_folder(
         )
     out = Path(os.path.abspath(out))
     sources, skipped = _find(paths, out)
-    open_stored.cache_clear()  # a file may have changed since an earlier call
     # Beside the output: whoever opens that meanwhile sees finished sources only.
     partial = out.with_name(f"{out.name}.partial")
-    with _alone(partial):
+    with claimed(partial) as is_ours:
+        if not is_ours:
+            raise DataError(f"{partial} is in use by another run; wait for it to end")
         earlier = {name: _finished(out / name, path) for name, path in sources.items()}
         done = {name: tally for name, tally in earlier.items() if tally is not None}
+        opened = OpenSource()
         jobs = [
-            _plan(name, path, out / name, partial, points_per_task)
+            _plan(opened.get(path), name, path, out / name, partial, points_per_task)
             for name, path in sources.items()
             if name not in done
         ]
-        done |= _run(jobs, num_processes, progress, sum(t.points for t in done.values()))
+        done |= _run(jobs, opened, num_processes, progress, sum(t.points for t in done.values()))
         total = sum(done.values(), Tally())
         result = CleaningReport(total, {name: done[name] for name in sources}, skipped)
         write_json(Path(report or f"{out}.report.json"), result.as_dict())
@@ -170,39 +157,30 @@ def clean_folder(
     return result
 
 
-@contextmanager
-def _alone(partial: Path) -> Iterator[None]:
-    """Keeps a second run away from the same output; the lock of a killed run ends with it."""
-    with claimed(partial) as mine:
-        if not mine:
-            raise DataError(f"{partial} is in use by another run; wait for it to end")
-        yield
-
-
 def _find(paths: str, out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """The path of each source by its name below the output, and the files that are skipped."""
     sources: dict[str, str] = {}
     skipped: list[str] = []
     # A path may itself hold a comma.
-    given = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
-    for path in map(Path, filter(None, given)):
+    parts = [paths] if os.path.exists(paths) else [p.strip() for p in paths.split(",")]
+    for path in map(Path, filter(None, parts)):
         absolute = Path(os.path.abspath(path))
         if not path.exists():
             raise DataError(f"{path} does not exist; give files and folders of series")
         if out.is_relative_to(absolute):
             raise DataError(f"{out} lies within the input {path}; give a folder outside of it")
-        found, passed = find_files(path)
-        if not found:
+        files, unread = find_files(path)
+        if not files:
             raise DataError(f"{path} holds no series that can be read")
-        skipped += map(str, passed)
-        for file in found:
-            place = Path(absolute.name) if file == path else file.relative_to(path)
-            if place.as_posix() in sources:
+        skipped += map(str, unread)
+        for file in files:
+            name = absolute.name if file == path else file.relative_to(path).as_posix()
+            if name in sources:
                 raise DataError(
-                    f"{sources[place.as_posix()]} and {file} would both be written to "
-                    f"{out / place}; clean them into different folders"
+                    f"{sources[name]} and {file} would both be written to {out / name}; clean them "
+                    "into different folders"
                 )
-            sources[place.as_posix()] = str(file)
+            sources[name] = str(file)
     for name in sources:
         for outer in map(str, PurePosixPath(name).parents):
             if outer in sources:
@@ -216,7 +194,7 @@ def _find(paths: str, out: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def _state(path: str) -> str:
-    """What tells whether a source is as it was: names, sizes and times of its files."""
+    """A hash of the names, sizes and times of a source's files, which tells if it has changed."""
     root = Path(path)
     files = sorted(file for file in root.rglob("*") if not file.name.startswith("meta.index"))
     stats = [(str(file), file.stat()) for file in ([*files] if root.is_dir() else [root])]
@@ -227,7 +205,7 @@ def _state(path: str) -> str:
 
 
 def _finished(folder: Path, path: str) -> Tally | None:
-    """What became of a source that an earlier run has finished; None if there is no such run."""
+    """What became of a source that an earlier run has finished; None if no run has."""
     if not folder.exists():
         return None
     try:
@@ -249,25 +227,25 @@ def _tally(record: dict[str, Any]) -> Tally:
     return Tally(**{**fields, "ignored_columns": tuple(fields["ignored_columns"])})
 
 
-def _plan(name: str, path: str, folder: Path, partial: Path, points_per_task: int) -> _Job:
-    """Divides a source into tasks; what was left by another division is removed."""
-    source, state = open_stored(path), _state(path)
-    mine = partial / hashlib.sha256(name.encode()).hexdigest()[:16]
-    at = mine / f"{state}-{points_per_task}"
-    for left in [*(other for other in mine.glob("*") if other != at), *at.glob("*.tmp")]:
+def _plan(
+    source: SequenceSource, name: str, path: str, folder: Path, partial: Path, points_per_task: int
+) -> _Job:
+    """Divides a source into tasks, and removes what another division has left."""
+    state = _state(path)
+    of_source = partial / hashlib.sha256(name.encode()).hexdigest()[:16]
+    at = of_source / f"{state}-{points_per_task}"
+    for left in [*(other for other in of_source.glob("*") if other != at), *at.glob("*.tmp")]:
         shutil.rmtree(left)
     at.mkdir(parents=True, exist_ok=True)
     tasks = []
     for first, stop in _divide(source, points_per_task):
         points = int(source.lengths[first:stop].sum(dtype=np.int64))
         tasks.append(Task(path, at / f"{first}-{stop}", first, stop, points))
-    ignored = () if isinstance(source, StoredFolder) else source.ignored_columns
-    return _Job(name, path, state, folder, at, source.frequency, ignored, tuple(tasks))
+    columns, frequency = source.ignored_columns, source.frequency
+    return _Job(name, path, state, folder, at, frequency, columns, tuple(tasks))
 
 
-def _divide(
-    source: StoredFolder | SequenceSource, points_per_task: int
-) -> Iterator[tuple[int, int]]:
+def _divide(source: SequenceSource, points_per_task: int) -> Iterator[tuple[int, int]]:
     """First series of each task, and the one after its last."""
     count = len(source.lengths)
     if not can_be_divided(source):
@@ -283,15 +261,17 @@ def _divide(
         first = stop
 
 
-def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> dict[str, Tally]:
-    """Does the tasks that are not done yet, and puts each source into place after its last."""
-    waiting = {job.name: [task for task in job.tasks if not _is_done(task)] for job in jobs}
+def _run(
+    jobs: list[_Job], opened: OpenSource, num_processes: int, progress: bool, before: int
+) -> dict[str, Tally]:
+    """Does the tasks that are not done yet, and moves each source into place after its last."""
+    waiting = {job.name: [t for t in job.tasks if not t.folder.exists()] for job in jobs}
     todo = sum(task.points for tasks in waiting.values() for task in tasks)
     total = before + sum(task.points for job in jobs for task in job.tasks)
     processes = max(1, min(num_processes, sum(map(len, waiting.values()))))
     done: dict[str, Tally] = {}
     with (
-        _pool(processes) as pool,
+        worker_pool(processes, opened, _IF_ONE_DIES) as submit,
         tqdm(
             desc="clean",
             total=total,
@@ -306,7 +286,7 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
         futures: dict[Future[int], _Job] = {}
         for job in jobs:
             if waiting[job.name]:
-                futures |= {pool.submit(clean_task, task): job for task in waiting[job.name]}
+                futures |= {submit(clean_task, task): job for task in waiting[job.name]}
             else:
                 done[job.name] = _finish(job)
         left = {name: len(tasks) for name, tasks in waiting.items()}
@@ -319,34 +299,8 @@ def _run(jobs: list[_Job], num_processes: int, progress: bool, before: int) -> d
     return done
 
 
-def _is_done(task: Task) -> bool:
-    return task.folder.exists()
-
-
-@contextmanager
-def _pool(num_processes: int) -> Iterator[Executor]:
-    """Processes for tasks, or a thread for one; after an error those that wait are not begun."""
-    if num_processes == 1:
-        pool: Executor = ThreadPoolExecutor(1)
-    else:
-        # Not forked: the caller may have threads, and a lock that one of them holds stays closed.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_processes, context, initializer=start_process)
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise DataError(
-            "a process ended within its task, perhaps for lack of memory; the same command goes "
-            "on from there, with fewer processes if need be"
-        ) from None
-    finally:
-        # Those that run are waited for: nothing is written once this has returned.
-        pool.shutdown(wait=True, cancel_futures=True)
-        open_stored.cache_clear()
-
-
 def _finish(job: _Job) -> Tally:
-    """Joins what the tasks of a source have left into one folder, and moves it into place."""
+    """Joins what the tasks of a source have written into one folder, and moves it into place."""
     results = [json.loads((task.folder / RESULT).read_bytes()) for task in job.tasks]
     dtypes = {result["dtype"] for result in results} or {"float32"}
     if len(dtypes) > 1:
@@ -367,27 +321,25 @@ def _finish(job: _Job) -> Tally:
         if part.exists():
             os.replace(part, name)
     files = {name.name: count for name, count in zip(names, points, strict=True)}
-    with open(joined / "meta.json", "w") as stream:
-        _write_meta(stream, job, tally.pieces, dtypes.pop(), files)
+    write_meta(
+        joined,
+        dtype=dtypes.pop(),
+        files=files,
+        entries=_entries(job),
+        num_sequences=tally.pieces,
+        frequency=job.frequency,
+    )
     record = {"source": job.path, "state": job.state, "tally": dataclasses.asdict(tally)}
     write_json(joined / RECORD, record)
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(joined, job.folder)
+    publish(joined, job.folder)
     shutil.rmtree(job.partial.parent)
     return tally
 
 
-def _write_meta(stream: TextIO, job: _Job, pieces: int, dtype: str, files: dict[str, int]) -> None:
-    """Writes the meta.json of a source, a line of its tasks at a time."""
-    meta: dict[str, Any] = {"num_sequences": pieces, "dtype": dtype, "files": files}
-    if job.frequency is not None:
-        meta["freq"] = job.frequency
-    stream.write(json.dumps(meta)[:-1] + ', "scales": [')
-    offset, separator = 0, ""
+def _entries(job: _Job) -> Iterator[tuple[int, str]]:
+    """The points of each piece and its further members in meta.json, as the tasks left them."""
     for task in job.tasks:
         with open(task.folder / PIECES) as lines:
             for line in lines:
-                length, entries = line.rstrip("\n").split("\t")
-                stream.write(f'{separator}{{"offset": {offset}, "length": {length}{entries}}}')
-                offset, separator = offset + int(length), ", "
-    stream.write("]}")
+                length, members = line.rstrip("\n").split("\t")
+                yield int(length), members

@@ -1,59 +1,45 @@
-"""One part of cleaning a tree: some series are read, cleaned, and written to a folder.
+"""One task of cleaning a tree: reads some series, cleans them, and writes them to a folder.
 
-What the processes of `timemoe_jax.data.corpus.clean` do, each a task at a time.
+The processes of `timemoe_jax.data.corpus.clean` each do a task at a time.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from timemoe_jax.data.corpus.clean_rules import REASONS, clean
 from timemoe_jax.data.formats.open import open_file
-from timemoe_jax.data.formats.time300b.index import open_index
-from timemoe_jax.data.formats.time300b.meta import DTYPES
-from timemoe_jax.data.formats.time300b.reads import read_points
+from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource
 from timemoe_jax.data.series_source import SequenceSource
 
 RESULT = "task.json"  # a task's tally, its dtype, and the points of each of its data files
 PIECES = "pieces.txt"  # a line for each series written: its points, a tab, its entries as JSON
 
 _READ_AHEAD = 1 << 18  # points
-_POINTS_PER_FILE = 1 << 28  # from so many on the next data file is begun
+_POINTS_PER_FILE = 1 << 28  # the next data file begins after so many
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Tally:
-    """What became of some series.
+    """What became of some series."""
 
-    Attributes:
-      sequences: how many there were.
-      points: of them; each is kept or dropped.
-      pieces: how many series were written.
-      kept: points of these.
-      dropped: points by reason; see `cleaning.REASONS`.
-      ignored_columns: columns of tables that are neither values nor ids nor times.
-    """
-
-    sequences: int = 0
-    points: int = 0
-    pieces: int = 0
-    kept: int = 0
+    sequences: int = 0  # how many there were
+    points: int = 0  # in them; each is kept or dropped
+    pieces: int = 0  # how many series were written
+    kept: int = 0  # points in those
+    # points by reason; see `clean_rules.REASONS`
     dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
-    ignored_columns: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()  # neither values, nor ids, nor times
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -68,22 +54,13 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Some consecutive series of one source.
+    """Some consecutive series of one source."""
 
-    Attributes:
-      path: of the source, a file or a folder.
-      folder: what is kept is written there, as the data files of a Time-300B folder, with `RESULT`
-        and `PIECES`.
-      first: the first of the series.
-      stop: the one after the last.
-      points: of all of them.
-    """
-
-    path: str
-    folder: Path
-    first: int
-    stop: int
-    points: int
+    path: str  # the source, a file or a folder
+    folder: Path  # takes the data files of a Time-300B folder, `RESULT` and `PIECES`
+    first: int  # the first of the series
+    stop: int  # the one after the last
+    points: int  # in all of them
 
 
 class StoredSeries(NamedTuple):
@@ -94,122 +71,81 @@ class StoredSeries(NamedTuple):
     entry: dict[str, Any]
 
 
-class StoredFolder:
-    """The series of a Time-300B folder, scaled and shifted as they are stored.
+class StoredFolder(TimeMoeFolderSource):
+    """A Time-300B folder that also gives its series scaled and shifted, as they are stored.
 
     Attributes:
-      lengths: points of each.
-      frequency: of those that have none of their own.
       dtype: the narrowest of float16, float32 and float64 that holds every stored value.
-
-    Args:
-      folder: holds meta.json and the files that it names.
-
-    Raises:
-      DataError: a file is missing, damaged, or at odds with meta.json.
     """
 
     def __init__(self, folder: Path):
-        self._index = open_index(folder / "meta.json")
-        layout = self._index.layout
-        self._files = [str(folder / name) for name in layout.files]
-        self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
-        self._stored = layout.dtype
-        self._raw = np.dtype(DTYPES[layout.dtype])
-        self.lengths: Int[np.ndarray, " num_sequences"] = self._index.lengths
-        self.frequency = layout.frequency
-        kind = np.dtype("float32") if layout.dtype == "bfloat16" else self._raw
-        wide_enough = (t for t in ("float16", "float32") if np.can_cast(kind, t))
+        super().__init__(folder)
+        stored = np.dtype("float32") if self._is_bfloat16 else self._dtype
+        wide_enough = (t for t in ("float16", "float32") if np.can_cast(stored, t))
         self.dtype = next(wide_enough, "float64")
 
     def series(self, first: int, stop: int) -> Iterator[StoredSeries]:
         """Reads series `first` to `stop`, one after the other.
 
-        Short ones that lie one after the other are read together: to open a file takes as long as
-        to clean thousands of points.
-
-        Raises:
-          DataError: a file cannot be read, or has become shorter.
+        It reads ahead where series lie in order: opening a file takes as long as cleaning thousands
+        of points. Raises a DataError if a file cannot be read, or has become shorter.
         """
-        block, at = np.zeros(0, self._raw), 0  # what is in memory, and its first point
+        block, at = np.zeros(0, self.dtype), 0  # what is in memory, and its first point
         expected = None
         for i, length in enumerate(self.lengths[first:stop].tolist(), first):
             offset, mean, std = self._index.entry(i)
             end = offset + length
             if offset < at or end > at + len(block):
-                # Where they lie in another order, more than is asked for would be read in vain.
+                # Where they lie in another order, reading ahead would be in vain.
                 ahead = _READ_AHEAD if expected in (None, offset) else 0
-                block = self._read(offset, max(end, min(offset + ahead, self._starts[-1])))
-                at = offset
+                block = self._stored(offset, max(end, min(offset + ahead, self._starts[-1])))
+                block, at = block.astype(self.dtype, copy=False), offset
             expected = end
-            yield self._series(i, block[offset - at : end - at], mean, std)
-
-    def _series(self, i: int, raw: np.ndarray, mean: float, std: float) -> StoredSeries:
-        if self._stored == "bfloat16":
-            # The upper half of a float32.
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
-        frequency = self._index.frequency(i)
-        if frequency != self.frequency:
-            entry["freq"] = frequency
-        zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
-        return StoredSeries(raw.astype(self.dtype, copy=False), zero, entry)
-
-    def _read(self, begin: int, end: int) -> np.ndarray:
-        raw = np.empty(end - begin, self._raw)
-        read_points(self._files, self._starts, begin, raw)
-        return raw
+            entry: dict[str, Any] = {} if math.isnan(std) else {"mean": mean, "std": std}
+            frequency = self._index.frequency(i)
+            if frequency != self.frequency:
+                entry["freq"] = frequency
+            zero = 0.0 if math.isnan(std) else self._nearest(-mean / std)
+            yield StoredSeries(block[offset - at : end - at], zero, entry)
 
     def _nearest(self, value: float) -> float:
-        """The stored value that comes nearest; NaN if the value is beyond all of them."""
-        if self._raw.kind == "i":
+        """The nearest value that can be stored; NaN for one beyond all of them."""
+        if self._dtype.kind == "i":
             return float(np.rint(value))
-        kind = ml_dtypes.bfloat16 if self._stored == "bfloat16" else self._raw.type
+        kind = ml_dtypes.bfloat16 if self._is_bfloat16 else self._dtype.type
         with np.errstate(over="ignore"):
             nearest = float(kind(value))
         return nearest if math.isfinite(nearest) else math.nan
 
 
-# A process keeps its last source open: opening a large one takes longer than a task.
-@functools.lru_cache(maxsize=1)
-def open_stored(path: str) -> StoredFolder | SequenceSource:
-    """Opens a Time-300B folder as it is stored, and any other source as it is."""
-    folder = Path(path)
-    return StoredFolder(folder) if (folder / "meta.json").exists() else open_file(folder)
+class OpenSource:
+    """Keeps the last source open: opening a large one takes longer than a task."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._source: SequenceSource
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        # Another process opens sources for itself.
+        return OpenSource, ()
+
+    def get(self, path: str) -> SequenceSource:
+        """Opens a Time-300B folder as a `StoredFolder`, and any other source as it is."""
+        if path != self._path:
+            is_folder = (Path(path) / "meta.json").exists()
+            self._source = StoredFolder(Path(path)) if is_folder else open_file(Path(path))
+            self._path = path
+        return self._source
 
 
-def can_be_divided(source: StoredFolder | SequenceSource) -> bool:
-    """Whether a series can be read alone at little cost."""
-    if isinstance(source, StoredFolder):
-        return True
-    # One that goes through itself in a way of its own does so because it cannot.
+def can_be_divided(source: SequenceSource) -> bool:
+    """Whether one series can be read cheaply, as a source with its own __iter__ cannot."""
     return type(source).__iter__ is SequenceSource.__iter__
 
 
-def start_process() -> None:
-    """Makes a process end with the one that started it, however that ends."""
-    # Ctrl-C is for the one that started it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def clean_task(task: Task) -> int:
-    """Cleans the series of a task, and writes its folder, which is there as a whole or not at all.
-
-    Returns:
-      how many points were looked at.
-
-    Raises:
-      DataError: a series cannot be read.
-    """
-    source = open_stored(task.path)
+def clean_task(opened: OpenSource, task: Task) -> int:
+    """Cleans the series of a task and writes its folder whole or not at all; returns the points."""
+    source = opened.get(task.path)
     temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
     dtype = source.dtype if isinstance(source, StoredFolder) else "float32"
     try:
@@ -224,58 +160,39 @@ class _NeedsFloat64(Exception):  # noqa: N818
     """A series is wider than the float32 that were written so far."""
 
 
-def _write(task: Task, source: StoredFolder | SequenceSource, folder: Path, dtype: str) -> None:
+def _write(task: Task, source: SequenceSource, folder: Path, dtype: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    tally = Tally()
     with open(folder / PIECES, "w") as lines:
-        cleaner = _Cleaner(dtype, lines)
-        points = _write_files(folder, cleaner.kept(_series(task, source)), dtype)
-    tally = dataclasses.asdict(cleaner.tally())
-    (folder / RESULT).write_text(json.dumps({"tally": tally, "dtype": dtype, "points": points}))
+        points = _write_files(folder, _kept(_series(task, source), dtype, tally, lines), dtype)
+    result = {"tally": dataclasses.asdict(tally), "dtype": dtype, "points": points}
+    (folder / RESULT).write_text(json.dumps(result))
 
 
-class _Cleaner:
-    """Cleans series, and counts what becomes of them.
-
-    Args:
-      dtype: of what is written.
-      lines: takes the line of each series that is kept: see `PIECES`.
-    """
-
-    def __init__(self, dtype: str, lines: TextIO):
-        self._itemsize = np.dtype(dtype).itemsize
-        self._lines = lines
-        self._sequences = self._points = self._pieces = self._kept = 0
-        self._dropped = dict.fromkeys(REASONS, 0)
-
-    def kept(self, series: Iterable[StoredSeries]) -> Iterator[Float[np.ndarray, " _"]]:
-        """Gives out what is kept.
-
-        Raises:
-          _NeedsFloat64: a series is wider than what is written.
-        """
-        for values, zero, entry in series:
-            if values.dtype.itemsize > self._itemsize:
-                raise _NeedsFloat64
-            cleaned = clean(values, zero)
-            self._sequences += 1
-            self._points += len(values)
-            for reason, count in cleaned.dropped.items():
-                self._dropped[reason] += count
-            text = f", {json.dumps(entry)[1:-1]}" if entry else ""
-            for start, stop in cleaned.pieces.tolist():
-                self._pieces += 1
-                self._kept += stop - start
-                self._lines.write(f"{stop - start}\t{text}\n")
-                yield values[start:stop]
-
-    def tally(self) -> Tally:
-        """What became of all series so far."""
-        return Tally(self._sequences, self._points, self._pieces, self._kept, self._dropped)
+def _kept(
+    series: Iterable[StoredSeries], dtype: str, tally: Tally, lines: TextIO
+) -> Iterator[Float[np.ndarray, " _"]]:
+    """Yields the pieces to keep, counts them in `tally`, and writes a line of `PIECES` for each."""
+    itemsize = np.dtype(dtype).itemsize
+    for values, zero, entry in series:
+        if values.dtype.itemsize > itemsize:
+            raise _NeedsFloat64
+        cleaned = clean(values, zero)
+        tally.sequences += 1
+        tally.points += len(values)
+        for reason, count in cleaned.dropped.items():
+            tally.dropped[reason] += count
+        members = f", {json.dumps(entry)[1:-1]}" if entry else ""
+        for start, stop in cleaned.pieces.tolist():
+            tally.pieces += 1
+            tally.kept += stop - start
+            lines.write(f"{stop - start}\t{members}\n")
+            yield values[start:stop]
 
 
 def _write_files(folder: Path, series: Iterable[Float[np.ndarray, " _"]], dtype: str) -> list[int]:
-    """Writes series one after the other to data files, and returns the points of each file."""
+    """Writes series one after the other to data files; returns the points of each file."""
     stored = np.dtype(dtype).newbyteorder("<")
     points: list[int] = []
     series = iter(series)
@@ -298,7 +215,7 @@ def data_files(folder: Path, count: int) -> list[Path]:
     return [folder / f"data-{k}-of-{count}.bin" for k in range(1, count + 1)]
 
 
-def _series(task: Task, source: StoredFolder | SequenceSource) -> Iterator[StoredSeries]:
+def _series(task: Task, source: SequenceSource) -> Iterator[StoredSeries]:
     if isinstance(source, StoredFolder):
         yield from source.series(task.first, task.stop)
     elif task.stop - task.first == len(source):

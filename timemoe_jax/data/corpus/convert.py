@@ -1,15 +1,13 @@
-"""Files of series and data frames to Time-300B folders: `timemoe data convert`.
+"""Converts files of series and data frames to Time-300B folders: `timemoe data convert`.
 
-Series are taken and written one at a time. What is written lies beside the output until all of it
-is there, and then moves into place, so that no half of a source is ever seen.
+Series are read and written one at a time. What is written lies beside the output until all of it
+is there, and then moves into place, so that nobody sees half of a source.
 """
 
 import dataclasses
 import functools
-import glob
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,12 +25,12 @@ from timemoe_jax.data.corpus.convert_report import (
     ConversionReport,
     SourceReport,
 )
-from timemoe_jax.data.corpus.staging import PARTIAL, scratch_beside
+from timemoe_jax.data.corpus.staging import staged, write_json
 from timemoe_jax.data.formats.columnar import DATASET_DICT
 from timemoe_jax.data.formats.frames import frame_source
 from timemoe_jax.data.formats.open import SUPPORTED, find_files, open_file
 from timemoe_jax.data.formats.table_layout import ColumnNames
-from timemoe_jax.data.formats.time300b.folder import DOMAINS, write_time_moe_folder
+from timemoe_jax.data.formats.time300b.folder import DOMAINS, write_meta, write_points
 from timemoe_jax.data.formats.tsf_files import TsfSource
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError
@@ -40,7 +38,6 @@ from timemoe_jax.errors import DataError
 # The labels of the series, one JSON string per line. Not .json or .jsonl: those are series.
 NAMES_FILE = "names.txt"
 DEFAULT_DOMAIN = "other"
-_ENTRIES = b'"scales": ['  # of meta.json: here those of the series begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +48,11 @@ class _Job:
     name: str
     inputs: tuple[str, ...]
     open: Callable[[], SequenceSource]
+
+    @property
+    def folder(self) -> str:
+        """Where it goes, below the output."""
+        return f"{self.domain}/{self.name}"
 
 
 def convert(
@@ -70,27 +72,24 @@ def convert(
     """Converts files of series to Time-300B folders OUT/DOMAIN/NAME.
 
     Each file, each Time-300B folder and each Hugging Face dataset folder below `path` becomes one
-    source, named after it and the folders it lies in. A series without points, without any
-    observed value, or too large for `dtype` is left out and counted.
+    source, named after it and the folders it lies in. A series that has no points, no observed
+    value, or a value too large for `dtype` is left out and counted.
 
     Args:
       path: a file or a folder.
-      out: the folder of domains; made if need be. A source that is there already is an error.
+      out: the folder of domains, made if needed. A source that exists already is an error.
       domain: the folder in `out`; by default the published domain that a Time-300B folder lies in,
-        else the first folder below `path` that a file lies in, or "other"; that of joined files
-        is the one that they all have.
+        else the first folder below `path` that a file lies in, or "other". Joined files have the
+        domain that they all have.
       name: of the source, where there is only one.
-      frequency: the sampling frequency of every series, for example "h"; by default what the
-        file says, where it differs for each series.
+      frequency: the sampling frequency of every series, for example "h"; by default what the file
+        says, also for each series.
       join: whether all files become one source.
       names: which columns of tables are which, where their names do not say.
       encoding: of .tsf files.
       dtype: "float32", or "float64" to keep every digit.
       progress: whether to show a progress bar.
       report_path: where to write the report as JSON; by default OUT.report.json.
-
-    Returns:
-      what was written, and what was not.
 
     Raises:
       DataError: a file cannot be read or written, or two sources would have the same place.
@@ -126,21 +125,12 @@ def convert_frame(
     progress: bool = False,
     report_path: str | os.PathLike[str] | None = None,
 ) -> ConversionReport:
-    """Converts a data frame to a Time-300B folder OUT/DOMAIN/NAME.
+    """Converts a pandas DataFrame, as `frames.frame_source` takes it, to a folder OUT/DOMAIN/NAME.
 
-    Args:
-      frame: a pandas DataFrame, as `frames.frame_source` takes it.
-      out: the folder of domains; made if need be.
-      name: of the source.
-      domain: the folder in `out`.
-      frequency: the sampling frequency of every series; by default unknown.
-      names: which columns are which, where their names do not say.
-      dtype: "float32", or "float64" to keep every digit.
-      progress: whether to show a progress bar.
-      report_path: where to write the report as JSON; by default OUT.report.json.
+    All other arguments are those of `convert`.
 
     Raises:
-      DataError: the frame cannot be understood, or the source is there already.
+      DataError: the frame cannot be understood, or the source exists already.
     """
     job = _Job(domain, name, ("a data frame",), lambda: frame_source(frame, names))
     return _write_all([job], Path(out), frequency, dtype, progress, report_path, ())
@@ -175,15 +165,15 @@ def _job(
     name: str | None,
     opener: Callable[[Path], SequenceSource],
 ) -> _Job:
-    # The folders of a dataset's splits are called alike in every dataset.
-    split = file.is_dir() and (file.parent / DATASET_DICT).exists()
-    place = file.parent if split else file
-    label = f"{_stem(place)}-{_stem(file)}" if split else _stem(file)
-    inner = place.relative_to(root).parts[:-1] if place.is_relative_to(root) else ()
-    parent = Path(os.path.abspath(place)).parent.name
+    # The folders of splits have the same names in every dataset.
+    is_split = file.is_dir() and (file.parent / DATASET_DICT).exists()
+    dataset = file.parent if is_split else file
+    label = f"{_stem(dataset)}-{_stem(file)}" if is_split else _stem(file)
+    inner = dataset.relative_to(root).parts[:-1] if dataset.is_relative_to(root) else ()
+    parent = Path(os.path.abspath(dataset)).parent.name
     if domain is None and inner and (inner[0] in DOMAINS or parent not in DOMAINS):
         domain, inner = inner[0], inner[1:]
-    elif domain is None and place.is_dir() and parent in DOMAINS:
+    elif domain is None and dataset.is_dir() and parent in DOMAINS:
         domain, inner = parent, inner[:-1]
     return _Job(
         domain or DEFAULT_DOMAIN,
@@ -208,58 +198,32 @@ def _write_all(
     skipped: Sequence[Path],
 ) -> ConversionReport:
     _check(jobs, out, dtype)
-    whole = Path(os.path.abspath(out))
-    report_file = Path(report_path) if report_path else whole.with_name(f"{whole.name}.report.json")
-    try:
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        for left in whole.parent.glob(f".{glob.escape(whole.name)}.*{PARTIAL}"):
-            warnings.warn(f"{left} is of a conversion that was killed, or still runs", stacklevel=2)
-        with scratch_beside(whole) as scratch:
-            done = [_write(job, scratch, frequency, dtype, progress) for job in jobs]
-            _move(jobs, scratch, whole)
-        report = ConversionReport(dtype, tuple(done), tuple(map(str, skipped)))
-        report_file.parent.mkdir(parents=True, exist_ok=True)
-        part = report_file.with_name(f"{report_file.name}.part")
-        part.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
-        os.replace(part, report_file)
-    except OSError as error:
-        where = error.filename or out
-        raise DataError(f"{where} cannot be read or written: {error.strerror or error}") from None
+    with staged(out, [job.folder for job in jobs]) as scratch:
+        done = [_write(job, scratch, frequency, dtype, progress) for job in jobs]
+    report = ConversionReport(dtype, tuple(done), tuple(map(str, skipped)))
+    write_json(Path(report_path or f"{os.path.abspath(out)}.report.json"), report.as_dict())
     return report
 
 
 def _check(jobs: Sequence[_Job], out: Path, dtype: str) -> None:
-    """Everything that can be wrong with the places, before anything is written."""
+    """Refuses everything that can be wrong with the places, before anything is written."""
     if dtype not in ("float32", "float64"):
         raise DataError(f"dtype is {dtype!r}; it must be float32 or float64")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder to write to")
     if (out / "meta.json").exists():
         raise DataError(f"{out} is itself a source; give a folder of domains")
-    places: dict[tuple[str, str], _Job] = {}
+    by_folder: dict[str, _Job] = {}
     for job in jobs:
         for part, value in (("domain", job.domain), ("name", job.name)):
             if value in ("", ".", "..") or Path(value).name != value or "\0" in value:
                 raise DataError(f"{part} is {value!r}; it must be the name of a folder")
-        other = places.setdefault((job.domain, job.name), job)
+        other = by_folder.setdefault(job.folder, job)
         if other is not job:
             raise DataError(
-                f"{other.inputs[0]} and {job.inputs[0]} would both become {job.domain}/{job.name}; "
+                f"{other.inputs[0]} and {job.inputs[0]} would both become {job.folder}; "
                 "rename one, convert them one by one, or join them"
             )
-        place = out / job.domain / job.name
-        if place.exists():
-            raise DataError(f"{place} already exists; remove it, or give another name or folder")
-
-
-def _move(jobs: Sequence[_Job], scratch: Path, out: Path) -> None:
-    """Moves what is complete into place: all at once if there is no output yet."""
-    if not out.exists():
-        os.rename(scratch, out)
-        return
-    for job in jobs:
-        (out / job.domain).mkdir(exist_ok=True)
-        os.rename(scratch / job.domain / job.name, out / job.domain / job.name)
 
 
 def _write(
@@ -273,7 +237,7 @@ def _write(
         frequency,
         ignored_columns=source.ignored_columns,
     )
-    folder = scratch / job.domain / job.name
+    folder = scratch / job.folder
     folder.mkdir(parents=True)
     total = int(source.lengths.sum(dtype=np.int64))
     with (
@@ -284,12 +248,20 @@ def _write(
     ):
         each: list[str | None] = []  # frequencies
         kept = _kept(source, report, np.dtype(dtype), bar, labels, each)
-        write_time_moe_folder(folder, kept, dtype=dtype)
+        files, lengths = write_points(folder, kept, dtype=dtype)
     report.frequencies = {name or UNKNOWN: count for name, count in Counter(each).items()}
     if frequency is None:
         _take_frequencies(report, source.frequency, each)
-    if report.frequency is not None or any(each):
-        _write_frequencies(folder / "meta.json", report.frequency, each)
+    common = report.frequency
+    own = {name: f', "freq": {json.dumps(name)}' for name in {*each} - {None, common}}
+    write_meta(
+        folder,
+        dtype=dtype,
+        files=files,
+        entries=((length, own.get(name, "")) for length, name in zip(lengths, each, strict=True)),
+        num_sequences=len(lengths),
+        frequency=common,
+    )
     return report
 
 
@@ -301,7 +273,7 @@ def _kept(
     labels: IO[str],
     frequencies: list[str | None],
 ) -> Iterator[Float[np.ndarray, " T"]]:
-    """The series to write, in their dtype; counts them and those that are left out."""
+    """Yields the series to write, in their dtype; counts them and those that are left out."""
     for i, values in enumerate(source):
         bar.update(len(values))
         with np.errstate(over="ignore"):
@@ -333,39 +305,9 @@ def _reason(values: Float[np.ndarray, " T"], stored: Float[np.ndarray, " T"]) ->
 def _take_frequencies(
     report: SourceReport, of_source: str | None, each: Sequence[str | None]
 ) -> None:
-    """Finds the frequency of the folder: none where a series has none, which would be given it."""
+    """Sets the frequency of the folder, unless it would give one to a series that has none."""
     counts = Counter(each)
     if len(counts) == 1:
         (report.frequency,) = counts
     elif None not in counts:
         report.frequency = of_source
-
-
-def _write_frequencies(path: Path, common: str | None, each: Sequence[str | None]) -> None:
-    """Adds to a meta.json, which may be too large to parse, the sampling frequencies.
-
-    Args:
-      path: of the file, as `write_time_moe_folder` has written it.
-      common: that of the folder.
-      each: those of the series; what differs from `common` is written beside a series.
-    """
-    texts = {name: f', "freq": {json.dumps(name)}}}'.encode() for name in {*each} - {None, common}}
-    ends = (texts.get(name, b"}") for name in each)
-    part = path.with_name(f"{path.name}.part")
-    with open(path, "rb") as old, open(part, "wb") as new:
-        head = b""
-        while _ENTRIES not in head:
-            block = old.read(1 << 16)
-            assert block, f"{path} has no series"
-            head += block
-        head, _, block = head.partition(_ENTRIES)
-        if common is not None:
-            head = json.dumps({"frequency": common})[:-1].encode() + b", " + head[1:]
-        new.write(head + _ENTRIES)
-        while block:
-            # An entry ends with the only brace in it, and the file with one more.
-            *entries, rest = block.split(b"}")
-            new.writelines(entry + next(ends, b"}") for entry in entries)
-            new.write(rest)
-            block = old.read(1 << 20)
-    os.replace(part, path)

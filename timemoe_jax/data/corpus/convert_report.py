@@ -1,9 +1,9 @@
-"""What a conversion to Time-300B folders came to: what was written, and what was not."""
+"""The report of a conversion to Time-300B folders: what was written, and what was left out."""
 
 import dataclasses
 from typing import Any
 
-UNKNOWN = "unknown"  # the frequency of a series of which nothing says it
+UNKNOWN = "unknown"  # the frequency of a series that has none
 
 # Why a series is left out.
 EMPTY = "no points"
@@ -14,51 +14,31 @@ REASONS = (EMPTY, MISSING, TOO_LARGE)
 
 @dataclasses.dataclass
 class SourceReport:
-    """What became of one source.
+    """What became of one source."""
 
-    Attributes:
-      domain: the folder it lies in.
-      name: its own folder.
-      inputs: the files that it was made of.
-      frequency: the sampling frequency of all series that have none of their own; None where
-        nothing says it.
-      frequencies: how many of the series that were written have which; `UNKNOWN` is none.
-      series: how many were written.
-      points: in them.
-      missing_points: those of them that are NaN.
-      infinite_points: those of them that are infinite; written as they are.
-      rounded_points: those of them that the dtype does not hold exactly.
-      dropped: series that were left out, by reason.
-      ignored_columns: columns of tables that are no values, ids or times.
-    """
-
-    domain: str
-    name: str
-    inputs: tuple[str, ...] = ()
-    frequency: str | None = None
+    domain: str  # the folder it lies in
+    name: str  # its own folder
+    inputs: tuple[str, ...] = ()  # the files that it was made of
+    frequency: str | None = None  # of all series that have none of their own, if there is one
+    # Series written, by their frequency; `UNKNOWN` for those without one.
     frequencies: dict[str, int] = dataclasses.field(default_factory=dict)
-    series: int = 0
-    points: int = 0
-    missing_points: int = 0
-    infinite_points: int = 0
-    rounded_points: int = 0
+    series: int = 0  # how many were written
+    points: int = 0  # in them
+    missing_points: int = 0  # those of them that are NaN
+    infinite_points: int = 0  # those of them that are infinite; written as they are
+    rounded_points: int = 0  # those of them that the dtype does not hold exactly
+    # Series left out, by reason.
     dropped: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(REASONS, 0))
-    ignored_columns: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()  # neither values, nor ids, nor times
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion came to.
+    """What became of all sources."""
 
-    Attributes:
-      dtype: of the numbers written.
-      sources: of each source.
-      skipped_files: files passed over in a folder, since their kind is not read.
-    """
-
-    dtype: str
+    dtype: str  # of the numbers written
     sources: tuple[SourceReport, ...]
-    skipped_files: tuple[str, ...] = ()
+    skipped_files: tuple[str, ...] = ()  # of kinds that are not read
 
     def as_dict(self) -> dict[str, Any]:
         """The report as its JSON file holds it."""

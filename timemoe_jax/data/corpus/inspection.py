@@ -1,7 +1,7 @@
-"""What a corpus holds: how much, how long, how often sampled, how clean, how much of it twice.
+"""Reports what a corpus holds: how much, how long, how often sampled, how clean, how much twice.
 
 Series are read one at a time and in parts, so memory grows by a few bytes per series and not with
-the points. Duplicates are found by a hash of each series' values.
+the points. A hash of each series' values finds duplicates.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from timemoe_jax.errors import DataError
 UNKNOWN = "unknown"
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
-# Of float32, in which corpora store z-scores; what is zero or equal but for this counts as such.
+# Of float32, in which corpora store z-scores: values that differ by no more count as equal.
 ROUNDING = 2.0**-23
 
 _PART = 1 << 20  # points read at once
@@ -33,7 +33,7 @@ _BAR = 40  # characters
 
 @dataclasses.dataclass
 class Share:
-    """How much of a corpus something is."""
+    """A part of a corpus."""
 
     sequences: int = 0
     points: int = 0
@@ -46,56 +46,30 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found in a corpus.
+    """What was found in a corpus."""
 
-    Attributes:
-      path: where it lies.
-      total_sequences: how many there are.
-      total_points: of all of them.
-      sequences: how many were inspected, evenly spread where that is not all; everything below is
-        about these.
-      points: of the inspected ones.
-      length_quantiles: quantile -> points.
-      length_histogram: (first length, last length, sequences) of each bin.
-      frequencies: what the files say, or "unknown".
-      domains: by the first folder below the path; "unknown" where there is none.
-      sources: by folder or file.
-      missing_points: NaN.
-      infinite_points: infinite.
-      zero_points: zero, but for float32 rounding.
-      empty_sequences: of no point.
-      sequences_with_missing: at least one NaN.
-      all_missing_sequences: points, but no finite one.
-      constant_sequences: one finite value throughout, but for float32 rounding.
-      all_zero_sequences: those of them whose value is zero.
-      duplicate_sequences: those whose values, two or more, are also those of one before.
-      duplicate_examples: names of pairs, compared value by value.
-      skipped_files: files of a kind that is not read.
-      examples: numbers of random series, from as many sources as there are.
-    """
-
-    path: str
+    path: str  # where it lies
     total_sequences: int
     total_points: int
-    sequences: int
+    sequences: int  # those inspected, evenly spread; everything below is about them
     points: int
-    length_quantiles: dict[str, int]
-    length_histogram: list[tuple[int, int, int]]
-    frequencies: dict[str, Share]
-    domains: dict[str, Share]
-    sources: dict[str, Share]
-    missing_points: int
+    length_quantiles: dict[str, int]  # quantile -> points
+    length_histogram: list[tuple[int, int, int]]  # first length, last, series
+    frequencies: dict[str, Share]  # what the files say, or "unknown"
+    domains: dict[str, Share]  # by the first folder below the path; "unknown" where there is none
+    sources: dict[str, Share]  # by folder or file
+    missing_points: int  # NaN
     infinite_points: int
-    zero_points: int
-    empty_sequences: int
-    sequences_with_missing: int
-    all_missing_sequences: int
-    constant_sequences: int
-    all_zero_sequences: int
-    duplicate_sequences: int
-    duplicate_examples: list[tuple[str, str]]
-    skipped_files: list[str]
-    examples: list[int]
+    zero_points: int  # zero, but for float32 rounding
+    empty_sequences: int  # without any point
+    sequences_with_missing: int  # at least one NaN
+    all_missing_sequences: int  # points, but no finite one
+    constant_sequences: int  # one finite value throughout, but for float32 rounding
+    all_zero_sequences: int  # constant at zero
+    duplicate_sequences: int  # equal to an earlier one of two or more points
+    duplicate_examples: list[tuple[str, str]]  # names of pairs, compared value by value
+    skipped_files: list[str]  # files of a kind that is not read
+    examples: list[int]  # numbers of random series, from as many sources as there are
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -143,14 +117,10 @@ def inspect_source(
     seed: int = 0,
     num_examples: int = 24,
 ) -> Inspection:
-    """Reads a corpus once and counts what is in it.
+    """Reads a corpus once, at most `max_sequences` of it, evenly spread, and counts what is in it.
 
-    Args:
-      source: the series.
-      path: what it was opened from; folders below it give domains and sources their names.
-      max_sequences: reads at most so many, evenly spread.
-      seed: of the choice of examples, at least 0.
-      num_examples: how many of them.
+    Folders below `path`, from which the source was opened, name the domains and sources. The seed
+    decides on the examples.
 
     Raises:
       DataError: `max_sequences` is less than one, or a series cannot be read.
@@ -166,11 +136,6 @@ def inspect_source(
     for k, i in enumerate(chosen.tolist()):
         hashes[k] = tally.see(source, i)
     duplicates, pairs = _duplicates(source, chosen, hashes)
-    counts = {
-        field.name: tally.counts[field.name]
-        for field in dataclasses.fields(Inspection)
-        if field.name in _COUNTED
-    }
     return Inspection(
         path=path,
         total_sequences=total,
@@ -186,19 +151,19 @@ def inspect_source(
         duplicate_examples=pairs,
         skipped_files=list(source.skipped_files),
         examples=tally.examples(),
-        **counts,
+        **{name: tally.counts[name] for name in _COUNTED},
     )
 
 
-_COUNTED = frozenset(
-    {"missing_points", "infinite_points", "zero_points", "empty_sequences"}
-    | {"sequences_with_missing", "all_missing_sequences", "constant_sequences"}
-    | {"all_zero_sequences"}
+_COUNTED = (
+    *("missing_points", "infinite_points", "zero_points", "empty_sequences"),
+    *("sequences_with_missing", "all_missing_sequences", "constant_sequences"),
+    "all_zero_sequences",
 )
 
 
 def _parts(source: SequenceSource, i: int) -> Iterator[Float64[np.ndarray, " _"]]:
-    """A series part by part, with one of the two zeros and one of the many NaN."""
+    """Reads a series part by part, with only one kind of zero and one of NaN."""
     for at in range(0, int(source.lengths[i]), _PART):
         values = source.read(i, at, at + _PART).astype(np.float64) + 0.0
         values[np.isnan(values)] = np.nan
@@ -230,8 +195,7 @@ class _Tally:
         if file not in self._places:
             self._places[file] = (*_domain_and_source(file, self._roots), _frequency_of(file))
         domain, name, frequency = self._places[file]
-        of_series = getattr(source, "frequency_of", None)  # sources that know it for each
-        frequency = (of_series(i) if of_series else None) or frequency
+        frequency = source.frequency_of(i) or frequency
         self.domains.setdefault(domain, Share()).add(points)
         self.sources.setdefault(name, Share()).add(points)
         self.frequencies.setdefault(frequency, Share()).add(points)
@@ -251,7 +215,7 @@ class _Tally:
                 total += float(finite.sum())
                 low, high = min(low, float(finite.min())), max(high, float(finite.max()))
             digest.update(values.data)
-        # What float32 z-scores make of zero is as far from it as the mean is rounded.
+        # A zero that was stored as a float32 z-score is off by the rounding of the mean.
         zero = ROUNDING * min(abs(total) / max(observed, 1), sys.float_info.max)
         again = [values] if points <= _PART else _parts(source, i)
         zeros = sum(int(np.count_nonzero(np.abs(part) <= zero)) for part in again)
@@ -267,7 +231,7 @@ class _Tally:
         return int.from_bytes(digest.digest(), "little")
 
     def _keep(self, name: str, i: int) -> None:
-        """A random few of each source, each of its series with the same chance."""
+        """Keeps a random few of each source, each of its series with the same chance."""
         kept = self._kept.setdefault(name, [])
         if len(kept) < self._num_examples:
             kept.append(i)
@@ -286,7 +250,7 @@ class _Tally:
 
 
 def file_of(name: str) -> str:
-    """The folder or file that the name of a series begins with; empty where there is none."""
+    """The folder or file that the name of a series begins with; empty if there is none."""
     words = name.split(" ")
     starts = (" ".join(words[:k]) for k in range(len(words), 0, -1))
     return next((start for start in starts if start and Path(start).exists()), "")
@@ -304,8 +268,8 @@ def _domain_and_source(file: str, roots: list[str]) -> tuple[str, str]:
 
 
 def _frequency_of(file: str) -> str:
-    """What a file says of all its series."""
-    # Lists of numbers say nothing of it, and reading them once is enough.
+    """The frequency that a file gives for all its series."""
+    # Lists of numbers give none, and reading them once is enough.
     if not file or Path(file).suffix.lower() in (".jsonl", ".npy", ".npz"):
         return UNKNOWN
     return open_file(Path(file)).frequency or UNKNOWN
@@ -314,7 +278,7 @@ def _frequency_of(file: str) -> str:
 def _duplicates(
     source: SequenceSource, chosen: Int64[np.ndarray, " N"], hashes: UInt64[np.ndarray, " N"]
 ) -> tuple[int, list[tuple[str, str]]]:
-    """How many series are one that came before, and the names of a few pairs."""
+    """How many series equal an earlier one, and the names of a few such pairs."""
     # A series of a point or none is like many others.
     long = np.flatnonzero(source.lengths[chosen] >= 2)
     order = long[np.argsort(hashes[long], kind="stable")]
@@ -365,15 +329,10 @@ def _share_lines(title: str, shares: dict[str, Share], points: int, most: int) -
 def downsample(
     source: SequenceSource, i: int, num_bins: int = 400
 ) -> tuple[Float64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
-    """A series with few enough points to draw: the extremes of each of `num_bins` parts.
+    """The extremes of each of `num_bins` parts of a series, few enough points to draw.
 
-    Args:
-      source: the series.
-      i: which of them; wholly given where it has at most `2 * num_bins` points.
-      num_bins: in how many parts.
-
-    Returns:
-      positions and values; a part whose points are all missing gives NaN.
+    Returns positions and values: all of them for a series of at most `2 * num_bins` points, and NaN
+    for a part whose points are all missing.
     """
     length = int(source.lengths[i])
     if length <= 2 * num_bins:

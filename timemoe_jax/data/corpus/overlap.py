@@ -1,15 +1,15 @@
 """Finds stretches of benchmarks in a corpus, as they are or scaled, shifted and rounded.
 
 A model that was trained on the rows it is scored on looks better than it is. Every window of W
-points of each benchmark channel gets fingerprints; the corpus is read once, a window at every
-W-th point, and each of its windows is looked up. Any shared stretch of 2 W - 1 points holds such
-a window. What has the same fingerprint is then compared point by point, so a coincidence of
-fingerprints is never reported.
+points of each benchmark channel gets fingerprints. The corpus is read once, a window at every W-th
+point, and each of its windows is looked up: any shared stretch of 2 W - 1 points holds such a
+window. Windows with the same fingerprint are then compared point by point, so the report never
+holds a coincidence of fingerprints.
 
-There are two kinds of fingerprint, each in two versions whose roundings differ, so that a value
-that float32 moved over the edge of one is still found by the other. `values` are the numbers
-themselves on a grid relative to the window's range. `shape` is the signs of second, or third,
-differences, which no scaling, mirroring or shift changes.
+There are two kinds of fingerprint, each in two versions that round differently, so that one finds
+a value that float32 moved over an edge of the other. `values` are the numbers themselves on a grid
+relative to the window's range. `shape` is the signs of second, or third, differences, which no
+scaling, mirroring or shift changes.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from timemoe_jax.data.formats.csv_files import read_csv
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
-# What is equal within float32 rounding, relative to the largest value of the window.
+# Equal within float32 rounding, relative to the largest value of the window.
 VALUE_TOLERANCE = 1e-6
-# A scaled copy, correlated with its original at least so far; rounding leaves 1 - 1e-12.
+# The least correlation of a scaled copy with its original; rounding leaves 1 - 1e-12.
 MIN_CORRELATION = 0.99999
 # Below these a window is like many others, and a match would say nothing.
 MIN_DISTINCT_SHARE = 1 / 8  # distinct values per point
@@ -42,11 +42,11 @@ _MOST_PER_FINGERPRINT = 16
 _BATCH = 4096  # windows worked on at once
 _PART = 1 << 20  # points read at once
 
-Windows = Float64[np.ndarray, "N W"]
+WindowRows = Float64[np.ndarray, "N W"]
 
 
 class Fingerprints(NamedTuple):
-    """What windows are looked up by; `compared` and `turning` say which of them are."""
+    """The keys by which windows are looked up."""
 
     hashes: UInt64[np.ndarray, "4 N"]  # two of values, then two of shapes
     compared: Bool[np.ndarray, " N"]  # not trivial
@@ -56,30 +56,17 @@ class Fingerprints(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """A stretch that a corpus shares with a benchmark.
+    """A stretch that a corpus shares with a benchmark."""
 
-    Attributes:
-      source: the name of the corpus sequence.
-      sequence: its number in the corpus.
-      offset: its first shared point.
-      benchmark: the CSV.
-      column: the channel.
-      row: its first shared row, 0 being the first below the header.
-      points: how many are shared at least; the stretch may go on for less than a window.
-      kind: "values" where they are equal within float32 rounding, else "shape".
-      scale: corpus = scale * benchmark + shift.
-      shift: see scale.
-    """
-
-    source: str
-    sequence: int
-    offset: int
-    benchmark: str
-    column: str
-    row: int
-    points: int
-    kind: str
-    scale: float
+    source: str  # the name of the corpus sequence
+    sequence: int  # its number in the corpus
+    offset: int  # its first shared point
+    benchmark: str  # the CSV
+    column: str  # the channel
+    row: int  # its first shared row, 0 being the first below the header
+    points: int  # at least so many are shared; the stretch may go on for less than a window
+    kind: str  # "values" where they are equal within float32 rounding, else "shape"
+    scale: float  # corpus = scale * benchmark + shift
     shift: float
 
     def __str__(self) -> str:
@@ -92,20 +79,12 @@ class Overlap:
 
 @dataclasses.dataclass(frozen=True)
 class OverlapReport:
-    """What a search found, and what it could not compare.
+    """What a search found, and what it could not compare."""
 
-    Attributes:
-      window: W, the points of a window.
-      overlaps: what was found, in the order of the corpus.
-      counts: of everything that was looked at.
-      benchmark_ignored: windows of the benchmarks that were not compared, by reason.
-      corpus_ignored: windows of the corpus that were not compared, by reason.
-    """
-
-    window: int
-    overlaps: tuple[Overlap, ...]
-    counts: dict[str, int]
-    benchmark_ignored: dict[str, int]
+    window: int  # W, the points of a window
+    overlaps: tuple[Overlap, ...]  # what was found, in the order of the corpus
+    counts: dict[str, int]  # of everything that was read and compared
+    benchmark_ignored: dict[str, int]  # windows that were not compared, by reason
     corpus_ignored: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,15 +108,11 @@ class OverlapReport:
 def find_overlaps(
     corpus: SequenceSource, benchmarks: Sequence[str | os.PathLike[str]], window: int = 64
 ) -> OverlapReport:
-    """Searches a corpus for stretches of benchmarks.
+    """Searches a corpus, which is read once, for stretches of the channels of benchmark CSVs.
 
-    Memory grows with the benchmarks (about 120 bytes a point and channel), not with the corpus.
-
-    Args:
-      corpus: the series to search, read once.
-      benchmarks: CSVs; every numeric column of each is a channel.
-      window: W, the points compared at a time. Any stretch of 2 W - 1 points that is shared, and
-        that is not trivial, is found; shorter ones may be.
+    A channel is a numeric column. Every shared stretch of 2 `window` - 1 points that is not trivial
+    is found; shorter ones may be. Memory grows with the benchmarks, by about 120 bytes a point and
+    channel, not with the corpus.
 
     Raises:
       DataError: there is no benchmark, one cannot be read, or the window is below 16 points.
@@ -146,7 +121,7 @@ def find_overlaps(
         raise DataError(f"window is {window}; fewer than {_FEWEST_POINTS} points match by chance")
     index = _Index(benchmarks, window)
     counts, ignored = Counter[str](), Counter[str]()
-    found = []
+    matches = []
     for windows, sequences, offsets in _corpus_windows(corpus, window, counts):
         prints = fingerprints(windows)
         ignored += prints.ignored
@@ -155,8 +130,8 @@ def find_overlaps(
         true = kinds > 0
         counts["matches_of_exactly_periodic_windows_left_out"] += int(np.count_nonzero(kinds < 0))
         rows = (sequences[queries], offsets[queries], starts, kinds)
-        found.append(np.stack([row[true] for row in rows]))
-    matches = np.concatenate(found, axis=1) if found else np.zeros((4, 0), np.int64)
+        matches.append(np.stack([row[true] for row in rows]))
+    joined = np.concatenate(matches, axis=1) if matches else np.zeros((4, 0), np.int64)
     every = {
         "benchmark_channels": len(index.names),
         "benchmark_points": len(index.points),
@@ -164,9 +139,9 @@ def find_overlaps(
         "corpus_sequences": len(corpus),
         "corpus_points": int(corpus.lengths.sum()),
         **{name: counts[name] for name in _COUNTED},
-        "matching_windows": matches.shape[1],
+        "matching_windows": joined.shape[1],
     }
-    overlaps = tuple(_merge(matches, corpus, index))
+    overlaps = tuple(_merge(joined, corpus, index))
     return OverlapReport(window, overlaps, every, dict(index.ignored), dict(ignored))
 
 
@@ -223,14 +198,14 @@ class _Index:
                     starts[kind].append(some[keep].astype(narrow))
         tables = []
         for kind in range(4):
-            unsorted = np.concatenate(hashes[kind]) if hashes[kind] else np.zeros(0, np.uint64)
+            unsorted = np.concatenate([np.zeros(0, np.uint64), *hashes[kind]])
             order = np.argsort(unsorted, kind="stable")
-            places = np.concatenate(starts[kind]) if starts[kind] else np.zeros(0, np.int64)
+            places = np.concatenate([np.zeros(0, narrow), *starts[kind]])
             tables.append((unsorted[order], places[order]))
             hashes[kind], starts[kind] = [], []
         return tables
 
-    def windows(self, starts: Int64[np.ndarray, " N"]) -> Windows:
+    def windows(self, starts: Int64[np.ndarray, " N"]) -> WindowRows:
         """The windows that begin at some points."""
         if len(self.points) < self.window:
             return np.zeros((0, self.window))
@@ -260,12 +235,8 @@ def _looked_up(prints: Fingerprints) -> tuple[np.ndarray, ...]:
     return prints.compared, prints.compared, prints.turning, prints.turning
 
 
-def fingerprints(windows: Windows) -> Fingerprints:
-    """Computes what windows are looked up by, and which of them say nothing.
-
-    Args:
-      windows: W points each [N, W]; one with a missing or infinite value is not compared.
-    """
+def fingerprints(windows: WindowRows) -> Fingerprints:
+    """Computes the fingerprints of windows of W points [N, W], and which windows say nothing."""
     num_points = windows.shape[1]
     finite = np.isfinite(windows).all(axis=1)
     values = np.where(finite[:, None], windows, 0.0)
@@ -314,20 +285,20 @@ def _coefficients(count: int, seed: int) -> UInt64[np.ndarray, " count"]:
 
 
 def _hash_signs(signs: np.ndarray) -> UInt64[np.ndarray, " N"]:
-    """A linear hash, so that a mirrored window has minus it; the smaller of the two counts."""
+    """A linear hash, which a mirrored window negates; the smaller of the two counts."""
     wide = signs.astype(np.int64).view(np.uint64)
     hashes = wide @ _coefficients(signs.shape[1], seed=1)
     return np.minimum(hashes, -hashes)
 
 
 def _hash_values(
-    values: Windows, spread: np.ndarray, largest: np.ndarray, shift: float
+    values: WindowRows, spread: np.ndarray, largest: np.ndarray, shift: float
 ) -> UInt64[np.ndarray, " N"]:
     """A hash of the values on a grid whose step is a power of two.
 
-    The step is a 64th of the range, but at least 2**10 times what float32 resolves, so that hardly
-    a value lies where rounding moves it. With `shift` both the powers of two and the grid move by
-    a half. The odd offset keeps round decimals off the edges.
+    The step is a 64th of the range, but at least 2**10 times the resolution of float32, so that
+    hardly any value lies where rounding moves it. With `shift`, both the powers of two and the grid
+    move by a half. The odd offset keeps round decimals off the edges.
     """
     finest = np.maximum(spread / 64, largest * 2.0**-14)
     exponent = np.ceil(np.log2(np.where(finest > 0, finest, 1.0)) + shift)
@@ -339,11 +310,11 @@ def _hash_values(
 
 
 def _verify(
-    corpus: Windows, benchmark: Windows, turning: Bool[np.ndarray, " M"]
+    corpus: WindowRows, benchmark: WindowRows, turning: Bool[np.ndarray, " M"]
 ) -> Int64[np.ndarray, " M"]:
-    """2 where two windows are equal, 1 where one is a scaled copy, 0 where neither is so.
+    """2 where two windows are equal, 1 where one is a scaled copy, else 0.
 
-    Negative where they also repeat themselves exactly, as any other window of such a cycle does.
+    It is negative where they also repeat themselves exactly, as every window of such a cycle does.
     """
     limit = VALUE_TOLERANCE * np.abs(benchmark).max(axis=1, initial=0)
     equal = np.abs(corpus - benchmark).max(axis=1, initial=0) <= limit
@@ -356,17 +327,17 @@ def _verify(
     return np.where(cyclic, -kinds, kinds).astype(np.int64)
 
 
-def _standard(windows: Windows) -> Windows:
+def _standard(windows: WindowRows) -> WindowRows:
     """Windows, none constant, at mean 0 and deviation 1."""
     unit = windows / np.abs(windows).max(axis=1, keepdims=True, initial=np.finfo(float).tiny)
-    centred = unit - unit.mean(axis=1, keepdims=True)
-    return centred / np.sqrt(np.mean(np.square(centred), axis=1, keepdims=True))
+    centered = unit - unit.mean(axis=1, keepdims=True)
+    return centered / np.sqrt(np.mean(np.square(centered), axis=1, keepdims=True))
 
 
 def _corpus_windows(
     corpus: SequenceSource, window: int, counts: Counter[str]
-) -> Iterator[tuple[Windows, Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]]:
-    """Windows side by side, and one at the end of each sequence, in batches; with their places."""
+) -> Iterator[tuple[WindowRows, Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]]:
+    """Adjacent windows, and one at the end of each sequence, in batches, with their places."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     ready = 0
     for part in _side_by_side(corpus, window, counts):
@@ -415,7 +386,7 @@ def _merge(
     # One window between two that match may have been trivial, or rounded apart.
     breaks = np.diff(keys, axis=1).any(axis=0) | (np.diff(offsets) > 2 * index.window)
     edges = np.concatenate([[0], np.flatnonzero(breaks) + 1, [len(offsets)]])
-    found = []
+    overlaps = []
     for first, after in itertools.pairwise(edges):
         if first == after:
             continue
@@ -426,15 +397,16 @@ def _merge(
         row = start - (int(index.ends[channels[first] - 1]) if channels[first] else 0)
         kind = "values" if (kinds[first:after] == 2).all() else "shape"
         name = corpus.name(sequence)
-        found.append(Overlap(name, sequence, offset, file, column, row, points, kind, scale, shift))
-    return sorted(found, key=lambda overlap: (overlap.sequence, overlap.offset))
+        overlap = Overlap(name, sequence, offset, file, column, row, points, kind, scale, shift)
+        overlaps.append(overlap)
+    return sorted(overlaps, key=lambda overlap: (overlap.sequence, overlap.offset))
 
 
 def _fit(values: np.ndarray, index: _Index, start: int) -> tuple[float, float]:
-    """The scale and shift that lead from a stretch of a benchmark to one of the corpus."""
+    """The scale and shift that turn a stretch of a benchmark into one of the corpus."""
     benchmark = index.points[start : start + len(values)]
     both = np.isfinite(values) & np.isfinite(benchmark)
     x, y = benchmark[both], values[both].astype(np.float64)
-    centred = x - x.mean()
-    scale = float(centred @ (y - y.mean()) / (centred @ centred))
+    centered = x - x.mean()
+    scale = float(centered @ (y - y.mean()) / (centered @ centered))
     return scale, float(y.mean() - scale * x.mean())

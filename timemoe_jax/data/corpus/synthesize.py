@@ -1,16 +1,12 @@
-"""Writing a corpus of generated series in the Time-300B layout, on all cores."""
+"""Writes a corpus of generated series in the Time-300B layout, on all cores."""
 
 import json
 import math
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator as Yields
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from timemoe_jax.data.corpus.staging import Staging, cores, end_with_parent
+from timemoe_jax.data.corpus.staging import staged, write_json
+from timemoe_jax.data.corpus.workers import cores, worker_pool
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.data.generators.generated_source import draw_block
 from timemoe_jax.data.generators.generator import Generator
@@ -29,14 +26,14 @@ from timemoe_jax.errors import DataError
 MANIFEST = "manifest.json"
 DOMAIN = "synthetic"
 
-# Series of a family that are drawn at once; another number would give other series.
+# Series of a family that are drawn at once. Another number would give other series.
 BLOCK = 64
-# Blocks that wait for each worker: enough to keep it busy while others are written.
+# Blocks that wait for each worker: they keep it busy while others are written.
 _AHEAD = 4
 
 
 class _Plan(NamedTuple):
-    """What to draw: known to each worker from its start."""
+    """What to draw; each worker gets it when it starts."""
 
     generators: dict[str, Generator]
     sequences: dict[str, int]
@@ -62,12 +59,12 @@ def synthesize(
 ) -> dict[str, Any]:
     """Writes generated series to OUT/synthetic/FAMILY, and returns what OUT/manifest.json says.
 
-    Series i of a family depends on the family, length, seed and `real` alone: not on `points`, the
-    other families or the workers. All is written beside `out` and moved there when complete.
+    Series i of a family depends on the family, length, seed and `real` alone, and not on `points`,
+    the other families or the workers. The folder appears when it is complete.
 
     Args:
       out: the folder to write; it must be new or empty.
-      points: at least how many points to write, over all families.
+      points: the least number of points to write, over all families.
       families: names with weights, `arima:2,chaos`; all families, equally, if empty.
       length: points of each series, at least 2.
       seed: a whole number from 0.
@@ -76,18 +73,17 @@ def synthesize(
       progress: whether to show a progress bar.
 
     Raises:
-      DataError: an argument is out of its range, `out` is in use, or a worker was ended.
+      DataError: an argument is out of its range, `out` is not empty, or a worker was ended.
     """
     workers = cores() if workers is None else workers
     if points < 1 or workers < 1:
         raise DataError(f"points {points} and workers {workers} must both be at least 1")
     weights = parse_families(families)
     plan = _make_plan(weights, points, length, seed, real)
-    with Staging(Path(out)) as staging:
-        redrawn = _write(staging, plan, workers, progress)
-        manifest = json.dumps(_manifest(plan, weights, redrawn), indent=2)
-        (staging / MANIFEST).write_text(manifest + "\n")
-    return json.loads(manifest)
+    with staged(Path(out)) as scratch:
+        redrawn = _write(scratch, plan, workers, progress)
+        write_json(scratch / MANIFEST, _manifest(plan, weights, redrawn))
+    return json.loads((Path(out) / MANIFEST).read_text())
 
 
 def _make_plan(
@@ -138,39 +134,16 @@ def _drawn(
 ) -> Yields[_Block, None, None]:
     """Draws blocks in order, some ahead of what is asked for."""
     if workers == 1:
-        for task in tasks:
-            yield _draw(plan, *task)
+        yield from (_draw(plan, *task) for task in tasks)
         return
-    # Fresh processes: a fork of one that has threads, as JAX has, may never run.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(plan,))
     pending: deque[Future[_Block]] = deque()
-    try:
+    with worker_pool(workers, plan, "nothing was written") as submit:
         for task in tasks:
-            pending.append(pool.submit(_draw_here, *task))
+            pending.append(submit(_draw, *task))
             if len(pending) >= _AHEAD * workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise DataError("a worker process was ended; nothing was written") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker_plan: _Plan
-
-
-def _start_worker(plan: _Plan) -> None:
-    global _worker_plan
-    _worker_plan = plan
-    # Ctrl-C is for the parent, which ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _draw_here(name: str, number: int) -> _Block:
-    return _draw(_worker_plan, name, number)
 
 
 def _draw(plan: _Plan, name: str, number: int) -> _Block:

@@ -1,44 +1,44 @@
-"""Changes to series that make more of them, each a seeded function of arrays [count, length].
+"""Random changes that make more series of given ones, each a function of arrays [count, length].
 
-Every augmentation leaves its input as it is and gives out float32 of the same shape. Missing
-values (NaN) stay where they are, or move with the points around them where time is warped. Each
-series draws its own randomness, and an augmentation applies to a share of them.
+Every augmentation leaves its input as it is and returns float32 of the same shape. Missing values
+(NaN) stay where they are, or move with the points around them where time is warped. Each series
+draws its own randomness, and an augmentation applies to a share of them.
 """
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from timemoe_jax.data.generators.draws import log_uniform
+from timemoe_jax.data.generators.generator import Bounds, Rng
 from timemoe_jax.errors import DataError
-
-Rng = np.random.Generator
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(abc.ABC):
-    """A random change of series.
+    """A random change of series."""
 
-    Attributes:
-      probability: the share of series that it applies to.
-    """
-
-    probability: float = dataclasses.field(default=1.0, kw_only=True)
+    probability: float = dataclasses.field(default=1.0, kw_only=True)  # share of series
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise DataError(f"probability is {self.probability}; it must be from 0 to 1")
+        for name, good, right in (
+            ("probability", 0 <= self.probability <= 1, "from 0 to 1"),
+            *self._rules(),
+        ):
+            if not good:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be {right}")
+
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
+        """A field's name, whether its value is right, and what would be right."""
+        return ()
 
     def __call__(
         self, rng: Rng, values: Float[np.ndarray, "count length"]
     ) -> Float32[np.ndarray, "count length"]:
-        """Changes a share of the series.
-
-        Args:
-          rng: all randomness comes from it.
-          values: series in any units, NaN where missing.
+        """Changes a share of the series, in any units and NaN where missing; `rng` draws it all.
 
         Raises:
           DataError: `values` is not two-dimensional, or its series have fewer than two points.
@@ -64,13 +64,9 @@ class Augmentation(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Compose(Augmentation):
-    """Applies augmentations one after another, to the same share of series.
+    """Applies augmentations one after another, to the same share of series."""
 
-    Attributes:
-      steps: in order.
-    """
-
-    steps: Sequence[Augmentation] = ()
+    steps: Sequence[Augmentation] = ()  # in order
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         for step in self.steps:
@@ -79,52 +75,37 @@ class Compose(Augmentation):
 
 
 @dataclasses.dataclass(frozen=True)
-class AmplitudeWarp(Augmentation):
-    """Multiplies by a smooth positive curve of mean logarithm 0, about the series' mean.
+class _Warp(Augmentation):
+    """Changes a series by a smooth positive curve of mean logarithm 0."""
 
-    Attributes:
-      knots: points of the curve, drawn independently; a line joins them.
-      strength: standard deviation of their logarithm.
-    """
+    knots: int = 6  # points of the curve, drawn independently; a line joins them
+    strength: float = 0.3  # standard deviation of their logarithm
 
-    knots: int = 6
-    strength: float = 0.3
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
+        yield "knots", self.knots >= 2, "at least 2"
+        yield "strength", self.strength >= 0, "at least 0"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.knots >= 2, "knots", self.knots, "at least 2")
-        _require(self.strength >= 0, "strength", self.strength, "at least 0")
+    def _curve(self, rng: Rng, count: int, length: int) -> np.ndarray:
+        table = self.strength * rng.standard_normal((count, self.knots))
+        position = np.linspace(0.0, self.knots - 1.0, length)
+        return np.exp(_interpolate(table, np.broadcast_to(position, (count, length))))
+
+
+class AmplitudeWarp(_Warp):
+    """Multiplies by the curve, about the series' mean."""
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
-        curve = self.strength * rng.standard_normal((len(values), self.knots))
-        position = np.linspace(0.0, self.knots - 1.0, values.shape[1])
-        gain = np.exp(_interpolate(curve, np.broadcast_to(position, values.shape)))
+        gain = self._curve(rng, *values.shape)
         mean = _mean(values)
         return mean + (values - mean) * gain
 
 
-@dataclasses.dataclass(frozen=True)
-class TimeWarp(Augmentation):
-    """Reads a series at a speed that changes, from its first point to its last.
-
-    Attributes:
-      knots: at how many points the speed is drawn; a line joins them.
-      strength: standard deviation of the logarithm of the speed.
-    """
-
-    knots: int = 6
-    strength: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.knots >= 2, "knots", self.knots, "at least 2")
-        _require(self.strength >= 0, "strength", self.strength, "at least 0")
+class TimeWarp(_Warp):
+    """Reads a series at a speed that follows the curve, from its first point to its last."""
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         count, length = values.shape
-        curve = self.strength * rng.standard_normal((count, self.knots))
-        at = np.linspace(0.0, self.knots - 1.0, length - 1)
-        speed = np.exp(_interpolate(curve, np.broadcast_to(at, (count, length - 1))))
+        speed = self._curve(rng, count, length - 1)
         position = np.zeros((count, length))
         np.cumsum(speed, axis=1, out=position[:, 1:])
         position *= (length - 1) / position[:, -1:]
@@ -133,26 +114,22 @@ class TimeWarp(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Resample(Augmentation):
-    """Takes a series for one of another sampling rate.
+    """Reads a series at another sampling rate.
 
-    A factor above 1 reads a random span of length / factor points, with lines between them (up).
-    A factor below 1 averages over every 1 / factor points and joins the averages by lines (down
-    and up again), so that detail is lost while the length stays.
-
-    Attributes:
-      factor: range of the factor, drawn evenly in its logarithm.
+    A factor above 1 reads a random span of length / factor points, with lines between them. A
+    factor below 1 averages over every 1 / factor points and joins the averages by lines, so that
+    detail is lost while the length stays.
     """
 
-    factor: tuple[float, float] = (0.25, 4.0)
+    factor: Bounds = (0.25, 4.0)  # range of the factor, drawn evenly in its logarithm
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
         low, high = self.factor
-        _require(0 < low <= high, "factor", self.factor, "positive, the lower bound first")
+        yield "factor", 0 < low <= high, "positive, the lower bound first"
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         count, length = values.shape
-        factor = _log_uniform(rng, self.factor, count)
+        factor = log_uniform(rng, self.factor, count, 1)
         faster = np.maximum(factor, 1.0)
         span = (length - 1) / faster
         start = rng.random((count, 1)) * (length - 1 - span)
@@ -161,25 +138,20 @@ class Resample(Augmentation):
             bins = max(2, round(length * float(factor[row, 0])))
             edges = np.linspace(0, length, bins + 1).astype(np.int64)
             average = np.add.reduceat(values[row], edges[:-1]) / np.diff(edges)
-            centres = (edges[:-1] + edges[1:] - 1) / 2
-            out[row] = np.interp(np.arange(length), centres, average)
+            centers = (edges[:-1] + edges[1:] - 1) / 2
+            out[row] = np.interp(np.arange(length), centers, average)
         return out
 
 
 @dataclasses.dataclass(frozen=True)
 class Censor(Augmentation):
-    """Clips a series at a quantile of its own, from above or from below.
+    """Clips a series at a quantile of its own, from above or from below."""
 
-    Attributes:
-      share: range of the share of points that are clipped.
-    """
+    share: Bounds = (0.02, 0.3)  # range of the share of points that are clipped
 
-    share: tuple[float, float] = (0.02, 0.3)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
         low, high = self.share
-        _require(0 <= low <= high < 1, "share", self.share, "from 0 to less than 1, in order")
+        yield "share", 0 <= low <= high < 1, "from 0 to less than 1, in order"
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         share = rng.uniform(*self.share, len(values))
@@ -193,22 +165,17 @@ class Censor(Augmentation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantise(Augmentation):
-    """Rounds to equally spaced levels between a series' least and greatest value.
+class Quantize(Augmentation):
+    """Rounds to equally spaced levels between a series' least and greatest value."""
 
-    Attributes:
-      levels: range of their number, drawn evenly in its logarithm; at least 2.
-    """
+    levels: tuple[int, int] = (8, 256)  # their number, drawn evenly in its logarithm
 
-    levels: tuple[int, int] = (8, 256)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
         low, high = self.levels
-        _require(2 <= low <= high, "levels", self.levels, "at least 2, the lower bound first")
+        yield "levels", 2 <= low <= high, "at least 2, the lower bound first"
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
-        levels = np.rint(_log_uniform(rng, self.levels, len(values)))
+        levels = np.rint(log_uniform(rng, self.levels, len(values), 1))
         rows = _observed(values)
         found, levels = values[rows], levels[rows]
         low = np.nanmin(found, axis=1, keepdims=True)
@@ -221,28 +188,24 @@ class Quantise(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class MissingSpells(Augmentation):
-    """Makes spells of points missing (NaN), of geometrically distributed lengths.
+    """Makes spells of points missing (NaN), of geometrically distributed lengths."""
 
-    Attributes:
-      share: range of the expected share of points that become missing; below 1.
-      spell: range of the mean length of a spell, in points, drawn evenly in its logarithm; where
-        points are missing independently of each other it is 1 / (1 - share), and never less.
-    """
+    # range of the expected share of points that become missing; below 1
+    share: Bounds = (0.01, 0.2)
+    # range of the mean length of a spell, in points, drawn evenly in its logarithm; where points
+    # are missing independently of each other it is 1 / (1 - share), and never less
+    spell: Bounds = (1.0, 50.0)
 
-    share: tuple[float, float] = (0.01, 0.2)
-    spell: tuple[float, float] = (1.0, 50.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
         low, high = self.share
-        _require(0 <= low <= high < 1, "share", self.share, "from 0 to less than 1, in order")
-        _require(1 <= self.spell[0] <= self.spell[1], "spell", self.spell, "at least 1, in order")
+        yield "share", 0 <= low <= high < 1, "from 0 to less than 1, in order"
+        yield "spell", 1 <= self.spell[0] <= self.spell[1], "at least 1, in order"
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         count, length = values.shape
         share = rng.uniform(*self.share, (count, 1))
-        spell = _log_uniform(rng, self.spell, count)
-        # At random points it is drawn anew whether values are missing from there on: the chain is
+        spell = log_uniform(rng, self.spell, count, 1)
+        # From random points on, it is drawn again whether values are missing. The chain is
         # stationary, and leaves a spell with probability 1 / spell.
         anew = rng.random((count, length)) < 1.0 / (spell * (1.0 - share))
         last = np.maximum.accumulate(np.where(anew, np.arange(length), 0), axis=1)
@@ -253,21 +216,15 @@ class MissingSpells(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Spikes(Augmentation):
-    """Adds single points far off.
+    """Adds single points far off."""
 
-    Attributes:
-      rate: range of the expected share of points that are hit.
-      size: standard deviation of a spike, in those of the series.
-    """
+    rate: Bounds = (0.001, 0.01)  # range of the expected share of points that are hit
+    size: float = 5.0  # standard deviation of a spike, in those of the series
 
-    rate: tuple[float, float] = (0.001, 0.01)
-    size: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _rules(self) -> Iterable[tuple[str, bool, str]]:
         low, high = self.rate
-        _require(0 <= low <= high <= 1, "rate", self.rate, "from 0 to 1, in order")
-        _require(self.size >= 0, "size", self.size, "at least 0")
+        yield "rate", 0 <= low <= high <= 1, "from 0 to 1, in order"
+        yield "size", self.size >= 0, "at least 0"
 
     def _apply(self, rng: Rng, values: np.ndarray) -> np.ndarray:
         hit = rng.random(values.shape) < rng.uniform(*self.rate, (len(values), 1))
@@ -277,22 +234,9 @@ class Spikes(Augmentation):
 
 
 def every_kind(probability: float) -> Compose:
-    """One of each kind with its default ranges, each applied to a share of the series by itself.
-
-    Args:
-      probability: that share.
-    """
-    kinds = (TimeWarp, Resample, AmplitudeWarp, Censor, Quantise, Spikes, MissingSpells)
+    """All kinds with their default ranges, each applied to its own share of the series."""
+    kinds = (TimeWarp, Resample, AmplitudeWarp, Censor, Quantize, Spikes, MissingSpells)
     return Compose([kind(probability=probability) for kind in kinds])
-
-
-def _require(condition: bool, name: str, value: object, right: str) -> None:
-    if not condition:
-        raise DataError(f"{name} is {value}; it must be {right}")
-
-
-def _log_uniform(rng: Rng, bounds: tuple[float, float], count: int) -> np.ndarray:
-    return np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]), (count, 1)))
 
 
 def _observed(values: np.ndarray) -> np.ndarray:
@@ -301,7 +245,7 @@ def _observed(values: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean of what each series holds [count, 1]; 0 where it holds nothing."""
+    """The mean of each series' values [count, 1]; 0 where all are missing."""
     known = ~np.isnan(values)
     total = np.sum(values, axis=1, keepdims=True, where=known)
     return total / np.maximum(known.sum(axis=1, keepdims=True), 1)
@@ -315,6 +259,6 @@ def _interpolate(
     fraction = position - left
     before = np.take_along_axis(table, left, axis=1)
     after = np.take_along_axis(table, left + 1, axis=1)
-    # Exact at the entries themselves, next to a missing one, too.
+    # Exact at the entries themselves, also next to a missing one.
     middle = before + fraction * (after - before)
     return np.where(fraction <= 0, before, np.where(fraction >= 1, after, middle))

@@ -20,15 +20,11 @@ def log_uniform(rng: Rng, bounds: Bounds, *shape: int) -> np.ndarray:
 
 
 def kinds(rng: Rng, weights: Mapping[str, float], count: int) -> dict[str, Int64[np.ndarray, " _"]]:
-    """Gives each series a kind, with probabilities in proportion to the weights.
-
-    Returns:
-      the numbers of the series of each kind that got any.
-    """
+    """Gives each series a kind by the weights; returns the series of each kind that has any."""
     share = np.array(list(weights.values()), np.float64)
     drawn = rng.choice(len(share), count, p=share / share.sum())
     rows = {name: np.flatnonzero(drawn == k) for k, name in enumerate(weights)}
-    return {name: found for name, found in rows.items() if found.size}
+    return {name: chosen for name, chosen in rows.items() if chosen.size}
 
 
 def recursion(
@@ -63,8 +59,8 @@ def smooth(
     return before + weight * (np.take_along_axis(knots, left + 1, axis=1) - before)
 
 
-def standardise(values: np.ndarray) -> np.ndarray:
-    """Centres each series [..., length], and scales to variance 1 what is not constant."""
-    centred = values - values.mean(axis=-1, keepdims=True)
-    deviation = centred.std(axis=-1, keepdims=True)
-    return centred / np.where(deviation > 0, deviation, 1.0)
+def standardize(values: np.ndarray) -> np.ndarray:
+    """Centers each series [..., length], and scales to variance 1 what is not constant."""
+    centered = values - values.mean(axis=-1, keepdims=True)
+    deviation = centered.std(axis=-1, keepdims=True)
+    return centered / np.where(deviation > 0, deviation, 1.0)

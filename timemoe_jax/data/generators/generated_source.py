@@ -1,4 +1,4 @@
-"""Generated series as a source to train on: made on access, without end for all purposes."""
+"""A source of generated series, made on access and practically endless."""
 
 import threading
 import zlib
@@ -16,8 +16,8 @@ from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
 # Series that are drawn at once, and blocks that are read in turn. Both decide which series is
-# which: another number would be another source. Large blocks are fast to read in order, small ones
-# in any other; these are fast enough for either.
+# which, so other numbers would give another source. Large blocks are fast to read in order, small
+# ones in any other order; these are fast enough for either.
 BLOCK = 16
 LANES = 16
 
@@ -25,11 +25,7 @@ LANES = 16
 def draw_block(
     name: str, generator: Generator, seed: int, number: int, count: int, length: int
 ) -> tuple[Float32[np.ndarray, "{count} {length}"], int]:
-    """Draws block `number` of a family, a function of the arguments alone.
-
-    Returns:
-      the series, and how many were drawn again since they were unusable.
-    """
+    """Draws block `number` of a family; returns also how many unusable series were replaced."""
     return generator.generate_counted(_rng(seed, name, number), count, length)
 
 
@@ -41,18 +37,13 @@ def _rng(seed: int, name: str, number: int) -> np.random.Generator:
 class GeneratedSource(SequenceSource):
     """Series of several families; series i depends on the families, seed, length and i alone.
 
-    Series are drawn in blocks of 16 of one family. Neighbours in the source are of 16 different
-    blocks, whose families are drawn by weight, so that a batch read in order is a mixture. Reading
-    in order is many times faster, and no less random: in a shuffled order each series costs its
-    whole block.
+    Series are drawn in blocks of 16 of one family. Neighbors in the source are of 16 different
+    blocks, whose families are drawn by weight, so a batch read in order is a mixture. Reading in
+    order is many times faster, and no less random: in a shuffled order, each series costs its whole
+    block.
 
-    Args:
-      families: generators by name.
-      weights: of the families, in any unit; equal ones if None.
-      length: points of each series, at least 2.
-      seed: a whole number from 0.
-      num_sequences: how many series there are.
-      augmentation: applied to each block after it is drawn; what it makes missing is NaN.
+    Families are drawn by their weights, equal ones if None, and series have at least two points.
+    The augmentation changes each block after it is drawn; what it makes missing is NaN.
 
     Raises:
       DataError: there is no family, a weight is missing or not positive, or a number is too small.
@@ -97,18 +88,10 @@ class GeneratedSource(SequenceSource):
         real: SequenceSource | None = None,
         augmentation: Augmentation | None = None,
     ) -> "GeneratedSource":
-        """Makes a source of families written as `arima:2,chaos`, each with default parameters.
+        """Makes a source of families such as `arima:2,chaos`, all of them, equally, if empty.
 
-        Args:
-          families: names with weights; all families, equally, if empty.
-          length: points of each series.
-          seed: a whole number from 0.
-          num_sequences: how many series there are.
-          real: what tsmixup mixes.
-          augmentation: applied to what is drawn.
-
-        Raises:
-          DataError: a family is unknown, or an argument is out of its range.
+        Each has its default parameters; `real` is what tsmixup mixes. Takes and raises otherwise
+        what the constructor does.
         """
         weights = parse_families(families)
         generators = {name: make_generator(name, real) for name in weights}
@@ -173,7 +156,7 @@ class GeneratedSource(SequenceSource):
 
 
 def _locate(i: int) -> tuple[int, int]:
-    """The block of series `i`, and its row there: blocks are read in turn, a row of each."""
+    """The block of series `i` and its row there; blocks are read in turn, a row of each."""
     group, inner = divmod(i, BLOCK * LANES)
     row, lane = divmod(inner, LANES)
     return group * LANES + lane, row

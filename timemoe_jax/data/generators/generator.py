@@ -1,4 +1,4 @@
-"""What every family of generated series has in common."""
+"""The base of every family of generated series."""
 
 import abc
 import dataclasses
@@ -12,15 +12,15 @@ from timemoe_jax.errors import DataError
 Rng = np.random.Generator
 Bounds = tuple[float, float]
 
-# How often rows that came out constant, or beyond float32, are drawn again.
+# How often series that came out constant, or beyond float32, are drawn again.
 ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Generator(abc.ABC):
-    """A family of series: its parameters are fields, its randomness comes from outside.
+    """A family of series: its parameters are fields, and its randomness comes from outside.
 
-    A field of two numbers is a range that each series draws a value of its own from.
+    A field of two bounds is a range from which each series draws its own value.
     """
 
     citation: ClassVar[str]
@@ -37,15 +37,9 @@ class Generator(abc.ABC):
     def generate(
         self, rng: Rng, count: int, length: int
     ) -> Float32[np.ndarray, " {count} {length}"]:
-        """Draws series, every one finite and not constant.
+        """Draws `count` series of at least two points each, all finite and not constant.
 
-        Args:
-          rng: all randomness comes from it: an equal one gives equal series.
-          count: how many series.
-          length: points of each, at least 2.
-
-        Returns:
-          the series [count, length].
+        An equal `rng` gives equal series.
 
         Raises:
           DataError: count or length is too small, or the parameters give no usable series.
@@ -55,7 +49,7 @@ class Generator(abc.ABC):
     def generate_counted(
         self, rng: Rng, count: int, length: int
     ) -> tuple[Float32[np.ndarray, " {count} {length}"], int]:
-        """Draws series as `generate`, and tells how many came out unusable and were replaced."""
+        """Draws series as `generate`, and counts those that came out unusable and were replaced."""
         if count < 1 or length < 2:
             raise DataError(f"count {count} must be at least 1, and length {length} at least 2")
         values = np.empty((count, length), np.float32)

@@ -10,29 +10,20 @@ from timemoe_jax.data.generators.generator import Generator, Rng
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
-# Windows with missing or infinite values, or of zeros only, are passed over; so many in a row
-# that a source with more than a trace of usable ones is never given up.
+# Windows with missing or infinite values, or of zeros only, are skipped: at most so many in a row,
+# that a source with more than a trace of usable ones always gives one.
 _ATTEMPTS = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class TSMixup(Generator):
-    """Mixes up to `most` windows of a source, each scaled by its mean absolute value.
-
-    Attributes:
-      source: series in any units; those shorter than what is asked for are never chosen.
-      most: the most windows of a mixture; their number is drawn evenly from 1 on.
-      concentration: alpha of the symmetric Dirichlet law of the weights.
-
-    Raises:
-      DataError: the source has no series, or `most` or `concentration` is not positive.
-    """
+    """Mixes up to `most` windows of a source, each scaled by its mean absolute value."""
 
     citation: ClassVar[str] = "TSMixup, Chronos (arXiv 2403.07815, section 4.1)"
 
-    source: SequenceSource
-    most: int = 3
-    concentration: float = 1.5
+    source: SequenceSource  # in any units; too short series are never chosen
+    most: int = 3  # the most windows of a mixture; their number is drawn evenly from 1 on
+    concentration: float = 1.5  # alpha of the symmetric Dirichlet law of the weights
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +64,7 @@ class TSMixup(Generator):
         )
 
     def parameters(self) -> dict[str, Any]:
-        """Every parameter by name; of the source, how many series and points it has."""
+        """Every parameter by name; for the source, how many series and points it has."""
         points = int(self.source.lengths.sum())
         return {
             "source": {"sequences": len(self.source), "points": points},

@@ -1,9 +1,9 @@
 """The families of generated series by name, and how a choice of them is written."""
 
 import difflib
-import math
 from collections.abc import Mapping
 
+from timemoe_jax.data.config import parse_weights
 from timemoe_jax.data.generators.families.arima import Arima
 from timemoe_jax.data.generators.families.calendar_effects import CalendarEffects
 from timemoe_jax.data.generators.families.causal_graph import CausalGraph
@@ -19,7 +19,7 @@ from timemoe_jax.data.generators.families.volatility import Volatility
 from timemoe_jax.data.generators.generator import Generator
 from timemoe_jax.data.generators.mixup import TSMixup
 from timemoe_jax.data.series_source import SequenceSource
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import ConfigError, DataError
 
 FAMILIES: Mapping[str, type[Generator]] = {
     "gaussian_process": GaussianProcess,
@@ -39,11 +39,7 @@ MIXUP = "tsmixup"  # takes part where there are real series to mix
 
 
 def make_generator(name: str, source: SequenceSource | None = None) -> Generator:
-    """Makes a family with its default parameters.
-
-    Args:
-      name: one of FAMILIES, or "tsmixup".
-      source: the real series that tsmixup mixes.
+    """Makes a family of FAMILIES, or "tsmixup" of a source of real series, with its defaults.
 
     Raises:
       DataError: there is no such family, or tsmixup has no source.
@@ -61,27 +57,16 @@ def make_generator(name: str, source: SequenceSource | None = None) -> Generator
 
 
 def parse_families(text: str) -> dict[str, float]:
-    """Reads a choice of families: `arima,chaos:2`, a weight after a colon, 1 without one.
+    """Reads a choice of families such as `arima,chaos:2`: the weight of each, 1 where none stands.
 
-    Returns:
-      the weight of each family in the order given; of all in FAMILIES, equally, if text is empty.
+    An empty text chooses all of FAMILIES equally.
 
     Raises:
-      DataError: a family is named twice or with nothing, or a weight is no positive number.
+      DataError: a family is named twice, or a weight is not a positive number.
     """
-    if not text.strip():
-        return dict.fromkeys(FAMILIES, 1.0)
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, colon, number = (piece.strip() for piece in part.partition(":"))
-        try:
-            weight = float(number) if colon else 1.0
-        except ValueError:
-            weight = math.nan
-        if not name or name in weights or not (math.isfinite(weight) and weight > 0):
-            raise DataError(
-                f"families {text!r}: {part.strip()!r} must be a family, named once, with a "
-                "positive weight after a colon if any, such as arima:2"
-            )
-        weights[name] = weight
-    return weights
+    must_be = "a family, with a positive weight after a colon if any, such as arima:2"
+    try:
+        weights = parse_weights(text, "families", must_be, default=1.0, positive=True)
+    except ConfigError as error:
+        raise DataError(str(error)) from None
+    return weights or dict.fromkeys(FAMILIES, 1.0)

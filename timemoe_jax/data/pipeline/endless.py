@@ -1,4 +1,4 @@
-"""Generated series beside real ones: windows without end, whose memory does not grow."""
+"""Endless windows of generated series, and how they are joined with those of real ones."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,17 @@ from jaxtyping import Int64
 from timemoe_jax.data.pipeline.windows import Extent, Index, Windows
 from timemoe_jax.errors import DataError
 
-# More than any run takes; each is a function of its number.
+# More than any run takes. Each series is a function of its number, so they need no memory.
 NUM_SERIES = 1 << 40
 
 
 class EndlessIndex:
-    """Where windows lie in series that are as long as one window: window i is series i.
-
-    Attributes:
-      num_sequences: how many series there are.
-      skipped_sequences: 0.
-      uncovered_points: 0.
-      padded_points: 0.
+    """An `Index` of series that are each as long as one window: window i is series i.
 
     Args:
       length: the number of inputs of a window.
       num_sequences: how many series there are.
-      future: the number of points after the inputs; the series have as many as both together.
+      future: the number of points after the inputs; every series has `length + future` points.
     """
 
     skipped_sequences = uncovered_points = padded_points = 0
@@ -37,7 +31,7 @@ class EndlessIndex:
         return self.num_sequences
 
     def extent(self, first: int, stop: int) -> Extent:
-        """What series `first` to `stop` come to."""
+        """The extent of series `first` to `stop`."""
         return Extent(first, stop, (stop - first) * self.size)
 
     def locate(
@@ -52,18 +46,10 @@ class EndlessIndex:
 
 
 class JoinedIndex:
-    """Several indices as one: windows and series of one follow those of the one before.
-
-    Attributes:
-      length: the number of inputs of a window.
-      size: the number of its points.
-      num_sequences, skipped_sequences, uncovered_points, padded_points: of all of them.
-
-    Args:
-      indices: of windows of one length.
+    """Several indices as one `Index`: windows and series of one follow those of the one before.
 
     Raises:
-      DataError: their lengths differ.
+      DataError: the lengths of their windows differ.
     """
 
     def __init__(self, indices: Sequence[Index]):
@@ -84,25 +70,21 @@ class JoinedIndex:
         return sum(len(index) for index in self._indices)
 
     def extent(self, first: int, stop: int) -> Extent:
-        """What series `first` to `stop` come to, which must be of one of the indices."""
+        """The extent of series `first` to `stop`, which must be of one of the indices."""
         windows = 0
         for index in self._indices:
             if stop <= index.num_sequences:
-                found = index.extent(first, stop)
-                return Extent(found.first + windows, found.stop + windows, found.points)
+                extent = index.extent(first, stop)
+                return Extent(extent.first + windows, extent.stop + windows, extent.points)
             first, stop = first - index.num_sequences, stop - index.num_sequences
             windows += len(index)
         raise DataError(f"series are asked for {stop} beyond the {self.num_sequences} there are")
 
 
-class JoinedWindows:
-    """Random access to the windows of several sources, those of one after those of another.
+class JoinedWindows(Windows):
+    """The windows of several sources, one after the other; `source` is the first of them.
 
-    Attributes:
-      source: of the first of them.
-
-    Args:
-      windows: what to join; their batches must hold arrays of the same names.
+    The batches of all sources must hold arrays of the same names.
     """
 
     def __init__(self, windows: Sequence[Windows]):
@@ -110,11 +92,8 @@ class JoinedWindows:
         self.source = windows[0].source
         self.index = JoinedIndex([part.index for part in windows])
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows, one beside the other; an empty one for -1."""
+        """As `Windows.batch`."""
         joined: dict[str, np.ndarray] = {}
         first = first_sequence = 0
         for part in self._windows:

@@ -1,12 +1,10 @@
 """Windows of several aligned series, for models that read them together."""
 
-from typing import Any, SupportsIndex
-
 import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
-from timemoe_jax.data.pipeline.windows import Extent, WindowIndex, item_of
+from timemoe_jax.data.pipeline.windows import Extent, WindowIndex, Windows
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -80,7 +78,7 @@ class JointIndex:
         return self._first[pieces], self._sizes[pieces], starts
 
 
-class JointWindows:
+class JointWindows(Windows):
     """Random access to windows of aligned series, each z-scored by its whole series.
 
     Item i is {"values": float32 [C, size], "mask": bool [C, size], "sequence": int64 [C]}; a
@@ -91,15 +89,11 @@ class JointWindows:
       index: of its groups.
     """
 
+    index: JointIndex
+
     def __init__(self, source: SequenceSource, index: JointIndex):
         self.source, self.index = source, index
         self._series = StandardizedSeries(source)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return item_of(self, i)
 
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
         """Some of the windows; an empty one for -1: "values", "mask" [B, C, size], "sequence"."""

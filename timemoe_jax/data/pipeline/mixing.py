@@ -1,7 +1,7 @@
-"""Mixing sources: how often each is drawn from.
+"""How often a run draws from each source.
 
-A share is one of the points trained on. Within a source every window comes once in an epoch of that
-source, so that its points are drawn evenly; `order` says which draw gives which window.
+A share is a part of the points trained on. Within a source, every window comes once in an epoch of
+that source, so its points are drawn evenly; `order` says which draw takes which window.
 """
 
 import dataclasses
@@ -17,34 +17,27 @@ from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.pipeline.windows import Extent, Index
 from timemoe_jax.errors import DataError
 
-# Without a limit on epochs, the draws after which the pattern of sources begins anew.
+# Without a limit on epochs, the pattern of sources repeats after so many draws.
 _CYCLE = 1 << 30
-# Shown one by one in a summary; beyond, domains are.
+# The most names that a summary or an error lists.
 _FEW = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """What a run draws from where.
+    """The plan of how often a run draws from each source."""
 
-    Attributes:
-      parts: the sources.
-      extents: the windows of each.
-      counts: of every `sum(counts)` draws, how many are of each source; None draws from all
-        windows as one pool.
-      draws: the windows that the run takes.
-      policy: `data.mixing`, and how a limit on epochs changed it.
-    """
-
-    parts: tuple[SourcePart, ...]
-    extents: tuple[Extent, ...]
+    parts: tuple[SourcePart, ...]  # the sources
+    extents: tuple[Extent, ...]  # the windows of each
+    # how many of every `sum(counts)` draws are of each source; None draws from all windows as one
+    # pool
     counts: tuple[int, ...] | None
-    draws: int
-    policy: str
+    draws: int  # the windows that the run takes
+    policy: str  # `data.mixing`, and how a limit on epochs changed it
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The domains in alphabetical order; of a single one, its sources."""
+        """The domains in alphabetical order, or the sources where there is only one domain."""
         return tuple(sorted(set(self._label_of_parts)))
 
     @functools.cached_property
@@ -62,7 +55,7 @@ class Mixture:
         return {label for label, part in labels if part.endless}
 
     def epochs(self) -> Float[np.ndarray, " parts"]:
-        """How often each source is gone through in the run."""
+        """How many epochs of each source the run takes."""
         windows = np.array([len(extent) for extent in self.extents], float)
         counts = windows if self.counts is None else np.array(self.counts, float)
         return self.draws * counts / np.sum(counts) / np.maximum(windows, 1)
@@ -70,25 +63,23 @@ class Mixture:
     def shares(self) -> dict[str, float]:
         """The planned share of the points trained on, by label."""
         points = self.epochs() * [extent.points for extent in self.extents]
-        found = dict.fromkeys(self.labels, 0.0)
+        shares = dict.fromkeys(self.labels, 0.0)
         for label, share in zip(self._label_of_parts, points / np.sum(points), strict=True):
-            found[label] += float(share)
-        return found
+            shares[label] += float(share)
+        return shares
 
     def count(
         self, sequence: Int64[np.ndarray, "B *S"], mask: Bool[np.ndarray, "B *C S"]
     ) -> Float[np.ndarray, " labels"]:
-        """How many points of a batch are of each label.
+        """Counts the observed points of a batch by label.
 
-        Args:
-          sequence: the series of each row [B] or variate [B, C], or of each point [B, S]; below 0
-            where there is none.
-          mask: True where a point was observed.
+        `sequence` is the series of each row [B] or variate [B, C], or of each point [B, S], and
+        below 0 where there is none.
         """
         if sequence.ndim < mask.ndim:
             ids, points = sequence.ravel(), np.count_nonzero(mask, axis=-1).ravel()
         else:
-            # Points of a series are neighbours: one search for each piece.
+            # Points of a series are neighbors: one search for each piece.
             flat = sequence.ravel()
             begins = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
             ids, points = flat[begins], np.add.reduceat(mask.ravel(), begins, dtype=np.int64)
@@ -118,19 +109,14 @@ class Mixture:
 def plan_mixture(
     parts: Sequence[SourcePart], index: Index, config: DataConfig, draws: int
 ) -> Mixture:
-    """Decides how often each source is drawn from.
+    """Decides how often a run of so many draws, its updates times its batch size, uses each source.
 
-    Args:
-      parts: the sources.
-      index: of their windows; one that packs needs the sources as its groups.
-      config: `mixing` and what belongs to it.
-      draws: the windows that the run takes: its updates times its batch size. Where a source would
-        be gone through more often than `max_epochs_per_source`, it is drawn from that often over
-        the run, and the others more in the proportion of their weights.
+    A source that would go beyond `max_epochs_per_source` gives exactly so many epochs, and the
+    others more, in proportion to their weights. A packed index needs the sources as its groups.
 
     Raises:
-      DataError: a weight is of no source or a source without a weight, or the limit on epochs
-        leaves too few windows.
+      DataError: a weight is of no source, a source has no weight, or the limit on epochs leaves too
+        few windows.
     """
     extents = tuple(index.extent(part.first, part.stop) for part in parts)
     windows = np.array([len(extent) for extent in extents], float)
@@ -165,22 +151,28 @@ def plan_mixture(
 def _weights(
     parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], config: DataConfig
 ) -> Float[np.ndarray, " parts"]:
-    """The share of the points that each source is to have, up to a factor."""
+    """The share of the points that each source should have, up to a common factor."""
     endless = np.array([part.endless for part in parts])
     if endless.any():
         weights = np.zeros(len(parts))
         real = [part for part in parts if not part.endless]
         weights[~endless] = _weights(real, points[~endless], config) if real else 0.0
         share, total = config.synthetic_share, np.sum(weights)
-        # Of a run on generated series alone they are all.
+        # Without real series, generated ones are all that a run draws.
         weights[endless] = (share / (1 - share) * total if real else 1.0) / np.sum(endless)
         return weights
     if config.mixing == "points":
         return points
     if config.mixing == "power":
         return np.where(points > 0, points**config.mixing_power, 0.0)
-    given = parse_mixing_weights(config.mixing_weights)
-    # A source that is named by itself is no part of what its domain's weight is shared among.
+    return _fixed_weights(parts, points, parse_mixing_weights(config.mixing_weights))
+
+
+def _fixed_weights(
+    parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], given: dict[str, float]
+) -> Float[np.ndarray, " parts"]:
+    """The weights of `data.mixing_weights`, divided among a domain's sources by their points."""
+    # A source that is named itself has no share in the weight of its domain.
     entries = [part.label if part.label in given else part.domain for part in parts]
     without = [p.label for p, entry in zip(parts, entries, strict=True) if entry not in given]
     if without:
@@ -193,7 +185,7 @@ def _weights(
         if entry not in entries:
             known = sorted({*(part.domain for part in parts), *(part.label for part in parts)})
             raise DataError(
-                f"mixing_weights names {entry!r}, of which there is no source left to weigh; "
+                f"mixing_weights names {entry!r}, but no source is left for it; "
                 f"there are {', '.join(known[: 2 * _FEW])}"
             )
         if weight > 0 and total == 0:
@@ -207,7 +199,7 @@ def _weights(
 def _fill(
     rates: Float[np.ndarray, " parts"], limits: Float[np.ndarray, " parts"], total: int
 ) -> tuple[Float[np.ndarray, " parts"], Bool[np.ndarray, " parts"]]:
-    """Shares out a total in proportion to the rates, none above its limit; and who reached it."""
+    """Divides a total by the rates, none above its limit; returns also which reached the limit."""
     full = np.zeros(len(rates), bool)
     while True:
         free = np.where(full, 0.0, rates)
@@ -221,7 +213,7 @@ def _fill(
 
 
 def _whole(wanted: Float[np.ndarray, " parts"], total: int) -> tuple[int, ...]:
-    """Whole numbers of a given sum, each within one of what is wanted."""
+    """Rounds to whole numbers of a given sum, each within one of its number."""
     counts = np.floor(wanted).astype(np.int64)
     missing = total - int(np.sum(counts))
     largest = np.argsort(counts - wanted, kind="stable")[:missing]
@@ -230,12 +222,7 @@ def _whole(wanted: Float[np.ndarray, " parts"], total: int) -> tuple[int, ...]:
 
 
 def share_metrics(labels: Sequence[str], points: Float[np.ndarray, " labels"]) -> Mapping[str, Any]:
-    """The realised share of each label for the log; nothing where there is one label or no point.
-
-    Args:
-      labels: those of the mixture.
-      points: the points of each.
-    """
+    """The realized share of each label, for the log; empty with one label or without any point."""
     total = float(np.sum(points))
     if len(labels) < 2 or total == 0:
         return {}

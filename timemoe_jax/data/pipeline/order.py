@@ -1,7 +1,7 @@
-"""In which order windows are drawn: draw i is computed from i, the seed and the plan alone.
+"""The order in which windows are drawn: draw i is computed from i, the seed and the plan alone.
 
 Nothing keeps a position, so a run can begin at any draw, and any process can make any of them.
-Draws are computed many at once: each costs a fraction of a microsecond.
+Draws are computed many at once, each in a fraction of a microsecond.
 """
 
 from collections.abc import Sequence
@@ -12,26 +12,23 @@ from jaxtyping import Int64, Shaped, UInt64
 
 from timemoe_jax.data.pipeline.mixing import Mixture
 
-# Draws among which the order is shuffled: sources would come in a fixed pattern otherwise, and one
-# process of several could see nothing but one of them.
+# The order is shuffled among so many draws. Otherwise sources would come in a fixed pattern, and
+# one of several processes could see nothing but one source.
 BLOCK = 256
 _ROUNDS = 6
 
 
 class Order(Protocol):
-    """Which window each draw is of."""
+    """Which window each draw takes."""
 
     def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The windows of some draws; -1 where there is none left."""
 
 
 class PoolOrder:
-    """Every window once in an epoch.
+    """Draws every window once in an epoch: in order, or in another order each epoch with a seed.
 
-    Args:
-      num_windows: how many there are.
-      seed: of the order, from 0 to 2**32 - 1; None leaves the windows in order.
-      repeat: whether there is another epoch, in another order, after the first.
+    With `repeat`, epochs follow one another without end. The seed is from 0 to 2**32 - 1.
     """
 
     def __init__(self, num_windows: int, seed: int | None, repeat: bool):
@@ -49,13 +46,11 @@ class PoolOrder:
 
 
 class MixedOrder:
-    """The draws of a mixture, without end.
+    """The draws of a mixture whose plan has counts, without end.
 
-    Args:
-      mixture: a plan with counts.
-      seed: of the order, from 0 to 2**32 - 1; None takes the windows of a source in order, and
-        sources in a fixed pattern. Else the windows of a source come in another order each epoch,
-        those of generated series in their own, and sources are mixed within short stretches.
+    Without a seed, the windows of a source come in order, and sources in a fixed pattern. With one,
+    from 0 to 2**32 - 1, sources are mixed within short stretches, and the windows of each come in
+    another order each epoch, except those of generated series, which keep theirs.
     """
 
     def __init__(self, mixture: Mixture, seed: int | None):
@@ -64,7 +59,7 @@ class MixedOrder:
         self._firsts = np.array([extent.first for extent in mixture.extents], np.int64)
         self._lengths = np.array([len(extent) for extent in mixture.extents], np.int64)
         self._endless = np.array([part.endless for part in mixture.parts])
-        # One for the blocks, and one for each source.
+        # One seed for the blocks, and one for each source.
         self._seeds = None if seed is None else _seeds(seed, 1 + len(mixture.parts))
 
     def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -81,7 +76,7 @@ class MixedOrder:
         return self._firsts[parts] + within
 
     def _shuffled(self, draws: Int64[np.ndarray, " n"], seed: np.uint64) -> Int64[np.ndarray, " n"]:
-        """Moves draws within their blocks; no block reaches beyond a cycle."""
+        """Permutes draws within their blocks; no block reaches beyond a cycle."""
         cycle = self._schedule.cycle
         turns, k = np.divmod(draws, cycle)
         blocks, within = np.divmod(k, BLOCK)
@@ -91,20 +86,17 @@ class MixedOrder:
 
 
 class Schedule:
-    """Which source each draw is of: of every `sum(counts)` draws `counts` of each, evenly spread.
+    """The source of each draw: among `sum(counts)` draws, `counts` of each source, evenly spread.
 
-    A tree of sources is split in two again and again; of the first k draws that reach a node,
-    floor(k * a / (a + b)) go to its left half, whose counts are a in all, and the others to its
-    right, whose counts are b. So the first k draws hold as many of each source as its share says,
-    within the depth of the tree, and after a whole cycle exactly as many.
-
-    Args:
-      counts: of each source; above 0 in all.
+    The sources are the leaves of a binary tree. Of the first k draws that reach a node,
+    floor(k * a / (a + b)) go to its left half, whose counts sum to a, and the others to its right
+    half, whose counts sum to b. So the first k draws hold each source's share to within the depth
+    of the tree, and a whole cycle holds it exactly. The sum of the counts must be above 0.
     """
 
     def __init__(self, counts: Sequence[int]):
         self.cycle = sum(counts)  # the draws after which it begins anew
-        # Products of two numbers of a cycle must not overflow: beyond, Python's whole numbers.
+        # Products of two numbers of a cycle must not overflow: long cycles use Python's integers.
         self._dtype: Any = np.int64 if self.cycle < 1 << 31 else object
         self._counts = np.array(counts, self._dtype)
         self._before = np.cumsum([0, *self._counts], dtype=self._dtype)
@@ -118,7 +110,7 @@ class Schedule:
         low = np.zeros(len(draws), np.int64)
         high = np.full(len(draws), len(self._counts), np.int64)
         for _ in range((len(self._counts) - 1).bit_length()):
-            # At a leaf the middle is its own place: it stays there.
+            # At a leaf the middle is the leaf itself, so a draw stays there.
             middle = (low + high) // 2
             left = self._before[middle] - self._before[low]
             both = self._before[high] - self._before[low]
@@ -132,15 +124,11 @@ class Schedule:
 def permuted(
     i: Int64[np.ndarray, " n"], size: Int64[np.ndarray, " n"], seed: UInt64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
-    """Where permutations take some numbers, in constant memory.
+    """Maps each i, from 0 to size - 1, by a permutation of its size and seed, in constant memory.
 
-    A Feistel network over the bits of the size, repeated while it leads beyond the size (Black
-    and Rogaway 2002, doi 10.1007/3-540-45760-7_9).
-
-    Args:
-      i: each from 0 to size - 1.
-      size: of each number's permutation, from 1 to 2**53.
-      seed: of each number's permutation.
+    This is a Feistel network over the bits of the size, repeated while it leads beyond the size
+    (Black and Rogaway 2002, doi 10.1007/3-540-45760-7_9). A size is from 1 to 2**53. Grain's
+    shuffle permutes one index at a time, and is too slow for the thousands that are needed here.
     """
     # The exponent of a float is the number of bits of a whole number.
     bits = np.frexp((size - 1).astype(np.float64))[1].astype(np.uint64)
@@ -164,7 +152,7 @@ def permuted(
 
 
 def _hashed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """64 bits from 64 bits: a step of SplitMix (doi 10.1145/2660193.2660195)."""
+    """Hashes 64 bits to 64 bits by a step of SplitMix (doi 10.1145/2660193.2660195)."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -172,5 +160,5 @@ def _hashed(value: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
 
 
 def _seeds(seed: int, count: int) -> Shaped[np.ndarray, " count"]:
-    """Seeds of their own for several purposes."""
+    """Independent seeds for several purposes."""
     return np.random.SeedSequence(seed).generate_state(count).astype(np.uint64)

@@ -1,18 +1,18 @@
 """Windows of a fixed length into which series are packed, one after the other.
 
-Series are laid end to end in a seeded order and cut at the length, as the published training code
-does. Nothing is padded but the end of the last window, and a window is found by a search: memory
-grows with the series, not with the windows.
+Series lie end to end in a seeded order and are cut at the length, as in the published training
+code. Only the end of the last window is padded. A search finds a window, so memory grows with the
+series, not with the windows.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, SupportsIndex
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
-from timemoe_jax.data.pipeline.windows import Extent, Index, check_made_for, item_of
+from timemoe_jax.data.pipeline.windows import Extent, Index, Windows, check_made_for
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -21,28 +21,17 @@ class Packing(Index, Protocol):
     """An index whose windows hold pieces of several series."""
 
     def pieces(self, i: int) -> list[tuple[int, int, int]]:
-        """The pieces of window `i` in order: series, its first point there, that after its last."""
+        """The pieces of window `i` in order: a series, its first point, that after its last."""
 
 
 class PackedIndex:
-    """Which pieces of series a window of `length + 1` points holds: inputs w[:-1], targets w[1:].
+    """An `Index` of windows of `length + 1` points: inputs w[:-1], targets w[1:].
 
-    Neighbouring windows share one point, the last target of one and the first input of the other,
-    so that in an epoch each point of a series but its first is the next point exactly once. A
-    series of fewer than two points is in no window.
-
-    Attributes:
-      num_sequences: how many series it was made for.
-      skipped_sequences: how many series have fewer than two points.
-      uncovered_points: how many points are in no window: those of skipped series.
-      padded_points: how many points of the windows are none of a series.
-
-    Args:
-      lengths: the number of points of each series [num_sequences].
-      length: the number of inputs of a window.
-      seed: of the order of the series; None leaves it as it is.
-      groups: how many of the series, one after the other, make up each group; a window is of one
-        group. By default there is one.
+    Neighboring windows share one point, the last target of one and the first input of the next, so
+    in an epoch each point of a series but its first is a target exactly once. A series of fewer
+    than two points is in no window, and only its points are uncovered. The seed decides on the
+    order of the series; None leaves it as it is. `groups` says how many consecutive series make up
+    each group, by default one of all: every window is of one group.
 
     Raises:
       DataError: `length` is less than one, or the groups are not all of the series.
@@ -72,7 +61,7 @@ class PackedIndex:
         self.padded_points = len(self) * (length + 1) - self.extent(0, len(lengths)).points
 
     def _lay_out(self, seed: int | None) -> None:
-        """Places the series of each group one after the other, from where a window begins."""
+        """Places the series of each group one after the other, from the start of a window."""
         rng = None if seed is None else np.random.default_rng(seed)
         small = self.num_sequences <= np.iinfo(np.uint32).max
         kind = np.uint32 if small else np.int64
@@ -101,15 +90,11 @@ class PackedIndex:
         return int(self._windows[-1])
 
     def extent(self, first: int, stop: int) -> Extent:
-        """What series `first` to `stop` come to, which must be one or more whole groups.
-
-        Raises:
-          DataError: they are not.
-        """
+        """The extent of series `first` to `stop`, which must be one or more whole groups."""
         bounds = np.concatenate([np.zeros(1, np.int64), self._group_stops])
         if first > stop or first not in bounds or stop not in bounds:
             raise DataError(
-                f"series {first} to {stop} are no groups of the index; groups end at "
+                f"series {first} to {stop} are not whole groups of the index; groups end at "
                 f"{self._group_stops.tolist()}"
             )
         a, b = int(np.searchsorted(bounds, first)), int(np.searchsorted(bounds, stop, "right")) - 1
@@ -117,11 +102,7 @@ class PackedIndex:
         return Extent(int(self._windows[a]), int(self._windows[b]), points)
 
     def pieces(self, i: int) -> list[tuple[int, int, int]]:
-        """The pieces of window `i` in order: series, its first point there, that after its last.
-
-        Raises:
-          IndexError: there is no such window.
-        """
+        """As `Packing.pieces`; raises an IndexError if there is no such window."""
         if not 0 <= i < len(self):
             raise IndexError(f"window {i} asked of {len(self)}")
         begin, end = i * self.length, (i + 1) * self.length + 1
@@ -137,23 +118,22 @@ class PackedIndex:
         return list(zip(sequences.tolist(), firsts.tolist(), stops.tolist(), strict=True))
 
 
-class PackedSource:
+class PackedSource(Windows):
     """Random access to packed windows, each series z-scored by the statistics of its whole.
 
     Item i is {"values": float32 [length + 1], "mask": bool [length + 1], "sequence": int64
-    [length + 1], "segments": int32 [length + 1]}: values and mask as those of a `WindowSource`;
-    the series of each point, -1 for padding; and the number of its piece in the window, counted
-    from 1, 0 for padding.
+    [length + 1], "segments": int32 [length + 1]}: values and mask as in a `WindowSource`; the
+    series of each point, -1 for padding; and the number of its piece in the window, from 1, or 0
+    for padding.
 
-    Args:
-      source: the series.
-      index: made of `source.lengths`.
-      bleeds: leave the segments out, so that attention and targets cross from one series to the
-        next, as in the published training code.
+    The index must be made of `source.lengths`. With `bleeds` there are no segments: attention and
+    targets cross from one series to the next, as in the published training code.
 
     Raises:
       DataError: the index was made for another number of series.
     """
+
+    index: Packing
 
     def __init__(self, source: SequenceSource, index: Packing, bleeds: bool = False):
         check_made_for(index, source)
@@ -162,14 +142,8 @@ class PackedSource:
         self._bleeds = bleeds
         self._series = StandardizedSeries(source)
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return item_of(self, i)
-
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows, one beside the other; an empty one for -1."""
+        """As `Windows.batch`."""
         shape = (len(numbers), self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sequences, segments = np.full(shape, -1, np.int64), np.zeros(shape, np.int32)

@@ -1,8 +1,8 @@
-"""Windows of series taken for ones of another sampling rate: more periods than the data has.
+"""Windows of series read at several sampling rates, which show more periods than the data has.
 
-A corpus of hourly series knows a day of 24 points; averaged over four points or read with three
-more between every two, the same series know days of 6 and of 96. Small models gain by such variety
-(arXiv 2401.03955, diverse resolution sampling).
+A corpus of hourly series knows a day of 24 points. Averaged over four points, or read with three
+more between every two, the same series know days of 6 and of 96 points. Small models gain by such
+variety (arXiv 2401.03955, diverse resolution sampling).
 """
 
 from fractions import Fraction
@@ -18,16 +18,11 @@ from timemoe_jax.errors import DataError
 class ResampledWindows(WindowSource):
     """Windows that each read their series at one of several rates, z-scored by the whole series.
 
-    Which rate a window has depends on the seed and its number alone. A window begins where that of
-    the index does; where it would end beyond its series at a rate above 1, it takes the largest of
-    the rates at which it does not, and 1 at the worst. A mean over points of which one is missing
-    is of the others; a point read between two of which one is missing is missing.
-
-    Args:
-      source: the series.
-      index: of the windows, made of `source.lengths`.
-      resolutions: the rates with their weights: see `run_config.parse_resolutions`.
-      seed: of the choice of rates.
+    `resolutions` gives the rates with their weights, as `data.config.parse_resolutions` reads them.
+    The rate of a window depends on the seed and its number alone. A window begins where that of the
+    index does. Where it would end beyond its series at a rate above 1, it takes the largest rate at
+    which it does not, or else 1. A mean over points of which some are missing is that of the
+    others; a point read between two of which one is missing is missing.
 
     Raises:
       DataError: the index was made for another number of series, or there is no rate.
@@ -49,11 +44,7 @@ class ResampledWindows(WindowSource):
         self._seed = seed
 
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows, one beside the other; an empty one for -1.
-
-        Returns:
-          "values" and "mask" [B, size], "sequence" [B].
-        """
+        """As `WindowSource.batch`."""
         batch, rows, starts = self._empty(numbers)
         values, mask, sequence = batch["values"], batch["mask"], batch["sequence"]
         for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
@@ -64,7 +55,7 @@ class ResampledWindows(WindowSource):
         return batch
 
     def _rate(self, number: int, rest: int) -> Fraction:
-        """That of a window whose series has `rest` points from its start on."""
+        """The rate of a window whose series has `rest` points from its start on."""
         drawn = np.random.default_rng([self._seed, number]).random()
         rate = self._rates[int(np.searchsorted(self._bounds, drawn, "right"))]
         size = self.index.size
@@ -76,10 +67,10 @@ class ResampledWindows(WindowSource):
     def _read(
         self, sequence: int, start: int, rest: int, rate: Fraction
     ) -> tuple[Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-        """At most `size` points at a rate, from a start on, z-scored; 0 where one is missing."""
+        """Reads at most `size` points at a rate, z-scored; 0 where one is missing."""
         coarser, finer = rate.numerator, rate.denominator
         size = self.index.size
-        # Of `finer` points to each, the last needs one more to lie before.
+        # The last point read between two others needs the stored point after it, too.
         wanted = size * coarser if finer == 1 else (size - 1) // finer + 2
         count = min(wanted, rest)
         values, mask = np.zeros(count, np.float32), np.zeros(count, bool)
@@ -94,7 +85,7 @@ class ResampledWindows(WindowSource):
 def _means(
     values: Float32[np.ndarray, " n"], mask: Bool[np.ndarray, " n"], factor: int
 ) -> tuple[Float32[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """Of every `factor` points the mean of those that are there."""
+    """The mean of every `factor` points, without the missing ones."""
     whole = len(values) // factor * factor
     known = mask[:whole].reshape(-1, factor).sum(axis=1)
     # Missing values are 0, so that a sum leaves them out.
@@ -105,7 +96,7 @@ def _means(
 def _between(
     values: Float32[np.ndarray, " n"], mask: Bool[np.ndarray, " n"], factor: int, size: int
 ) -> tuple[Float32[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """The points, and `factor` - 1 more on the line to each next one; at most `size`."""
+    """At most `size` points: those given, and `factor` - 1 more on the line to each next one."""
     if len(values) < 2:
         return values, mask
     position = np.arange(min(size, (len(values) - 1) * factor + 1))

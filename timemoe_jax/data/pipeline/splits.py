@@ -1,4 +1,4 @@
-"""Which series are held out from training."""
+"""Chooses the series that are held out from training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,7 @@ from timemoe_jax.errors import DataError
 def subset_parts(
     parts: Sequence[SourcePart], ids: Int64[np.ndarray, " num_sequences"]
 ) -> list[SourcePart]:
-    """The parts of a `SubsetSource` of a source.
-
-    Args:
-      parts: those of the source.
-      ids: the series that are kept, ascending.
-    """
+    """The parts of a `SubsetSource` that keeps the series `ids`, ascending, of a source."""
     stops = np.searchsorted(ids, [part.stop for part in parts]).tolist()
     return [
         dataclasses.replace(part, first=first, stop=stop)
@@ -29,11 +24,7 @@ def subset_parts(
 def split_sources(
     parts: Sequence[SourcePart], names: str
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
-    """Holds whole sources out from training.
-
-    Args:
-      parts: the sources.
-      names: those to hold out, "domain/source" with commas between.
+    """Holds out the sources named "domain/source", with commas between.
 
     Returns:
       the series to train on and those to hold out, ascending.
@@ -45,7 +36,7 @@ def split_sources(
     known = {part.label for part in parts}
     if unknown := sorted(wanted - known):
         raise DataError(
-            f"validation_sources names {', '.join(unknown)}, which is none of the sources: "
+            f"validation_sources names {', '.join(unknown)}, but the sources are: "
             f"{', '.join(sorted(known))}"
         )
     held_out = np.zeros(parts[-1].stop if parts else 0, bool)
@@ -59,16 +50,10 @@ def split_sources(
 def split_sequences(
     num_sequences: int, fraction: float, seed: int
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
-    """Chooses whole series to hold out from training.
-
-    Args:
-      num_sequences: how many there are.
-      fraction: the share to hold out, from 0 to less than 1; above 0 it holds out at least one,
-        and it always leaves at least one.
-      seed: of the choice, at least 0.
+    """Holds out a fraction of the series: at least one if it is above 0, but never all.
 
     Returns:
-      the numbers of the series to train on, and of those held out, both ascending.
+      the series to train on and those to hold out, ascending.
 
     Raises:
       DataError: an argument is out of its range, or the only series would be held out.
@@ -82,8 +67,8 @@ def split_sequences(
         return np.arange(num_sequences, dtype=np.int64), np.zeros(0, np.int64)
     if num_sequences == 1:
         raise DataError(
-            f"a fraction {fraction} of one series cannot be held out, since whole series are; give "
-            "a fraction of 0, or other data to validate on"
+            f"a fraction of {fraction} holds out whole series, but there is only one; give a "
+            "fraction of 0, or other data to validate on"
         )
     held_out = min(max(1, round(fraction * num_sequences)), num_sequences - 1)
     order = np.random.default_rng(seed).permutation(num_sequences).astype(np.int64, copy=False)

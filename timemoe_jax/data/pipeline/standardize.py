@@ -1,4 +1,4 @@
-"""Series z-scored by the statistics of the whole series, which are kept."""
+"""Series z-scored by the statistics of the whole series, which are cached."""
 
 import math
 import threading
@@ -13,11 +13,11 @@ from timemoe_jax.data.series_source import SequenceSource
 # (25 bytes each).
 _CHUNK_POINTS = 1 << 15
 _CACHE_SLOTS = 1 << 20
-# Deviations, and means, of which float32 arithmetic neither overflows nor vanishes.
+# Between these, float32 arithmetic on deviations and means neither overflows nor vanishes.
 _SMALLEST, _LARGEST = 1e-30, 1e30
-# Deviations, relative to that of the whole series, below which a context says nothing of a scale.
+# Below this deviation, relative to that of the whole series, a context says nothing about scale.
 FLAT_CONTEXT = 1e-3
-# What of a deviation is lost in the rounding of float32.
+# The part of a deviation that float32 rounds away.
 _NEGLIGIBLE = 1e-8
 
 
@@ -33,13 +33,13 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
     """Computes the statistics of the finite values in float64, whatever their magnitude.
 
     A constant series has a standard deviation of exactly zero. Differences from the first value
-    are taken and scaled to at most one before they are squared, so that nothing overflows,
-    vanishes or cancels.
+    are scaled to at most one before they are squared, so that nothing overflows, vanishes or
+    cancels.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _quick_statistics(values) if values.size else None
-    if found is not None:
-        return found
+        quick = _quick_statistics(values) if values.size else None
+    if quick is not None:
+        return quick
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return Statistics(0, 0.0, 0.0)
@@ -55,7 +55,7 @@ def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
 
 
 def _quick_statistics(values: Float[np.ndarray, " T"]) -> Statistics | None:
-    """The same of values that are all finite and of usual magnitudes; else None."""
+    """As `statistics`, for finite values of usual magnitudes; None for others."""
     first = values.item(0)
     differences = np.subtract(values, first, dtype=np.float64)
     # NaN and infinity show in the sum; so does what is beyond float64.
@@ -69,7 +69,7 @@ def _quick_statistics(values: Float[np.ndarray, " T"]) -> Statistics | None:
 
 
 def _subtract(values: np.ndarray, mean: float) -> np.ndarray:
-    """values - mean, at the limit of float64 where it would lie beyond."""
+    """values - mean, clipped to the range of float64."""
     limit = np.finfo(np.float64).max
     with np.errstate(over="ignore"):
         return np.clip(values - mean, -limit, limit)
@@ -88,19 +88,15 @@ def _merge(a: Statistics, b: Statistics) -> Statistics:
 
 
 class StandardizedSeries:
-    """Parts of series, each z-scored by the statistics of its whole series, which are kept.
-
-    Args:
-      source: the series.
-    """
+    """Reads parts of series, each z-scored by the cached statistics of its whole series."""
 
     def __init__(self, source: SequenceSource):
         self.source = source
         self._make_cache()
 
     def _make_cache(self) -> None:
-        # A series has one place in the cache, its number modulo the size; up to that many series
-        # never compete.
+        # A series has one slot in the cache, its number modulo the size, so that as many series as
+        # there are slots never compete.
         self._slots = max(1, min(len(self.source), _CACHE_SLOTS))
         self._owners = np.full(self._slots, -1, np.int64)
         self._means, self._stds = np.zeros(self._slots), np.zeros(self._slots)
@@ -121,14 +117,10 @@ class StandardizedSeries:
         values: Float32[np.ndarray, " n"],
         mask: Bool[np.ndarray, " n"],
     ) -> None:
-        """Reads a part of a series, z-scored.
+        """Reads z-scored points of a series from `start` on into `values`, 0 where one is missing.
 
-        Args:
-          sequence: which series.
-          start: the first point.
-          values: takes as many points as it has room for, which must be there; 0 where one is
-            missing.
-          mask: takes whether each was observed.
+        `values` takes as many points as it has room for, which must exist; `mask` says which of
+        them were observed.
         """
         part, moments = self._part(sequence, start, start + len(values))
         standardize(part, moments, values, mask)
@@ -136,7 +128,7 @@ class StandardizedSeries:
     def _part(
         self, sequence: int, start: int, stop: int
     ) -> tuple[Float[np.ndarray, " _"], "Moments"]:
-        """Returns the points of a part as they are stored, with the moments of its series."""
+        """The points of a part as they are stored, with the moments of its series."""
         slot, moments = sequence % self._slots, None
         with self._lock:
             if self._owners.item(slot) == sequence:
@@ -156,10 +148,10 @@ class StandardizedSeries:
         moments = self._store(sequence, total, length)
         return self.source.read_stored(sequence, start, stop), moments
 
-    def _store(self, sequence: int, found: Statistics, length: int) -> "Moments":
+    def _store(self, sequence: int, of_series: Statistics, length: int) -> "Moments":
         # A NaN mean marks a series with too little to learn from.
-        mean = found.mean if found.observed >= 2 else float("nan")
-        moments = Moments(mean, found.std, found.observed == length)
+        mean = of_series.mean if of_series.observed >= 2 else float("nan")
+        moments = Moments(mean, of_series.std, of_series.observed == length)
         slot = sequence % self._slots
         with self._lock:
             self._owners[slot] = sequence
@@ -168,17 +160,11 @@ class StandardizedSeries:
 
 
 class Moments(NamedTuple):
-    """What a part of a series is standardised by.
+    """The moments by which a part of a series is standardized."""
 
-    Attributes:
-      mean: of the whole series; NaN for one that is to be masked throughout.
-      std: its population standard deviation; 0 for one that is only to be centred.
-      complete: whether all of its points are known to be finite.
-    """
-
-    mean: float
-    std: float
-    complete: bool
+    mean: float  # of the whole series; NaN masks it throughout
+    std: float  # its population standard deviation; 0 only centers it
+    complete: bool  # whether all of its points are known to be finite
 
 
 def standardize(
@@ -187,13 +173,10 @@ def standardize(
     values: Float32[np.ndarray, " n"],
     mask: Bool[np.ndarray, " n"],
 ) -> None:
-    """Standardises a part of a series by the moments of the whole.
+    """Standardizes a part of a series by the moments of the whole.
 
-    Args:
-      part: NaN or infinite where a point is missing.
-      moments: of the series.
-      values: takes the standardised values, 0 where one is missing.
-      mask: takes whether each was observed.
+    A point of `part` is missing where it is NaN or infinite. `values` takes the results, 0 where
+    one is missing, and `mask` says which were observed.
     """
     mean, std, complete = moments
     if math.isnan(mean):
@@ -205,8 +188,8 @@ def standardize(
         np.isfinite(part, out=mask)
     usual = std == 0.0 or _SMALLEST < std < _LARGEST
     if part.dtype == np.float32 and usual and abs(mean) < _LARGEST:
-        # In float32 as good as in float64: near the mean the first difference is exact, and the
-        # rest of the mean is taken off after it.
+        # As good in float32 as in float64: near the mean the first difference is exact, and the
+        # rest of the mean is subtracted after it.
         rounded = np.float32(mean)
         np.subtract(part, rounded, out=values)
         rest = mean - float(rounded)
@@ -215,7 +198,7 @@ def standardize(
         if std > 0.0:
             np.multiply(values, np.float32(1.0 / std), out=values)
     else:
-        centred = _subtract(np.where(mask, part, mean).astype(np.float64), mean)
-        values[:] = centred / std if std > 0.0 else centred
+        centered = _subtract(np.where(mask, part, mean).astype(np.float64), mean)
+        values[:] = centered / std if std > 0.0 else centered
     if not complete:
         values[~mask] = 0.0

@@ -1,5 +1,6 @@
-"""Windows of a fixed length over the series of a source, standardised and masked."""
+"""Windows of a fixed length over the series of a source, standardized and masked."""
 
+import abc
 import dataclasses
 from typing import Any, Protocol, SupportsIndex
 
@@ -16,12 +17,12 @@ _CHUNK_SEQUENCES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """What some neighbouring series of an index come to.
+    """Windows and points of a range of series.
 
     Attributes:
       first: their first window.
       stop: the window after their last.
-      points: the points in their windows, one in two windows twice, padding not.
+      points: the points in their windows, without padding; a point in two windows counts twice.
     """
 
     first: int
@@ -37,11 +38,11 @@ class Index(Protocol):
 
     Attributes:
       length: the number of inputs of a window.
-      size: the number of its points, those among them that are only aimed at.
+      size: the number of its points: the inputs, and the targets after them.
       num_sequences: how many series it was made for.
       skipped_sequences: how many series have fewer than two points.
-      uncovered_points: how many points are in no window, those of skipped series among them.
-      padded_points: how many points of the windows are none of a series.
+      uncovered_points: how many points are in no window, with those of skipped series.
+      padded_points: how many points of the windows belong to no series.
     """
 
     length: int
@@ -54,7 +55,7 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
     def extent(self, first: int, stop: int) -> Extent:
-        """What series `first` to `stop` come to, neighbours that share no window with others."""
+        """The extent of series `first` to `stop`, which share no window with other series."""
 
 
 class Locator(Index, Protocol):
@@ -66,42 +67,36 @@ class Locator(Index, Protocol):
         """The number of each window's series, and its first point there."""
 
 
-class Windows(Protocol):
-    """Random access to windows: dictionaries of arrays, the same shapes for each."""
+class Windows(abc.ABC):
+    """Random access to windows: dictionaries of arrays, of the same shapes for each.
+
+    Attributes:
+      source: the series.
+      index: where the windows lie.
+    """
 
     source: SequenceSource
+    index: Index
 
-    @property
-    def index(self) -> Index:
-        """Where they lie."""
+    def __len__(self) -> int:
+        return len(self.index)
 
-    def __len__(self) -> int: ...
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        numbers = np.array([i.__index__()], np.int64)
+        check_numbers(numbers, len(self))
+        return {name: array[0] for name, array in self.batch(numbers).items()}
 
+    @abc.abstractmethod
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows, one beside the other; an empty one for -1.
-
-        An empty window has a mask of False and sequence -1.
-        """
+        """Stacks windows along axis 0; for -1 an empty one, of mask False and sequence -1."""
 
 
 class WindowIndex:
-    """Where the windows of `length + future` points lie: inputs are the first `length` of them.
+    """An `Index` of windows of `length + future` points: inputs are the first `length` of them.
 
-    The first window of a series is always there, and is padded on the right where the series is
-    shorter; a later one begins at each multiple of `stride` from which a whole window fits. A
-    series of fewer than two points has no window. Memory grows with the series, not the windows.
-
-    Attributes:
-      num_sequences: how many series it was made for.
-      skipped_sequences: how many series have fewer than two points.
-      uncovered_points: how many points are in no window, those of skipped series among them.
-      padded_points: how many points of the windows lie beyond the end of their series.
-
-    Args:
-      lengths: the number of points of each series [num_sequences].
-      length: the number of inputs of a window.
-      stride: points from one window to the next; by default `length`.
-      future: the number of points after the inputs.
+    Every series of at least two points has a first window, padded on the right where the series is
+    shorter; further windows begin at each multiple of `stride`, by default `length`, from which a
+    whole window fits. Memory grows with the series, not the windows.
 
     Raises:
       DataError: `length`, `stride` or `future` is less than one.
@@ -164,7 +159,7 @@ class WindowIndex:
         return int(self._ends[sequence - 1]) if sequence else 0
 
     def extent(self, first: int, stop: int) -> Extent:
-        """What series `first` to `stop` come to."""
+        """The extent of series `first` to `stop`."""
         begin, end = self._windows_before(first), self._windows_before(stop)
         points = (end - begin) * self.size - self._padding(first, stop)
         return Extent(begin, end, points)
@@ -172,11 +167,7 @@ class WindowIndex:
     def locate(
         self, numbers: Int64[np.ndarray, " B"]
     ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-        """Finds windows: the number of each one's series, and its first point there.
-
-        Raises:
-          IndexError: there is no such window.
-        """
+        """The number of each window's series, and its first point there."""
         check_numbers(numbers, len(self))
         sequences = np.searchsorted(self._ends, numbers, side="right")
         before = np.where(sequences > 0, self._ends[sequences - 1], 0)
@@ -184,22 +175,14 @@ class WindowIndex:
 
 
 def check_numbers(numbers: Int64[np.ndarray, " B"], num_windows: int) -> None:
-    """Refuses windows that are not there.
-
-    Raises:
-      IndexError: one is not.
-    """
+    """Raises an IndexError if a window does not exist."""
     outside = numbers[(numbers < 0) | (numbers >= num_windows)]
     if outside.size:
         raise IndexError(f"window {outside[0]} asked of {num_windows}")
 
 
 def check_made_for(index: Index, source: SequenceSource) -> None:
-    """Refuses an index that was made for other series.
-
-    Raises:
-      DataError: it was made for another number of them.
-    """
+    """Raises a DataError if an index was made for another number of series."""
     if index.num_sequences != len(source):
         raise DataError(
             f"the index was made for {index.num_sequences} series, but the source has "
@@ -207,22 +190,21 @@ def check_made_for(index: Index, source: SequenceSource) -> None:
         )
 
 
-class WindowSource:
+class WindowSource(Windows):
     """Random access to windows, each z-scored by the statistics of its whole series.
 
-    Item i is {"values": float32 [size], "mask": bool [size], "sequence": int64}: the
-    mask is True where a value was observed, and values are 0 elsewhere, that is where one is
-    missing, not finite, or beyond the end. A series whose standard deviation is 0 is only
-    centred. A series with fewer than two finite values has a mask of False throughout, so that it
-    never contributes.
+    Item i is {"values": float32 [size], "mask": bool [size], "sequence": int64}. The mask is True
+    where a value was observed. Values are 0 elsewhere: where one is missing, not finite, or beyond
+    the end. A series of standard deviation 0 is only centered. A series with fewer than two finite
+    values has a mask of False throughout, so it never contributes.
 
-    Args:
-      source: the series.
-      index: made of `source.lengths`.
+    The index must be made of `source.lengths`.
 
     Raises:
       DataError: the index was made for another number of series.
     """
+
+    index: Locator
 
     def __init__(self, source: SequenceSource, index: Locator):
         check_made_for(index, source)
@@ -230,18 +212,8 @@ class WindowSource:
         self.index = index
         self._series = StandardizedSeries(source)
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return item_of(self, i)
-
     def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows, one beside the other; an empty one for -1.
-
-        Returns:
-          "values" and "mask" [B, size], "sequence" [B].
-        """
+        """As `Windows.batch`: "values" and "mask" [B, size], "sequence" [B]."""
         batch, rows, starts = self._empty(numbers)
         values, mask, which = batch["values"], batch["mask"], batch["sequence"][rows]
         size = values.shape[1]
@@ -256,21 +228,10 @@ class WindowSource:
     def _empty(
         self, numbers: Int64[np.ndarray, " B"]
     ) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
-        """A batch to fill, with its series; the rows that hold a window, and where each begins."""
+        """An empty batch with its series; the rows that hold a window, and where each begins."""
         shape = (len(numbers), self.index.size)
         sequence = np.full(len(numbers), -1, np.int64)
         rows = np.flatnonzero(numbers >= 0)
         sequence[rows], starts = self.index.locate(numbers[rows])
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         return {"values": values, "mask": mask, "sequence": sequence}, rows, starts
-
-
-def item_of(windows: Windows, i: SupportsIndex) -> dict[str, Any]:
-    """One window, as a batch holds it.
-
-    Raises:
-      IndexError: there is no such window.
-    """
-    numbers = np.array([i.__index__()], np.int64)
-    check_numbers(numbers, len(windows))
-    return {name: array[0] for name, array in windows.batch(numbers).items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from timemoe_jax.data.corpus.staging import claimed
+from timemoe_jax.data.corpus.staging import claimed, write_json
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import ConfigError, listed
 from timemoe_jax.evaluation.held_out import HeldOutScores, score
@@ -55,14 +55,14 @@ def run_variants(
     while pending:
         elsewhere = []
         for number, variant in pending:
-            with claimed(workdir / variant.name) as mine:
-                if not mine:
+            with claimed(workdir / variant.name) as is_ours:
+                if not is_ours:
                     elsewhere.append((number, variant))
                     continue
                 title = f"variant {number} of {len(variants)}: {variant.name}"
                 if not _finish(variant, workdir / variant.name, scoring, title):
                     return _finished(variants, workdir), False
-            _write_json(workdir / "results.json", {"variants": _finished(variants, workdir)})
+            write_json(workdir / "results.json", {"variants": _finished(variants, workdir)})
         if len(elsewhere) == len(pending):
             time.sleep(_POLL_SECONDS)
         pending = elsewhere
@@ -78,7 +78,7 @@ def _finish(variant: Variant, folder: Path, scoring: ScoreConfig, title: str) ->
     say(f"\n{title}")
     if train.run(variant.config, folder).stopped:
         return False
-    _write_json(folder / _RESULT, _result(variant, folder, scoring))
+    write_json(folder / _RESULT, _result(variant, folder, scoring))
     # A study compiles much that is never used again.
     jax.clear_caches()
     return True
@@ -172,11 +172,3 @@ def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict)
         fields |= _flat(value, f"{above}{name}.") if inner else {above + name: value}
     return fields
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all, also where the program is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)

@@ -20,28 +20,18 @@ class Arima(Generator):
 
     Coefficients are drawn as partial autocorrelations (Monahan, 1984), so that every series is
     stationary before it is summed, and invertible.
-
-    Attributes:
-      max_order: the most autoregressive, and the most moving-average coefficients.
-      partial: range of the partial autocorrelations, within -1 and 1.
-      differences: probabilities that a series is summed 0, 1 or 2 times.
-      seasons: in points, one drawn for each seasonal series.
-      seasonal: range of the seasonal autoregressive coefficient.
-      seasonal_share: how many series have one.
-      drift: range of the mean of the innovations, whose deviation is 1.
-      tails: degrees of freedom of the innovations of half the series; the others are Gaussian.
     """
 
     citation: ClassVar[str] = "Box and Jenkins (1970); Monahan, Biometrika 71 (1984)"
 
-    max_order: int = 3
-    partial: Bounds = (-0.95, 0.95)
-    differences: tuple[float, ...] = (0.5, 0.4, 0.1)
-    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)
-    seasonal: Bounds = (0.3, 0.95)
-    seasonal_share: float = 0.4
-    drift: Bounds = (-0.05, 0.05)
-    tails: float = 4.0
+    max_order: int = 3  # the most autoregressive, and the most moving-average coefficients
+    partial: Bounds = (-0.95, 0.95)  # partial autocorrelations, within -1 and 1
+    differences: tuple[float, ...] = (0.5, 0.4, 0.1)  # shares of series summed 0, 1, 2 times
+    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)  # points, for seasonal series
+    seasonal: Bounds = (0.3, 0.95)  # seasonal autoregressive coefficient
+    seasonal_share: float = 0.4  # how many series have one
+    drift: Bounds = (-0.05, 0.05)  # mean of the innovations, whose deviation is 1
+    tails: float = 4.0  # degrees of freedom of half the innovations; others are Gaussian
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         shocks = rng.standard_normal((count, BURN_IN + length))

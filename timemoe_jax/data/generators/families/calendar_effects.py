@@ -35,31 +35,20 @@ class Dates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CalendarEffects(Generator):
-    """Draws sums, or products, of effects of the calendar, a trend and noise.
-
-    Attributes:
-      steps: minutes from point to point, one drawn for each series; 0 is a month.
-      hour: range of the size of the daily shape, where a step is shorter than a day.
-      weekday: range of the size of the effects of the days of the week.
-      month: range of the size of the effects of the months.
-      holiday: range of the size of the effects of holidays.
-      trend: range of the size of a slow change of level.
-      noise: range of the size of the noise.
-      holidays: how many of the year's days are holidays, on average.
-      product_share: how many series are the exponential of the sum.
-    """
+    """Draws sums, or products, of effects of the calendar, a trend and noise."""
 
     citation: ClassVar[str] = "Harvey, Forecasting, Structural Time Series Models (1989)"
 
+    # minutes from point to point, one drawn for each series; 0 is a month
     steps: tuple[int, ...] = (10, 15, 30, 60, 60, 60, DAY, DAY, 7 * DAY, MONTH)
-    hour: Bounds = (0.3, 1.5)
-    weekday: Bounds = (0.05, 1.0)
-    month: Bounds = (0.05, 1.0)
-    holiday: Bounds = (0.1, 1.5)
-    trend: Bounds = (0.0, 1.0)
-    noise: Bounds = (0.02, 0.5)
-    holidays: float = 6.0
-    product_share: float = 0.3
+    hour: Bounds = (0.3, 1.5)  # size of the daily shape, where a step is shorter than a day
+    weekday: Bounds = (0.05, 1.0)  # size of the effects of the days of the week
+    month: Bounds = (0.05, 1.0)  # size of the effects of the months
+    holiday: Bounds = (0.1, 1.5)  # size of the effects of holidays
+    trend: Bounds = (0.0, 1.0)  # size of a slow change of level
+    noise: Bounds = (0.02, 0.5)  # size of the noise
+    holidays: float = 6.0  # how many of the year's days are holidays, on average
+    product_share: float = 0.3  # how many series are the exponential of the sum
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float64[np.ndarray, "{count} {length}"]:
         steps = rng.choice(self.steps, count)
@@ -102,12 +91,9 @@ class CalendarEffects(Generator):
 def dates(
     start: Int64[np.ndarray, " count"], steps: Int64[np.ndarray, " count"], length: int
 ) -> Dates:
-    """Takes apart the dates of series.
+    """The parts of dates that are `steps` minutes apart, from `start`, in minutes since 1970, on.
 
-    Args:
-      start: the first date, in minutes since 1970.
-      steps: minutes from point to point; 0 is a month, from the first of the month of `start` on.
-      length: points.
+    A step of 0 is a month, counted from the first day of the month of `start`.
     """
     minutes = start[:, None] + steps[:, None] * np.arange(length)
     monthly = np.flatnonzero(steps == MONTH)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import kinds, standardise, uniform
+from timemoe_jax.data.generators.draws import kinds, standardize, uniform
 from timemoe_jax.data.generators.families.gaussian_process import GaussianProcess
 from timemoe_jax.data.generators.generator import Generator, Rng
 from timemoe_jax.errors import DataError
@@ -31,25 +31,16 @@ ACTIVATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class CausalGraph(Generator):
-    """Draws observed nodes of random causal graphs, `observed` of each graph.
-
-    Attributes:
-      roots: Gaussian processes of a graph.
-      nodes: further nodes of a graph.
-      max_parents: the most parents of a node.
-      observed: how many nodes of a graph are given out as series; at most `nodes`.
-      noise: standard deviation of the noise of each node, whose own deviation is 1.
-      process: of the roots.
-    """
+    """Draws observed nodes of random causal graphs, `observed` of each graph."""
 
     citation: ClassVar[str] = "CauKer (arXiv 2508.02879)"
 
-    roots: int = 4
-    nodes: int = 8
-    max_parents: int = 3
-    observed: int = 4
-    noise: tuple[float, float] = (0.0, 0.1)
-    process: GaussianProcess = dataclasses.field(default_factory=GaussianProcess)
+    roots: int = 4  # Gaussian processes of a graph
+    nodes: int = 8  # further nodes of a graph
+    max_parents: int = 3  # the most parents of a node
+    observed: int = 4  # how many nodes of a graph are given out as series; at most `nodes`
+    noise: tuple[float, float] = (0.0, 0.1)  # deviation of each node's noise; its own is 1
+    process: GaussianProcess = dataclasses.field(default_factory=GaussianProcess)  # of the roots
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +53,7 @@ class CausalGraph(Generator):
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         graphs = -(-count // self.observed)
         roots = self.process.generate(rng, graphs * self.roots, length)
-        roots = standardise(standardise(roots) + mean_functions(rng, len(roots), length))
+        roots = standardize(standardize(roots) + mean_functions(rng, len(roots), length))
         values = np.empty((graphs, self.roots + self.nodes, length), np.float32)
         values[:, : self.roots] = roots.reshape(graphs, self.roots, length)
         for node in range(self.roots, values.shape[1]):
@@ -89,7 +80,7 @@ class CausalGraph(Generator):
                     inputs = before[rows, parents[rows, slot]]
                     total[rows] += weight[rows] * function(inputs)
         noise = uniform(rng, self.noise, graphs, 1) * rng.standard_normal((graphs, length))
-        return standardise(standardise(total) + noise)
+        return standardize(standardize(total) + noise)
 
 
 def mean_functions(rng: Rng, count: int, length: int) -> Float64[np.ndarray, "{count} {length}"]:

@@ -36,48 +36,39 @@ class Quadratic(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chaos(Generator):
-    """Draws one coordinate of chaotic systems, from random states, sampled at random steps.
-
-    Attributes:
-      lorenz_step: range of the time from point to point; a turn of Lorenz' system takes about 0.75.
-      rossler_step: the same; a turn of Roessler's takes about 6.
-      mackey_nodes: range of the time from point to point of Mackey-Glass, in 64ths of the delay.
-      delay: range of the delay of Mackey-Glass; it is chaotic from about 17 on.
-      noise: range of the deviation of observation noise, as a share of the series' own.
-      weights: of the three systems.
-    """
+    """Draws one coordinate of chaotic systems, from random states, sampled at random steps."""
 
     citation: ClassVar[str] = "Lorenz (1963); Roessler (1976); Mackey and Glass (1977)"
 
-    lorenz_step: Bounds = (0.008, 0.06)
-    rossler_step: Bounds = (0.05, 0.4)
-    mackey_nodes: Bounds = (2, 12)
-    delay: Bounds = (17.0, 40.0)
-    noise: Bounds = (0.0, 0.05)
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    lorenz_step: Bounds = (0.008, 0.06)  # time between points; a turn takes about 0.75
+    rossler_step: Bounds = (0.05, 0.4)  # the same; a turn of Roessler's takes about 6
+    mackey_nodes: Bounds = (2, 12)  # time between points, in 64ths of the delay
+    delay: Bounds = (17.0, 40.0)  # delay of Mackey-Glass; it is chaotic from about 17 on
+    noise: Bounds = (0.0, 0.05)  # deviation of observation noise, as a share of the series' own
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three systems
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         names = ("lorenz", "rossler", "mackey_glass")
         rows = kinds(rng, dict(zip(names, self.weights, strict=True)), count)
         values = np.empty((count, length))
         systems, steps, chosen = [], [], []
-        if "lorenz" in rows:
-            systems.append(lorenz(*lorenz_parameters(rng, rows["lorenz"].size)))
-            steps.append(log_uniform(rng, self.lorenz_step, rows["lorenz"].size))
-            chosen.append(rows["lorenz"])
-        if "rossler" in rows:
-            systems.append(rossler(*rossler_parameters(rng, rows["rossler"].size)))
-            steps.append(log_uniform(rng, self.rossler_step, rows["rossler"].size))
-            chosen.append(rows["rossler"])
+        for name, system, parameters, step in (
+            ("lorenz", lorenz, lorenz_parameters, self.lorenz_step),
+            ("rossler", rossler, rossler_parameters, self.rossler_step),
+        ):
+            if name in rows:
+                systems.append(system(*parameters(rng, rows[name].size)))
+                steps.append(log_uniform(rng, step, rows[name].size))
+                chosen.append(rows[name])
         if systems:
             joined = Quadratic(
                 *(np.concatenate(parts, axis=-1) for parts in zip(*systems, strict=True))
             )
-            where = np.concatenate(chosen)
-            start = rng.uniform(0.5, 3.0, (3, where.size))
+            drawn = np.concatenate(chosen)
+            start = rng.uniform(0.5, 3.0, (3, drawn.size))
             path = integrate(joined, start, np.concatenate(steps), length, _WARM_UP)
-            seen = rng.integers(0, 3, where.size)
-            values[where] = path[:, seen, np.arange(where.size)].T
+            seen = rng.integers(0, 3, drawn.size)
+            values[drawn] = path[:, seen, np.arange(drawn.size)].T
         if "mackey_glass" in rows:
             values[rows["mackey_glass"]] = self._mackey_glass(
                 rng, rows["mackey_glass"].size, length
@@ -115,16 +106,10 @@ def lorenz(
     """x' = sigma (y - x), y' = x (rho - z) - y, z' = xy - beta z."""
     zero, one = np.zeros_like(sigma), np.ones_like(sigma)
     return Quadratic(
-        constant=np.stack([zero, zero, zero]),
-        linear=np.stack(
-            [
-                np.stack([-sigma, sigma, zero]),
-                np.stack([rho, -one, zero]),
-                np.stack([zero, zero, -beta]),
-            ]
-        ),
-        xz_term=np.stack([zero, -one, zero]),
-        xy_term=np.stack([zero, zero, one]),
+        constant=np.array([zero, zero, zero]),
+        linear=np.array([[-sigma, sigma, zero], [rho, -one, zero], [zero, zero, -beta]]),
+        xz_term=np.array([zero, -one, zero]),
+        xy_term=np.array([zero, zero, one]),
     )
 
 
@@ -136,16 +121,10 @@ def rossler(
     """x' = -y - z, y' = x + a y, z' = b + z (x - c)."""
     zero, one = np.zeros_like(a), np.ones_like(a)
     return Quadratic(
-        constant=np.stack([zero, zero, b]),
-        linear=np.stack(
-            [
-                np.stack([zero, -one, -one]),
-                np.stack([one, a, zero]),
-                np.stack([zero, zero, -c]),
-            ]
-        ),
-        xz_term=np.stack([zero, zero, one]),
-        xy_term=np.stack([zero, zero, zero]),
+        constant=np.array([zero, zero, b]),
+        linear=np.array([[zero, -one, -one], [one, a, zero], [zero, zero, -c]]),
+        xz_term=np.array([zero, zero, one]),
+        xy_term=np.array([zero, zero, zero]),
     )
 
 
@@ -157,15 +136,10 @@ def integrate(
     warm_up: int = 0,
     substeps: int = SUBSTEPS,
 ) -> Float64[np.ndarray, "{length} 3 count"]:
-    """Solves from a state by classical Runge-Kutta steps of order four.
+    """Solves the systems from a state by classical Runge-Kutta steps of order four.
 
-    Args:
-      system: of each series.
-      state: at the beginning.
-      step: time from point to point.
-      length: points; the first is the state after the warm-up.
-      warm_up: Runge-Kutta steps before that.
-      substeps: Runge-Kutta steps from point to point.
+    A series has `length` points, `step` apart in time, with `substeps` Runge-Kutta steps between
+    two of them. The first is the state after `warm_up` steps.
     """
     h, derivative = step / substeps, _derivative(system)
     path = np.empty((length, *state.shape))
@@ -212,16 +186,9 @@ def mackey_glass(
 ) -> Float64[np.ndarray, "count {length}"]:
     """Solves x' = beta x(t - delay) / (1 + x(t - delay)^power) - gamma x, from a constant past.
 
-    Over each step the production is integrated by the cubic through four nodes, times the exact
-    decay: an error of order four.
-
-    Args:
-      delay: of each series, in units of time.
-      start: x up to time 0.
-      length: nodes, delay / NODES apart; the first is at time 0.
-      beta: strength of the production.
-      gamma: rate of the decay.
-      power: steepness of the production.
+    Over each step, the production is integrated by the cubic through four nodes, times the exact
+    decay: an error of order four. `start` is x up to time 0, where the first node is; nodes are
+    delay / NODES apart.
     """
     # Steps of one turn: the last needs the production a node further, all of it known.
     h, turn = delay / NODES, NODES - 1

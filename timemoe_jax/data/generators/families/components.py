@@ -1,8 +1,9 @@
-"""Series made up on access, to train on where no data is at hand.
+"""Series that are sums and products of components: cycles, trends, noise, level shifts, spikes.
 
-A series is a sum or product of parts that real ones are made of: daily, weekly and yearly cycles
-of many shapes, trends, persistent noise, level shifts, spikes. Some hold no pattern at all, so
-that a model also learns when there is nothing to forecast but the level.
+Cycles are daily, weekly and yearly ones of many shapes, and noise is persistent, as in real series.
+Some series hold no pattern at all, so that a model also learns when there is nothing to forecast
+but the level. `Components` draws them in blocks, as every family does; `SyntheticSource` makes each
+series on access.
 """
 
 import dataclasses
@@ -12,28 +13,34 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from timemoe_jax.data.generators.draws import standardize
 from timemoe_jax.data.generators.generator import Generator, Rng
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
-# Steps in a cycle of series sampled hourly, half-hourly, ..., daily, weekly, monthly, quarterly,
-# with how often each is drawn; a drawn day may be joined by its week and its year.
+# Points in a cycle of series sampled hourly, half-hourly, ..., daily, weekly, monthly, quarterly,
+# and how often each is drawn; a week and a year may join a day.
 _PERIODS = (24, 48, 96, 144, 288, 7, 12, 52.18, 4, 6, 168, 30.44, 365.25)
 _PERIOD_WEIGHTS = np.array((24, 8, 7, 4, 2, 14, 12, 6, 4, 3, 8, 3, 5), float)
 _DAYS = (24, 48, 96, 144, 288)
 _PHASES = 256
 
 
-class SyntheticSource(SequenceSource):
-    """Made-up series; series i depends on nothing but the seed, i and the length.
+@dataclasses.dataclass(frozen=True)
+class Components(Generator):
+    """Draws sums and products of the parts that real series are made of, one series at a time."""
 
-    Args:
-      num_sequences: how many there are.
-      length: the points of each.
-      seed: a whole number from 0.
+    citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        return np.stack([generate(rng, length) for _ in range(count)])
+
+
+class SyntheticSource(SequenceSource):
+    """Generated series; series i depends on the seed, i and the length alone.
 
     Raises:
-      DataError: a count is less than one, or the seed is negative.
+      DataError: `num_sequences` or `length` is less than one, or the seed is negative.
     """
 
     def __init__(self, num_sequences: int, length: int, seed: int):
@@ -79,7 +86,7 @@ def generate(rng: Rng, n: int) -> Float32[np.ndarray, " {n}"]:
 
 def cyclic(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
     """One to three cycles, with a trend and persistent noise added."""
-    values = _unit(cycles(rng, n))
+    values = standardize(cycles(rng, n))
     if rng.random() < 0.6:
         values = values + _log_uniform(rng, 0.1, 3.0) * trend(rng, n)
     return values + _log_uniform(rng, 0.03, 1.2) * noise(rng, n)
@@ -88,12 +95,12 @@ def cyclic(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
 def multiplicative(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
     """A positive level that cycles and noise multiply, so that they grow with it."""
     level = rng.uniform(0.1, 0.8) * trend(rng, n)
-    swing = rng.uniform(0.1, 0.7) * _unit(cycles(rng, n))
+    swing = rng.uniform(0.1, 0.7) * standardize(cycles(rng, n))
     return np.exp(level + swing + _log_uniform(rng, 0.02, 0.3) * noise(rng, n))
 
 
 def daylight(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
-    """Zero in a part of each cycle and a bump in the rest, like irradiance: some cycles dimmed."""
+    """Zero in a part of each cycle and a bump in the rest, like irradiance; some cycles are dim."""
     period = float(rng.choice(_DAYS, p=(0.6, 0.15, 0.15, 0.05, 0.05)))
     day = np.arange(n) / period + rng.random()
     season = np.cos(2 * np.pi * (day / 365.25 + rng.random()))
@@ -107,7 +114,9 @@ def daylight(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
 
 def counts(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
     """Small whole numbers whose rate follows cycles and a trend, like visits or sales."""
-    rate = _unit(cycles(rng, n)) * rng.uniform(0.2, 0.8) + rng.uniform(0.0, 0.4) * trend(rng, n)
+    rate = standardize(cycles(rng, n)) * rng.uniform(0.2, 0.8) + rng.uniform(0.0, 0.4) * trend(
+        rng, n
+    )
     return rng.poisson(np.exp(np.clip(rate + rng.uniform(-0.5, 3.5), -8, 8))).astype(np.float64)
 
 
@@ -181,10 +190,10 @@ def profile(rng: Rng) -> Float64[np.ndarray, " P"]:
         shape = np.sum(amplitude * np.cos(k * angle + rng.uniform(0, 2 * np.pi, k.shape)), axis=0)
     elif kind == 1:
         # One to three bumps or dents, as of morning and evening demand.
-        centre = rng.uniform(0, 2 * np.pi, (rng.integers(1, 4), 1))
-        width = np.exp(rng.uniform(np.log(1.0), np.log(30.0), centre.shape))
-        weight = rng.choice((1.0, 1.0, -0.7), centre.shape) * rng.uniform(0.4, 1.0, centre.shape)
-        shape = np.sum(weight * np.exp(width * (np.cos(angle - centre) - 1.0)), axis=0)
+        center = rng.uniform(0, 2 * np.pi, (rng.integers(1, 4), 1))
+        width = np.exp(rng.uniform(np.log(1.0), np.log(30.0), center.shape))
+        weight = rng.choice((1.0, 1.0, -0.7), center.shape) * rng.uniform(0.4, 1.0, center.shape)
+        shape = np.sum(weight * np.exp(width * (np.cos(angle - center) - 1.0)), axis=0)
     elif kind == 2:
         shape = np.cos(angle)
     elif kind == 3:
@@ -195,7 +204,7 @@ def profile(rng: Rng) -> Float64[np.ndarray, " P"]:
         # A rise and a fall of unequal steepness.
         peak = rng.uniform(0.05, 0.95)
         shape = np.interp(angle / (2 * np.pi), (0.0, peak, 1.0), (0.0, 1.0, 0.0))
-    return _unit(shape)
+    return standardize(shape)
 
 
 def trend(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
@@ -214,7 +223,7 @@ def trend(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
         values = np.cumsum(rng.standard_normal(n))
     else:
         values = smooth(rng, n, n / rng.uniform(2.0, 12.0))
-    return _unit(values)
+    return standardize(values)
 
 
 def noise(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
@@ -239,13 +248,13 @@ def autoregressive(
 ) -> Float64[np.ndarray, " {n}"]:
     """x[t] = first * x[t-1] + second * x[t-2] + e[t], stationary and of variance 1.
 
-    Made by dividing the spectrum of white noise, which closes it to a ring; of the ring a part is
-    given out, so that the end does not continue into the start.
+    It divides the spectrum of white noise, which closes the series to a ring, and returns a part of
+    the ring, so that its end does not continue into its start.
     """
     size = 1 << (n + 64 + n // 8).bit_length()
     z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
     spectrum = np.fft.rfft(rng.standard_normal(size)) / (1.0 - first * z - second * z * z)
-    return _unit(np.fft.irfft(spectrum, size))[:n]
+    return standardize(np.fft.irfft(spectrum, size))[:n]
 
 
 def smooth(rng: Rng, n: int, scale: float) -> Float64[np.ndarray, " {n}"]:
@@ -268,7 +277,7 @@ def level_shifts(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
 
 
 def spikes(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
-    """Single points far off, in at most one place of a hundred."""
+    """Single points far off, at most one in a hundred."""
     values = np.zeros(n)
     at = rng.integers(0, n, rng.integers(1, 2 + n // 100))
     values[at] = rng.normal(0.0, 4.0, at.size)
@@ -284,20 +293,3 @@ def _period(rng: Rng) -> float:
 
 def _log_uniform(rng: Rng, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """Centres, and scales to variance 1 what is not constant."""
-    centred = values - np.mean(values)
-    std = np.std(centred)
-    return centred / std if std > 0 else centred
-
-
-@dataclasses.dataclass(frozen=True)
-class Components(Generator):
-    """Draws sums and products of the parts that real series are made of, one series at a time."""
-
-    citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
-
-    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
-        return np.stack([generate(rng, length) for _ in range(count)])

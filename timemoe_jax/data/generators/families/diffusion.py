@@ -15,26 +15,18 @@ class Diffusion(Generator):
     """Draws Ornstein-Uhlenbeck processes, geometric Brownian motions and Merton jump diffusions.
 
     Time is counted in points: dt = 1.
-
-    Attributes:
-      reversion: range of theta of dx = -theta x dt + sigma dW.
-      volatility: range of sigma of dS = S (drift dt + sigma dW), per point.
-      drift: range of the drift over the whole series, in its deviations.
-      jump_rate: range of the expected number of jumps of a series.
-      jump_size: range of the deviation of a jump of log S, in sigmas.
-      weights: of the three kinds.
     """
 
     citation: ClassVar[str] = (
         "Uhlenbeck and Ornstein (1930); Black and Scholes (1973); Merton, J. Fin. Econ. 3 (1976)"
     )
 
-    reversion: Bounds = (0.002, 0.5)
-    volatility: Bounds = (0.001, 0.03)
-    drift: Bounds = (-2.0, 2.0)
-    jump_rate: Bounds = (1.0, 30.0)
-    jump_size: Bounds = (3.0, 15.0)
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    reversion: Bounds = (0.002, 0.5)  # theta of dx = -theta x dt + sigma dW
+    volatility: Bounds = (0.001, 0.03)  # sigma of dS = S (drift dt + sigma dW), per point
+    drift: Bounds = (-2.0, 2.0)  # drift over the whole series, in its deviations
+    jump_rate: Bounds = (1.0, 30.0)  # expected number of jumps of a series
+    jump_size: Bounds = (3.0, 15.0)  # deviation of a jump of log S, in sigmas
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three kinds
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         values = np.empty((count, length))

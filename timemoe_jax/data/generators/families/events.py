@@ -12,31 +12,19 @@ from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 @dataclasses.dataclass(frozen=True)
 class Events(Generator):
-    """Draws pulse trains, counts of Hawkes processes, and their decaying responses.
-
-    Attributes:
-      period: range of the points from pulse to pulse; no more than a quarter of the series.
-      jitter: range of the deviation of a pulse's time, as a share of the period.
-      width: range of a pulse's width, as a share of the period.
-      marks: range of the deviation of the logarithm of a pulse's height.
-      rate: range of the expected number of first events of a burst, per point.
-      branching: range of the events that an event excites on average; below 1.
-      memory: range of the points over which it does, and over which a response decays.
-      noise: range of the deviation of noise, as a share of the series' own.
-      weights: of pulse trains, Hawkes counts, and responses.
-    """
+    """Draws pulse trains, counts of Hawkes processes, and their decaying responses."""
 
     citation: ClassVar[str] = "Hawkes, Biometrika 58 (1971); shot noise, Schottky (1918)"
 
-    period: Bounds = (6.0, 400.0)
-    jitter: Bounds = (0.0, 0.1)
-    width: Bounds = (0.05, 0.5)
-    marks: Bounds = (0.0, 0.6)
-    rate: Bounds = (0.005, 0.3)
-    branching: Bounds = (0.2, 0.9)
-    memory: Bounds = (2.0, 50.0)
-    noise: Bounds = (0.0, 0.2)
-    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    period: Bounds = (6.0, 400.0)  # points from pulse to pulse; at most a quarter of the series
+    jitter: Bounds = (0.0, 0.1)  # deviation of a pulse's time, as a share of the period
+    width: Bounds = (0.05, 0.5)  # a pulse's width, as a share of the period
+    marks: Bounds = (0.0, 0.6)  # deviation of the logarithm of a pulse's height
+    rate: Bounds = (0.005, 0.3)  # expected number of first events of a burst, per point
+    branching: Bounds = (0.2, 0.9)  # events that an event excites on average; below 1
+    memory: Bounds = (2.0, 50.0)  # points over which it does, and over which a response decays
+    noise: Bounds = (0.0, 0.2)  # deviation of noise, as a share of the series' own
+    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)  # pulses, Hawkes counts, responses
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         values = np.empty((count, length))
@@ -72,11 +60,11 @@ class Events(Generator):
         shift = uniform(rng, self.jitter, count, 1) * rng.standard_normal(shape)
         height = np.exp(uniform(rng, self.marks, count, 1) * rng.standard_normal(shape))
         # Pulses stay within their period, so that each point belongs to one.
-        centre = np.clip(0.3 + shift, 0.1, 0.6)
+        center = np.clip(0.3 + shift, 0.1, 0.6)
         # No pulse is so short that it falls between two points.
         width = np.maximum(uniform(rng, self.width, count, 1), 1.2 / period)
         values = np.empty((count, length))
-        offset = (phase - number) - np.take_along_axis(centre, number, axis=1)
+        offset = (phase - number) - np.take_along_axis(center, number, axis=1)
         for kind, rows in kinds(rng, {"box": 1.0, "bell": 1.0, "decay": 1.0}, count).items():
             at = offset[rows] / width[rows]
             if kind == "box":

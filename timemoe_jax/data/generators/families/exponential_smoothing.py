@@ -18,28 +18,18 @@ class ExponentialSmoothing(Generator):
     """Draws ETS series: errors A or M, trend N, A or damped, season N, A or M.
 
     Levels start at 1, so that everything else is relative to that.
-
-    Attributes:
-      seasons: in points, one drawn for each series.
-      noise: range of the errors' standard deviation.
-      level: range of the smoothing of the level, alpha.
-      trend: range of the smoothing of the slope, beta as a share of alpha.
-      season: range of the smoothing of the season, gamma as a share of 1 - alpha.
-      slope: standard deviation of the first slope over the whole series.
-      damping: range of the damping of a damped trend, per point.
-      swing: range of the season's standard deviation.
     """
 
     citation: ClassVar[str] = "Hyndman et al., Forecasting with Exponential Smoothing (2008)"
 
-    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)
-    noise: Bounds = (0.005, 0.1)
-    level: Bounds = (0.01, 0.5)
-    trend: Bounds = (0.001, 0.05)
-    season: Bounds = (0.001, 0.1)
-    slope: float = 2.0
-    damping: Bounds = (0.9, 0.998)
-    swing: Bounds = (0.05, 0.4)
+    seasons: tuple[int, ...] = (4, 7, 12, 24, 48, 52, 96, 168)  # points, one per series
+    noise: Bounds = (0.005, 0.1)  # errors' standard deviation
+    level: Bounds = (0.01, 0.5)  # smoothing of the level, alpha
+    trend: Bounds = (0.001, 0.05)  # smoothing of the slope, beta as a share of alpha
+    season: Bounds = (0.001, 0.1)  # smoothing of the season, gamma as a share of 1 - alpha
+    slope: float = 2.0  # standard deviation of the first slope over the whole series
+    damping: Bounds = (0.9, 0.998)  # damping of a damped trend, per point
+    swing: Bounds = (0.05, 0.4)  # season's standard deviation
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         trended, damped = rng.random(count) < 0.6, rng.random(count) < 0.5
@@ -87,15 +77,10 @@ def simulate(
 ) -> Float64[np.ndarray, "length count"]:
     """Runs the state equations from a level of 1.
 
-    Args:
-      shocks: the errors e.
-      relative: whether a series' errors are shares of its mean, y = mu (1 + e), not added.
-      smoothing: alpha, beta and gamma.
-      slope: the first slope, in units of the level per point.
-      damping: what is left of the slope after a point.
-      ring: the first cycle of each series; P is the longest period.
-      period: of each series, in points.
-      times: whether the season multiplies the level instead of being added.
+    `relative` errors are shares of the mean, y = mu (1 + e), not added; `smoothing` is alpha, beta
+    and gamma; `slope` is the first, in levels per point, and `damping` what is left of it after a
+    point. `ring` is the first cycle of each series, and P the longest period; the season `times`
+    the level, or is added to it.
     """
     alpha, beta, gamma = smoothing
     level, rows = np.ones(len(slope)), np.arange(len(slope))
@@ -108,7 +93,7 @@ def simulate(
         error = shocks[t] * np.where(relative, mean, 1.0)
         values[t] = mean + error
         by_level = error / np.where(times, season, 1.0)
-        # Dividing by a level near zero would throw the season off: half of it is the least.
+        # Dividing by a level near zero would throw the season off: 0.5 is the least divisor.
         by_season = error / np.where(times, np.maximum(np.abs(base), 0.5), 1.0)
         level = base + alpha * by_level
         slope = slope + beta * by_level

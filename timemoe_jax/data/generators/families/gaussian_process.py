@@ -1,14 +1,14 @@
 """Gaussian processes whose kernels are random sums and products (KernelSynth).
 
 A kernel is drawn as in Chronos (arXiv 2403.07815, section 4.2): up to five kernels from a bank,
-joined from left to right by + or x. Instead of the Cholesky factor of a length x length matrix,
-random Fourier features (Rahimi and Recht, 2007) are used: M frequencies w drawn from the kernel's
-spectral density, f(t) = sum over m of (a_m cos(w_m t) + b_m sin(w_m t)) sqrt(V / M) with normal a
-and b. For given frequencies that is a Gaussian process, and over them its covariance is exactly
-that of the kernel, whatever M is; only the joint distribution is a mixture of Gaussians, closer to
-one the larger M. Composition needs no algebra: a product's frequency is the sum of its factors',
-and a feature of a sum belongs to either part with a probability in proportion to its variance.
-The sums are evaluated in blocks of time, since exp(iw(a + b)) = exp(iwa) exp(iwb).
+joined from left to right by + or x. Random Fourier features (Rahimi and Recht, 2007) replace the
+Cholesky factor of a length x length matrix: M frequencies w are drawn from the kernel's spectral
+density, and f(t) = sum over m of (a_m cos(w_m t) + b_m sin(w_m t)) sqrt(V / M) with normal a and b.
+For given frequencies that is a Gaussian process, and over them its covariance is exactly that of
+the kernel, whatever M is; only the joint distribution is a mixture of Gaussians, closer to one the
+larger M. Composition needs no algebra: the frequency of a product is the sum of its factors', and
+a feature of a sum belongs to either part with a probability in proportion to its variance. The sums
+are evaluated in blocks of time, since exp(iw(a + b)) = exp(iwa) exp(iwb).
 """
 
 import dataclasses
@@ -31,46 +31,33 @@ class Kernels:
     """One composite kernel per series, over x = t / length; every array is [count, J].
 
     Kernel j joins what stands to its left by a product or a sum; it is left out from `used` on.
-
-    Attributes:
-      kind: RBF exp(-d^2 / 2 s^2); PERIODIC exp(-2 sin^2(pi d / s)); RATIONAL
-        (1 + d^2 / (2 a s^2))^-a; LINEAR s^2 + x x'; WHITE, s^2 where x = x'.
-      scale: s, in units of x.
-      shape: a.
-      product: whether a kernel multiplies instead of being added.
-      used: whether a kernel takes part; the first always does.
     """
 
+    # RBF exp(-d^2 / 2 s^2); PERIODIC exp(-2 sin^2(pi d / s)); RATIONAL (1 + d^2 / (2 a s^2))^-a;
+    # LINEAR s^2 + x x'; WHITE, s^2 where x = x'
     kind: Int64[np.ndarray, "count J"]
-    scale: Float64[np.ndarray, "count J"]
-    shape: Float64[np.ndarray, "count J"]
-    product: Bool[np.ndarray, "count J"]
-    used: Bool[np.ndarray, "count J"]
+    scale: Float64[np.ndarray, "count J"]  # s, in units of x
+    shape: Float64[np.ndarray, "count J"]  # a
+    product: Bool[np.ndarray, "count J"]  # whether a kernel multiplies instead of being added
+    used: Bool[np.ndarray, "count J"]  # whether a kernel takes part; the first always does
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess(Generator):
-    """Draws from Gaussian processes with composite kernels.
-
-    Attributes:
-      max_kernels: J, the most kernels of a composition.
-      periods: of the periodic kernels, in points.
-      length_scales: of the smooth kernels, as shares of the series' length.
-      shapes: of the rational quadratic kernels.
-      weights: how often each of KIND_NAMES is drawn.
-      features: M, frequencies per series.
-    """
+    """Draws from Gaussian processes with composite kernels."""
 
     citation: ClassVar[str] = "KernelSynth, Chronos (arXiv 2403.07815); random Fourier features"
 
-    max_kernels: int = 5
+    max_kernels: int = 5  # J, the most kernels of a composition
+    # of the periodic kernels, in points
     periods: tuple[float, ...] = (
         *(4, 6, 7, 12, 14, 24, 26, 30, 40, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672, 730),
     )
+    # of the smooth kernels, as shares of the series' length
     length_scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    shapes: tuple[float, ...] = (0.1, 1.0, 10.0)
-    weights: tuple[float, ...] = (0.25, 0.4, 0.2, 0.08, 0.07)
-    features: int = 256
+    shapes: tuple[float, ...] = (0.1, 1.0, 10.0)  # of the rational quadratic kernels
+    weights: tuple[float, ...] = (0.25, 0.4, 0.2, 0.08, 0.07)  # of each of KIND_NAMES
+    features: int = 256  # M, frequencies per series
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         return sample(rng, self.kernels(rng, count, length), length, self.features)
@@ -81,7 +68,7 @@ class GaussianProcess(Generator):
         share = np.array(self.weights) / np.sum(self.weights)
         kind = rng.choice(len(KIND_NAMES), shape, p=share)
         periods = np.array(self.periods, np.float64)
-        # A period that the series does not show twice is no period; some length is always left.
+        # A series must show a period twice; at least the shortest is always left.
         periods = periods[periods <= max(length / 2, periods.min())]
         by_kind = (
             rng.choice(self.length_scales, shape),
@@ -98,24 +85,6 @@ class GaussianProcess(Generator):
             product=rng.random(shape) < 0.5,
             used=used,
         )
-
-
-def covariance(kernels: Kernels, series: int, length: int) -> Float64[np.ndarray, "T T"]:
-    """The composite kernel of one series at x = 0, 1 / length, ..., as the definition says."""
-    x = np.arange(length) / length
-    d = x[:, None] - x
-    total = np.zeros((length, length))
-    for j in np.flatnonzero(kernels.used[series]):
-        s, a = kernels.scale[series, j], kernels.shape[series, j]
-        each = (
-            lambda s=s: np.exp(-(d**2) / (2 * s**2)),
-            lambda s=s: np.exp(-2 * np.sin(np.pi * d / s) ** 2),
-            lambda s=s, a=a: (1 + d**2 / (2 * a * s**2)) ** -a,
-            lambda s=s: s**2 + x[:, None] * x,
-            lambda s=s: s**2 * np.eye(length),
-        )[kernels.kind[series, j]]()
-        total = total * each if j and kernels.product[series, j] else total + each
-    return total
 
 
 def sample(
@@ -151,9 +120,8 @@ def _features(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float64[np.ndarray, " count"]]:
     """Draws the features of composite kernels, by joining those of the parts.
 
-    Returns:
-      the frequency in radians per unit of x, the power of x that multiplies the feature, and
-      whether it is white, each [count, M]; and the variance that the features share [count].
+    Returns the frequency in radians per unit of x, the power of x that multiplies the feature, and
+    whether it is white, each [count, M], and the variance that the features share [count].
     """
     count, parts = kernels.kind.shape
     frequency = np.zeros((count, features))

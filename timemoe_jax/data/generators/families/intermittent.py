@@ -12,25 +12,16 @@ from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 @dataclasses.dataclass(frozen=True)
 class Intermittent(Generator):
-    """Draws demand by Croston's model, or zero-inflated negative binomial counts.
-
-    Attributes:
-      occurrence: range of the probability of demand at a point.
-      size: range of the mean of the counts, of Croston's beyond one.
-      dispersion: range of the negative binomial's size parameter: the smaller, the more spread.
-      periods: in points, one drawn for each series, with which occurrence swings.
-      swing: range of that swing, as a share of the occurrence.
-      croston_share: how many series follow Croston's model.
-    """
+    """Draws demand by Croston's model, or zero-inflated negative binomial counts."""
 
     citation: ClassVar[str] = "Croston, Operational Research Quarterly 23 (1972); Lambert (1992)"
 
-    occurrence: Bounds = (0.05, 0.5)
-    size: Bounds = (0.5, 30.0)
-    dispersion: Bounds = (0.5, 5.0)
-    periods: tuple[int, ...] = (7, 12, 24, 30, 52, 365)
-    swing: Bounds = (0.0, 0.9)
-    croston_share: float = 0.5
+    occurrence: Bounds = (0.05, 0.5)  # probability of demand at a point
+    size: Bounds = (0.5, 30.0)  # mean of the counts, of Croston's beyond one
+    dispersion: Bounds = (0.5, 5.0)  # size parameter of counts: the smaller, the more spread
+    periods: tuple[int, ...] = (7, 12, 24, 30, 52, 365)  # points, with which occurrence swings
+    swing: Bounds = (0.0, 0.9)  # that swing, as a share of the occurrence
+    croston_share: float = 0.5  # how many series follow Croston's model
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         period = rng.choice(self.periods, count)[:, None]

@@ -10,32 +10,23 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int64
 
-from timemoe_jax.data.generators.draws import autoregression, log_uniform, standardise, uniform
+from timemoe_jax.data.generators.draws import autoregression, log_uniform, standardize, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 from timemoe_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
 class Regimes(Generator):
-    """Draws series of segments: each in one of a few states, or with a slope of its own.
-
-    Attributes:
-      states: K, the states of a series.
-      segments: range of the expected number of segments of a series.
-      spread: deviation of the logarithm of the states' noise.
-      noise: range of the noise, beside levels and trends of deviation 1.
-      persistence: range of the noise's autocorrelation.
-      trend_share: how many series are broken trends, with or without jumps at the breaks.
-    """
+    """Draws series of segments: each in one of a few states, or with a slope of its own."""
 
     citation: ClassVar[str] = "Hamilton, Econometrica 57 (1989); trends with breaks, Perron (1989)"
 
-    states: int = 3
-    segments: Bounds = (2.0, 40.0)
-    spread: float = 0.8
-    noise: Bounds = (0.02, 1.0)
-    persistence: Bounds = (0.0, 0.9)
-    trend_share: float = 0.5
+    states: int = 3  # K, the states of a series
+    segments: Bounds = (2.0, 40.0)  # expected number of segments of a series
+    spread: float = 0.8  # deviation of the logarithm of the states' noise
+    noise: Bounds = (0.02, 1.0)  # noise, beside levels and trends of deviation 1
+    persistence: Bounds = (0.0, 0.9)  # noise's autocorrelation
+    trend_share: float = 0.5  # how many series are broken trends, half with jumps at breaks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,5 +66,5 @@ def broken_trends(
     slopes = rng.standard_normal(shape)
     jumps = rng.standard_normal(shape) * (rng.random((count, 1)) < 0.5)
     lines = np.cumsum(np.take_along_axis(slopes, segment, axis=1), axis=1)
-    trend = standardise(lines)
+    trend = standardize(lines)
     return trend + 0.5 * np.take_along_axis(np.cumsum(jumps, axis=1), segment, axis=1)

@@ -12,25 +12,16 @@ from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 @dataclasses.dataclass(frozen=True)
 class Volatility(Generator):
-    """Draws returns of GARCH(1, 1) or stochastic volatility, or the prices that they add up to.
-
-    Attributes:
-      reaction: range of GARCH's alpha.
-      persistence: range of alpha + beta, and of the autocorrelation of the log volatility.
-      spread: range of the deviation of the log volatility.
-      tails: degrees of freedom of the shocks; at least 3.
-      price_scale: range of the deviation of a log price over the series.
-      weights: of what is observed: returns, log prices, prices.
-    """
+    """Draws returns of GARCH(1, 1) or stochastic volatility, or the prices that they add up to."""
 
     citation: ClassVar[str] = "Bollerslev (1986); Taylor (1986), Modelling Financial Time Series"
 
-    reaction: Bounds = (0.03, 0.2)
-    persistence: Bounds = (0.9, 0.995)
-    spread: Bounds = (0.2, 0.8)
-    tails: Bounds = (4.0, 30.0)
-    price_scale: Bounds = (0.05, 1.0)
-    weights: tuple[float, float, float] = (1.0, 2.0, 2.0)
+    reaction: Bounds = (0.03, 0.2)  # GARCH's alpha
+    persistence: Bounds = (0.9, 0.995)  # alpha + beta, or autocorrelation of the log volatility
+    spread: Bounds = (0.2, 0.8)  # deviation of the log volatility
+    tails: Bounds = (4.0, 30.0)  # degrees of freedom of the shocks; at least 3
+    price_scale: Bounds = (0.05, 1.0)  # deviation of a log price over the series
+    weights: tuple[float, float, float] = (1.0, 2.0, 2.0)  # returns, log prices, prices
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
         tails = uniform(rng, self.tails, count, 1)
