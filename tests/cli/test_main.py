@@ -174,7 +174,7 @@ def test_help(argv, capsys):
 
 def test_help_does_not_wait_for_jax():
     program = (
-        "import sys; from timemoe_jax import cli\n"
+        "import sys; from timemoe_jax.cli import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules"

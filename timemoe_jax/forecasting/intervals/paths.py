@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import ndtri
 
 from timemoe_jax.data.series import check_levels
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.intervals.quantiles import quantile_function
 from timemoe_jax.forecasting.intervals.rolling import label_series
 
 # Levels to take the marginals from: fine enough for any shape, and 9 errors calibrate them.
@@ -77,35 +77,6 @@ def sample_paths(
         rng = np.random.default_rng([seed, _fingerprint(series[i])])
         paths[i] = quantile_function(_ranked(trajectories, num_samples, rng), quantiles[i], tau)
     return paths
-
-
-def quantile_function(
-    probabilities: Float64[np.ndarray, "S H"],
-    quantiles: Float64[np.ndarray, "H Q"],
-    levels: Sequence[float] | Float64[np.ndarray, " Q"],
-) -> Float64[np.ndarray, "S H"]:
-    """The values of which a forecast says that they are exceeded with a given probability.
-
-    Linear between the levels, and on in the same lines beyond the outermost ones, not in the level
-    but in its standard normal quantile: a normal distribution of which two levels are known has its
-    own tails, and any other has those of normal distributions.
-
-    Args:
-      probabilities: of not exceeding the value, between 0 and 1.
-      quantiles: of each step, none below the one before it.
-      levels: at least two, rising.
-
-    Returns:
-      values in the units of the quantiles, at a level itself exactly its quantile.
-    """
-    tau = check_levels(levels)
-    score, knots = ndtri(probabilities), ndtri(tau)
-    # The knot at which each line begins; the outermost lines go on.
-    left = np.clip(np.searchsorted(tau, probabilities, side="right") - 1, 0, len(tau) - 2)
-    steps = np.arange(quantiles.shape[0])
-    low, high = quantiles[steps, left], quantiles[steps, left + 1]
-    weight = (score - knots[left]) / (knots[left + 1] - knots[left])
-    return np.where(weight == 1, high, low + weight * (high - low))
 
 
 def _trajectories(residuals: Float64[np.ndarray, "K H"], label: str) -> Float64[np.ndarray, "_ H"]:

@@ -52,29 +52,6 @@ def errors_needed(levels: Sequence[float] | Float64[np.ndarray, " Q"]) -> int:
     return max(-(-c.denominator // (c.denominator - c.numerator)) - 1 for c in confidences)
 
 
-def required_length(
-    horizon: int,
-    levels: Sequence[float] | Float64[np.ndarray, " Q"],
-    context_length: int,
-    min_context: int | None = None,
-    gap: int = 0,
-) -> int:
-    """The fewest points from which a series can be calibrated on its own errors.
-
-    Args:
-      horizon: points to forecast.
-      levels: of the quantiles.
-      context_length: at most so many points are read by a forecast.
-      min_context: as in `conformal_offsets`.
-      gap: missing values at the end of the series.
-
-    Raises:
-      DataError: an argument is out of range.
-    """
-    plan = make_plan(horizon, levels, context_length, min_context, None)
-    return plan.min_context + 2 * gap + horizon + max(1, plan.needed) - 1
-
-
 def make_plan(
     horizon: int,
     levels: Sequence[float] | Float64[np.ndarray, " Q"],

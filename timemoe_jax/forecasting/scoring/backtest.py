@@ -166,17 +166,20 @@ def backtest(
         _fold_origins(each, horizon, folds, season, label)
         for each, label in zip(series, labels, strict=True)
     ]
-    made = rolling_forecasts(series, origins, horizon, predict, context_length, None, labels)
+    no_gaps = [0] * len(series)
+    rolled = rolling_forecasts(
+        series, origins, (horizon,), predict, context_length, no_gaps, labels
+    )
     results = [
-        _score(each, where, forecasts, season, label)
-        for each, where, forecasts, label in zip(series, origins, made, labels, strict=True)
+        _score(each, origin, forecasts, season, label)
+        for each, origin, forecasts, label in zip(series, origins, rolled, labels, strict=True)
     ]
     shape = (len(series), folds)
     return Backtest(
         horizon=horizon,
         folds=folds,
         series=tuple(results),
-        forecasts=np.array(made, np.float64).reshape(*shape, horizon),
+        forecasts=np.array(rolled, np.float64).reshape(*shape, horizon),
         origins=np.array(origins, np.int64).reshape(shape),
     )
 
