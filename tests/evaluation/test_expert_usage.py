@@ -208,7 +208,7 @@ def test_logits_that_are_not_finite_are_an_error(forecaster):
         expert_usage.expert_usage(forecaster, series, normalize="none")
     np.testing.assert_allclose(expert_usage.expert_usage(forecaster, series).sum(axis=1), 1)
     broken = Forecaster(TINY, jax.tree.map(lambda p: p * jnp.nan, create_params(TINY, 0)))
-    with pytest.raises(DataError, match="the router of .* parameters are not finite"):
+    with pytest.raises(DataError, match=r"the router of .* parameters are not finite"):
         expert_usage.expert_path(broken, np.arange(9.0))
 
 

@@ -20,7 +20,7 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.time_moe.config import ModelConfig
 from timemoe_jax.models.time_moe.model import abstract_model
-from timemoe_jax.nn.experts.parallel import exchange_volume
+from timemoe_jax.nn.experts.capacity import capacity
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.config import RunConfig, TrainConfig
@@ -310,9 +310,21 @@ def collectives(function, *arguments) -> dict[str, int]:
     return found
 
 
+def exchange_volume(exchange, *, tokens, choices, d_model, devices, itemsize, capacity_factor):
+    """Bytes that each device sends in the forward pass of one layer, by kind of collective."""
+    others = devices - 1
+    if exchange == "all_gather":
+        return {
+            "all-gather": others * tokens * (d_model * itemsize + choices * 8),
+            "reduce-scatter": others * tokens * d_model * itemsize,
+        }
+    room = capacity(tokens * choices, devices, capacity_factor)
+    return {"all-to-all": others * room * (2 * d_model * itemsize + 4)}
+
+
 @pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
 def test_the_volume_of_an_exchange_is_that_of_its_formula(exchange):
-    """Forward, four devices: what `nn.expert_parallel` documents, against the compiled program."""
+    """Forward, four devices: what `nn.experts.parallel` documents, against the compiled program."""
     model = dataclasses.replace(MODEL, expert_exchange=exchange, expert_capacity_factor=1.0)
     mesh = mesh_of(data=1, expert=4)
     graph, params = abstract_model(model)

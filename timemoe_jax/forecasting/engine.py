@@ -77,7 +77,7 @@ class _Group(NamedTuple):
 
 
 # `compute(params, x, mask, steps)`: anything that is computed of a batch.
-Compute = Callable[[nnx.State, Array, Array, int], Any]
+Compute = Callable[[nnx.State, Any, Any, int], Any]
 
 
 class Engine:
@@ -181,7 +181,7 @@ class Engine:
                 point[i] = outputs[row, begin : begin + horizon]
                 if quantiles is not None and spread is not None:
                     quantiles[i] = spread[row, begin : begin + horizon]
-        finite = np.isfinite(point).all(axis=1)
+        finite = np.asarray(np.isfinite(point).all(axis=1))
         check_finite("the forecast", finite, contexts, settings.normalize)
         return Forecasts(point, quantiles)
 

@@ -1,6 +1,6 @@
 """Backtests: how a model would have done on the last points of each series, beside seasonal naive.
 
-A fold hides one horizon and what follows, forecasts it from the points before, and scores that.
+A fold hides one horizon and all that follows, and scores its forecast from the points before.
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from timemoe_jax.forecasting.scoring.metrics import seasonal_scale
 # Steps of a season that calendars give to series: quarters and months in a year, days in a week and
 # a month, weeks in a year, and the days, weeks and years of steps from a minute to a day.
 SEASONS = (4, 7, 12, 24, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672, 1440)
-# An autocorrelation below this is no season worth repeating, nor is a peak by less than this.
+# A season has at least this autocorrelation, and this much more than some shorter lag.
 LEAST_AUTOCORRELATION = 0.2
 LEAST_PROMINENCE = 0.1
 FLAT_PEAK = 0.03  # noise moves the top of a smooth peak by a few lags
-# Multiples of a season correlate as much as it does, but for chance: the shortest counts.
+# Up to chance, the multiples of a season correlate as much as the season: the shortest counts.
 SAME_AUTOCORRELATION = 0.05
 NAMES_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Errors over all folds of a series; NaN where none can be had.
+    """Errors over all folds of a series; NaN where one is not defined.
 
     Attributes:
       mae: the mean absolute error, in the units of the series.
@@ -50,17 +50,17 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class SeriesBacktest:
-    """One series.
+    """The scores of one series.
 
     Attributes:
       name: of the series.
       model: the errors of the model.
-      seasonal_naive: those of seasonal naive on the same points.
+      seasonal_naive: the errors of seasonal naive on the same points.
       season: its steps; 1 repeats the last value.
       season_found: whether the season was found in the series, rather than given.
       points: how many points were scored: those observed, and for which seasonal naive has a value.
-      missing: how many points of the folds were not scored, for want of an observation or of
-        anything to forecast from.
+      missing: how many points of the folds were not scored, because nothing was observed there or
+        in the context.
       loses: whether the MAE of the model is above that of seasonal naive.
     """
 
@@ -98,7 +98,7 @@ class Backtest:
         return tuple(each for each in self.series if each.loses)
 
     def summary(self) -> str:
-        """A few lines: the mean scores, and by name where the model loses to seasonal naive."""
+        """A few lines: the mean scores, and the names of series on which the model loses."""
         head = f"backtest of {len(self.series)} series, {_count(self.folds, 'fold')} of "
         lines = [f"{head}{_count(self.horizon, 'step')}"]
         for title, key in (("model", "model"), ("seasonal naive", "seasonal_naive")):
@@ -137,24 +137,11 @@ def backtest(
     season: int | None = None,
     names: Sequence[str] | None = None,
 ) -> Backtest:
-    """Scores a model on the last `folds` horizons of each series, beside seasonal naive.
+    """Scores a model on the last `folds` horizons of each series: see `Forecaster.backtest`.
 
-    Folds do not overlap. Both forecast from what is before the fold: the model from its context,
-    seasonal naive from everything. A step counts for both or for neither: what is missing does not,
-    nor does a phase that was never observed.
-
-    Args:
-      series: NaN where a value is missing.
-      horizon: the points of a fold.
-      folds: of each series.
-      predict: the model.
-      context_length: at most so many points are read by a forecast of the model.
-      season: the steps of a season; None finds it in each series, see `find_season`.
-      names: what to call each series.
-
-    Raises:
-      DataError: an argument is out of range, a series is too short, has nothing observed before
-        its first fold or nothing to score in its folds, or the model returned what is no forecast.
+    Both methods forecast from the points before a fold: the model from its context, seasonal naive
+    from all of them. A step counts for both or for neither: it counts if it was observed and if its
+    phase was observed before.
     """
     for name, value in (("horizon", horizon), ("folds", folds), ("context_length", context_length)):
         if value < 1:
@@ -185,32 +172,26 @@ def backtest(
 
 
 def find_season(values: Float64[np.ndarray, " T"]) -> int:
-    """The season of a series: where its autocorrelation peaks, among the usual lengths.
+    """The season of a series: the usual length at which its autocorrelation peaks; 1 for none.
 
-    The series loses its straight line first. A length of `SEASONS` counts where it fits three
-    times, its
-    autocorrelation is 0.2 or more, within 0.03 of the highest at lags up to a sixteenth away, and
-    0.1 above the lowest at any shorter lag, unlike that of a trend. Of those within 0.05 of the
-    highest, the shortest is the season.
-
-    Args:
-      values: NaN where a value is missing; pairs with one do not count.
-
-    Returns:
-      the steps of the season; 1 where there is none.
+    The straight line through the series is removed first; pairs with a missing value (NaN) do not
+    count. A length of `SEASONS` is a candidate if it fits into the series three times and its
+    autocorrelation is at least 0.2, at most 0.03 below the highest at lags up to a sixteenth away,
+    and at least 0.1 above the lowest at a shorter lag, which that of a trend is not. Of the
+    candidates within 0.05 of the highest, the shortest is the season.
     """
     observed = ~np.isnan(values)
     if observed.sum() < 3:
         return 1
     steps = np.arange(len(values), dtype=np.float64)
-    # Of a size near 1, so that no square overflows.
+    # Scaled to values near 1, so that no square overflows.
     scaled = values / (np.abs(values[observed]).max() or 1.0)
     line = np.polynomial.Polynomial.fit(steps[observed], scaled[observed], 1)
     rest = np.where(observed, scaled - line(steps), 0.0)
     if np.abs(rest).max() < 1e-12:
         return 1
     correlation = _autocorrelation(rest, observed, len(values) // 3 + 2)
-    found = {}
+    candidates = {}
     for season in SEASONS:
         if season >= len(correlation) - 1:
             break
@@ -220,26 +201,27 @@ def find_season(values: Float64[np.ndarray, " T"]) -> int:
         around = correlation[season - max(1, season // 16) : season + max(1, season // 16) + 1]
         peak = here >= np.nanmax(around) - FLAT_PEAK
         if peak and here - np.nanmin(correlation[1:season]) >= LEAST_PROMINENCE:
-            found[season] = here
-    near = [s for s, here in found.items() if here >= max(found.values()) - SAME_AUTOCORRELATION]
+            candidates[season] = here
+    highest = max(candidates.values(), default=0.0)
+    near = [s for s, here in candidates.items() if here >= highest - SAME_AUTOCORRELATION]
     return min(near, default=1)
 
 
 def _autocorrelation(
     values: Float64[np.ndarray, " T"], observed: np.ndarray, lags: int
 ) -> Float64[np.ndarray, " lags"]:
-    """Of the lags from 0 up, each over its own pairs of observed values; NaN without such."""
+    """At each lag from 0 up, over its own pairs of observed values; NaN without enough pairs."""
     size = 1 << (2 * len(values) - 1).bit_length()
 
     def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         spectrum = np.conj(np.fft.rfft(a, size)) * np.fft.rfft(b, size)
         return np.fft.irfft(spectrum, size)[:lags]
 
-    there = observed.astype(np.float64)
+    counted = observed.astype(np.float64)
     squares = np.square(values)
-    # Each lag by the power of the very values it pairs: 1 for a series that repeats exactly.
-    power = np.sqrt(np.maximum(products(squares, there) * products(there, squares), 0))
-    pairs = products(there, there)
+    # Divided by the power of the very values that a lag pairs: 1 for a series that repeats exactly.
+    power = np.sqrt(np.maximum(products(squares, counted) * products(counted, squares), 0))
+    pairs = products(counted, counted)
     small = (pairs < 2.5) | (power <= 1e-12 * squares.sum())
     return np.where(small, np.nan, products(values, values) / np.where(small, 1, power))
 
@@ -247,8 +229,8 @@ def _autocorrelation(
 def _fold_origins(
     series: Float64[np.ndarray, " T"], horizon: int, folds: int, season: int | None, label: str
 ) -> Int[np.ndarray, " folds"]:
-    """Where the folds begin, of which the last ends with the series."""
-    before = max(2, season or 1)  # for seasonal naive, and to see a change
+    """Where the folds begin; the last one ends with the series."""
+    before = max(2, season or 1)  # what seasonal naive and a change over one step need
     first = len(series) - folds * horizon
     if first < before:
         raise DataError(
@@ -281,7 +263,7 @@ def _score(
         raise DataError(f"{label} has no observed value to score in its folds; give more folds")
     scale = seasonal_scale(past, chosen)
     model, baseline = (
-        _errors(target[counted] - made[counted], scale) for made in (forecasts, naive)
+        _errors(target[counted] - rows[counted], scale) for rows in (forecasts, naive)
     )
     return SeriesBacktest(
         name=label,
@@ -296,22 +278,22 @@ def _score(
 
 
 def _errors(errors: Float64[np.ndarray, " _"], scale: float) -> Score:
-    largest = float(np.abs(errors).max()) or 1.0  # or the squares of large values overflow
+    largest = float(np.abs(errors).max()) or 1.0  # scaled, so that no square overflows
     mae = float(np.abs(errors).mean())
     rmse = largest * float(np.sqrt(np.square(errors / largest).mean()))
     return Score(mae, rmse, mae / scale if scale > 0 else math.nan)
 
 
 def _loss(each: SeriesBacktest) -> str:
-    how = "found" if each.season_found else "given"
+    origin = "found" if each.season_found else "given"
     return (
         f"{each.name} (MAE {each.model.mae:.4g} against {each.seasonal_naive.mae:.4g}, season "
-        f"{each.season} {how})"
+        f"{each.season} {origin})"
     )
 
 
 def _mean(values: Sequence[float]) -> tuple[float, int]:
-    """The mean of what is there, and how many are not."""
+    """The mean of the values that are known, and how many are not."""
     known = [value for value in values if not math.isnan(value)]
     return (float(np.mean(known)) if known else math.nan), len(values) - len(known)
 

@@ -81,37 +81,6 @@ def apply_experts(
     return jnp.sum(parts, axis=0), jnp.sum(dropped[0])
 
 
-def exchange_volume(
-    exchange: str,
-    *,
-    tokens: int,
-    choices: int,
-    d_model: int,
-    devices: int,
-    itemsize: int,
-    capacity_factor: float,
-) -> dict[str, int]:
-    """Bytes that each device sends in the forward pass of one layer, by kind of collective.
-
-    Args:
-      exchange: "all_gather" or "all_to_all".
-      tokens: T, of each device.
-      choices: K.
-      d_model: D.
-      devices: n, along `expert`.
-      itemsize: b, bytes of a number.
-      capacity_factor: of "all_to_all".
-    """
-    others = devices - 1
-    if exchange == "all_gather":
-        return {
-            "all-gather": others * tokens * (d_model * itemsize + choices * 8),
-            "reduce-scatter": others * tokens * d_model * itemsize,
-        }
-    room = capacity(tokens * choices, devices, capacity_factor)
-    return {"all-to-all": others * room * (2 * d_model * itemsize + 4)}
-
-
 class _Options(NamedTuple):
     implementation: str
     factor: float
