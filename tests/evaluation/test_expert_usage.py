@@ -213,7 +213,7 @@ def test_logits_that_are_not_finite_are_an_error(forecaster):
 
 
 def _lacking(path, colors):
-    """Which of some colours no pixel of a picture has, up to rounding."""
+    """Which of some colors no pixel of a picture has, up to rounding."""
     image = np.round(255 * matplotlib.image.imread(path)[..., :3]).astype(int)
     seen = np.zeros((258, 258, 258), bool)  # with room for a rounding of one level
     shades = np.unique((image * [1 << 16, 1 << 8, 1]).sum(axis=-1))

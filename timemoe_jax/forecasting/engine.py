@@ -40,17 +40,9 @@ UNKNOWN_MEMORY = 2**32
 
 
 class Settings(NamedTuple):
-    """How to forecast, the same for all series of a call; `Engine.settings` checks it.
+    """How to forecast all series of a call, as `Forecaster.forecast` takes it."""
 
-    Attributes:
-      horizon: points to forecast; 0 where the contexts alone are read.
-      context_length: at most so many last points of a series are read.
-      normalize: "instance" or "none".
-      batch_size: series per step, or "auto": what fits in memory. Halved where it does not.
-      progress: whether to show a progress bar.
-    """
-
-    horizon: int
+    horizon: int  # 0 where the contexts are only read
     context_length: int
     normalize: str
     batch_size: int | str
@@ -58,15 +50,10 @@ class Settings(NamedTuple):
 
 
 class Forecasts(NamedTuple):
-    """Forecasts in the units of the series.
-
-    Attributes:
-      point: [N, H].
-      quantiles: [N, H, Q], at the levels of the model's own heads; None without those.
-    """
+    """Forecasts in the units of the series."""
 
     point: Float64[np.ndarray, "N H"]
-    quantiles: Float64[np.ndarray, "N H Q"] | None
+    quantiles: Float64[np.ndarray, "N H Q"] | None  # of the model's heads, if it has any
 
 
 class _Group(NamedTuple):
@@ -81,18 +68,7 @@ Compute = Callable[[nnx.State, Any, Any, int], Any]
 
 
 class Engine:
-    """Parameters, and the programs that were compiled for them.
-
-    Args:
-      config: of the model.
-      params: its parameters.
-      dtype: to compute in: "float32", "bfloat16", or "auto": bfloat16 where the parameters are
-        stored in it and the backend is an accelerator, else float32.
-      mesh: devices to spread parameters and batches over (`partitioning.make_mesh`); None is one.
-
-    Raises:
-      ConfigError: the dtype is not known.
-    """
+    """Parameters, and the programs that were compiled for them; arguments as for `Forecaster`."""
 
     def __init__(
         self,
@@ -188,18 +164,9 @@ class Engine:
     def batches(
         self, contexts: Sequence[Context], settings: Settings, compute: Compute
     ) -> Iterator[tuple[list[int], Batch, Any]]:
-        """Computes something of all contexts, in batches that fit in memory.
+        """Computes something of all contexts, in batches that are halved until they fit in memory.
 
-        Args:
-          contexts: of the series, in any order of lengths.
-          settings: what they have in common.
-          compute: called with the parameters, x and mask of a `Batch` and the steps to decode.
-
-        Yields:
-          the indices of some contexts, their batch, and what was computed of it.
-
-        Raises:
-          DataError: not even one series fits in memory.
+        Yields the indices of some contexts, their batch, and what `compute` returned for it.
         """
         groups: dict[_Group, list[int]] = collections.defaultdict(list)
         for i, context in enumerate(contexts):

@@ -102,8 +102,7 @@ class Forecaster:
         Args:
           path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
-          dtype: see the class.
-          mesh: see the class.
+          dtype, mesh: see the class.
 
         Raises:
           CheckpointError: it is none of these, or is damaged.
@@ -148,8 +147,8 @@ class Forecaster:
           horizon: points to forecast.
           context_length: read at most so many last points; by default as many as the model's
             positions hold beside the horizon.
-          normalize: "instance" z-scores each context (population deviation; a constant series is
-            forecast as that constant); "none" feeds the values as they are.
+          normalize: "instance" standardizes each context (population deviation; a constant series
+            is forecast as that constant); "none" feeds the values as they are.
           quantile_levels: rising, between 0 and 1; also returns these quantiles.
           batch_size: series per step, or "auto": what fits in memory. Halved where it does not.
           progress: whether to show a progress bar.
@@ -393,7 +392,7 @@ class Forecaster:
     def _intervals(
         self, asked: str, levels: Sequence[float] | None, calibration: Any
     ) -> str | None:
-        """Where quantiles come from, where any are asked for."""
+        """Where quantiles come from, if any are asked for."""
         if asked not in INTERVALS:
             raise DataError(f"intervals must be {', '.join(INTERVALS)}, but is {asked!r}")
         has_heads = bool(self.config.quantile_levels)

@@ -13,14 +13,7 @@ from timemoe_jax.forecasting.frames.prepare import FrameInputs
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameForecast:
-    """Forecasts of the series of a data frame, with what their covariates contribute.
-
-    Attributes:
-      prepared: the series.
-      point: in their units.
-      quantiles: in the same units; None unless asked for.
-      levels: of the quantiles [Q].
-    """
+    """Forecasts of the series of a data frame, with what their covariates contribute."""
 
     prepared: FrameInputs
     point: Float64[np.ndarray, "N H"]
@@ -45,14 +38,7 @@ def forecast_frame(
     names: Sequence[str] | None = None,
     **options: Any,
 ) -> FrameForecast:
-    """Forecasts the series of a data frame.
-
-    Args:
-      forecast: `Forecaster.forecast`.
-      prepared: the series, and what covariates contribute to them.
-      names: what to call each series in an error; by default as the data frame does.
-      **options: of `forecast`.
-    """
+    """Forecasts the series of a data frame by `Forecaster.forecast`, with its options."""
     names = prepared.names if names is None else names
     out = forecast(prepared.series, prepared.horizon, names=names, **options)
     quantiles = None if out.quantiles is None else prepared.complete(out.quantiles)

@@ -21,19 +21,11 @@ def plot_series(
     times: Sequence[Any] | None = None,
     context_length: int | None = None,
 ) -> Path:
-    """Forecasts series and writes a picture of them.
+    """Forecasts series by `Forecaster.forecast`, its options bound, and writes a picture of them.
 
-    Args:
-      path: of the picture; its ending decides the kind.
-      forecast: `Forecaster.forecast` with its options, of series and `names=`.
-      series: NaN where a value is missing.
-      names: titles, and what to call each series in an error.
-      holdout: how many last points of each series to hold out, and to draw beside their forecast.
-      times: of each series, a pandas Index [T], if points are held out; None counts steps.
-      context_length: draw at most so many last points before the forecast.
-
-    Raises:
-      DataError: a series is no longer than what is held out, or `forecast` refuses it.
+    The last `holdout` points of each series are held out, and drawn beside their forecast. With
+    them, `times` may be the pandas Index [T] of each series; without times the picture counts
+    steps. At most `context_length` points before a forecast are drawn.
     """
     for each, name in zip(series, names, strict=True):
         if holdout and len(each) <= holdout:

@@ -119,7 +119,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
         values = out.point[:, :, None]
         if levels:
             values = out.quantiles[:, :, [levels.index(level) for level in alpha]]
-        # The columns of an instance are neighbours in the batch; here they share a row.
+        # The columns of an instance are neighbors in the batch; here they share a row.
         columns, width = len(self._history.columns), values.shape[-1]
         apart = values[:, steps - 1].reshape(-1, columns, len(steps), width).swapaxes(1, 2)
         return apart.reshape(-1, columns * width)

@@ -83,32 +83,23 @@ def conformal_offsets(
     min_context: int | None = None,
     of_quantiles: bool = False,
 ) -> Calibrated:
-    """Calibrates quantiles on the errors that the model made at earlier origins.
+    """Calibrates quantiles on the errors that the model made at earlier origins of the series.
 
     Each series is calibrated on its own errors alone, so that the others in the call change
     nothing. Origins are spread evenly, at most one horizon apart, up to the last whose horizon is
-    still observed. They begin where the context is as long as the forecast's own; where that would
-    leave less than the second half of the series, in its middle. An error at a missing step does
-    not count. Where a series ends in missing values, as many are hidden before each origin.
+    still observed. They begin where the context is as long as the forecast's own, or in the middle
+    of the series where that would leave less than its second half. There are at most `origins` of
+    them: by default 59, or twice what the levels need, and more where values are missing. Before
+    the first lie `min_context` points: by default a horizon, but at least 16. An error at a missing
+    step does not count. Where a series ends in missing values, as many are hidden before each
+    origin. If the model is equivariant to shifts and scales of a series, so are the offsets.
 
     With `calibration` the errors are those of its series, each divided by `context_scale` of the
     context that it was made from, and multiplied by that of the series at hand, which may then be
     short. Errors from a context without scale do not count.
 
-    Args:
-      series: NaN where a value is missing; their forecasts follow their ends.
-      horizon: points to forecast.
-      levels: of the quantiles, rising, between 0 and 1.
-      predict: the model, with the same settings as the forecast itself. If it is equivariant to
-        shifts and scales of a series, so are the offsets.
-      context_length: at most so many points are read by a forecast.
-      calibration: other series like these, for a model that gives points.
-      names: what to call each series in an error.
-      origins: at most so many per series; by default 59, or twice what the levels need, and more
-        where values are missing.
-      min_context: the fewest points before an origin; by default the horizon, but at least 16.
-      of_quantiles: whether `predict` gives the quantiles [N, H, Q] of `levels` rather than points;
-        the levels are then 0.5 and pairs of tau and 1 - tau.
+    With `of_quantiles` the model gives the quantiles [N, H, Q] of the levels instead of points; the
+    levels are then 0.5 and pairs of tau and 1 - tau.
 
     Raises:
       DataError: an argument is out of range, a series is too short, or too few of its errors count.
@@ -153,18 +144,8 @@ def calibrated_quantiles(
 ) -> Float64[np.ndarray, "N H Q"]:
     """As `at_levels`, with each interval widened or narrowed by how it did at earlier origins.
 
-    Args:
-      quantiles: of the forecast, at the levels of the model.
-      model_levels: rising.
-      levels: of the result.
-      series: that were forecast.
-      predict: gives the model's quantiles [N, H, P] from earlier contexts.
-      context_length: at most so many points are read by a forecast.
-      names: what to call each series in an error.
-
-    Raises:
-      DataError: a level or its mirror image lies outside those of the model, or a series is too
-        short.
+    `predict` gives the quantiles [N, H, P] of the model's levels. Refuses a level that lies outside
+    of these, or of which 1 - tau does.
     """
     symmetric = list(levels)
     for level in (0.5, *levels):

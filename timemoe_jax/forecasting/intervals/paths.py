@@ -4,9 +4,9 @@ Quantiles say what each step may be, but not how the steps depend on one another
 drawn independently, a sum over a week would be far too certain. So the draws of a step, taken from
 its quantiles, are put in the order of the errors of earlier forecasts: at every step a path has the
 rank that one earlier trajectory of errors had there (the Schaake shuffle: Clark, Gangopadhyay, Hay,
-Rajagopalan and Wilby, The Schaake shuffle, 2004; ensemble copula coupling: Schefzik, Thorarinsdottir
-and Gneiting, Uncertainty quantification in complex simulation models using ensemble copula
-coupling, 2013).
+Rajagopalan and Wilby, The Schaake shuffle, 2004; ensemble copula coupling: Schefzik,
+Thorarinsdottir and Gneiting, Uncertainty quantification in complex simulation models using ensemble
+copula coupling, 2013).
 """
 
 import hashlib
@@ -43,19 +43,10 @@ def sample_paths(
     Missing errors are interpolated along their trajectory, for its ranks alone; a trajectory of
     which more than half is missing is left out.
 
-    Args:
-      quantiles: of each step, none below the one before it, in any units.
-      levels: of the quantiles [Q], at least two, rising.
-      residuals: for each series the errors of earlier forecasts [K, H], NaN where one is missing,
-        as `Calibrated.residuals`; in at least 4 trajectories half of them or more are known.
-      num_samples: paths of each series.
-      seed: not negative. With the values of a series it determines the series' draws, whatever
-        else is in the call.
-      series: that were forecast; only their values decide which random numbers each gets.
-      names: what to call each series in an error.
-
-    Returns:
-      paths [N, num_samples, H] in the units of the quantiles.
+    The residuals of each series are K trajectories of errors, as in `Calibrated.residuals`; at
+    least 4 of them must be at least half known. The seed, which is not negative, and the values of
+    a series determine its draws, whatever else is in the call. The paths have the units of the
+    quantiles.
 
     Raises:
       DataError: an argument is out of range, or a series has too few trajectories.

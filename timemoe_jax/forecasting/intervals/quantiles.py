@@ -15,19 +15,13 @@ def quantile_function(
     quantiles: Float64[np.ndarray, "H Q"],
     levels: Sequence[float] | Float64[np.ndarray, " Q"],
 ) -> Float64[np.ndarray, "S H"]:
-    """The values that a forecast does not exceed with the given probabilities.
+    """The values that a forecast does not exceed with the given probabilities, in its units.
 
     Values are linear in the standard normal quantile of the probability: between neighboring
     levels, and on in the same lines beyond the outermost ones. So the tails are those of normal
-    distributions, and a normal distribution of which two levels are known is met everywhere.
-
-    Args:
-      probabilities: of not exceeding the value, between 0 and 1.
-      quantiles: of each step, none below the one before it.
-      levels: at least two, rising.
-
-    Returns:
-      values in the units of the quantiles, at a level itself exactly its quantile.
+    distributions, and a normal distribution of which two levels are known is met everywhere. At a
+    level itself the value is exactly its quantile. There are at least two levels, and no quantile
+    is below the one before it.
     """
     tau = check_levels(levels)
     score, knots = ndtri(probabilities), ndtri(tau)
@@ -44,11 +38,7 @@ def at_levels(
     model_levels: Sequence[float],
     levels: Sequence[float],
 ) -> Float64[np.ndarray, "N H Q"]:
-    """Interpolates quantiles of the model's levels to other levels, as `quantile_function` does.
-
-    Raises:
-      DataError: a level lies outside those of the model, where nothing is known.
-    """
+    """Interpolates quantiles of the model's levels to levels between them: `quantile_function`."""
     outside = [level for level in levels if not model_levels[0] <= level <= model_levels[-1]]
     if outside:
         raise DataError(

@@ -40,23 +40,11 @@ def rolling_forecasts(
     gaps: Sequence[int],
     labels: Sequence[str],
 ) -> list[Float64[np.ndarray, "_ H ..."]]:
-    """Forecasts every series from each of its origins, in few large calls of the model.
+    """Forecasts every series from each of its K origins, in few large calls of the model.
 
-    Args:
-      series: of any lengths, NaN where a value is missing.
-      origins: for each series the indices of the first points to forecast, each at least 1.
-      shape: of one forecast, (horizon,) or (horizon, Q).
-      predict: the model.
-      context_length: at most so many points before an origin are read.
-      gaps: for each series, how many of the last points before an origin to hide, as though they
-        were missing.
-      labels: what to call each series in an error.
-
-    Returns:
-      for each series forecasts [K, *shape]; a row of NaN where nothing of the context is observed.
-
-    Raises:
-      DataError: what the model returned has the wrong shape or is not finite.
+    For each series, `gaps` says how many of the last points before an origin to hide, as though
+    they were missing. The shape of one forecast is (horizon,) or (horizon, Q). Returns forecasts
+    [K, *shape] for each series; a row of NaN where nothing of the context is observed.
     """
     forecasts = [np.full((len(each), *shape), np.nan) for each in origins]
     for part in _parts(origins, context_length):
