@@ -38,9 +38,8 @@ def expert_usage(
     """How much of each layer's work each expert does, over the observed points of all series.
 
     Args:
-      source: a forecaster, or a model; it has experts.
-      inputs: one series [T], several [N, T], or a list of series of different lengths; NaN where
-        missing, which counts for nothing.
+      source: a forecaster or a model that has experts.
+      inputs: series, as `Forecaster.forecast` takes them; missing points do not count.
       context_length: read at most so many last points of each; by default as many as the model
         has positions.
       normalize: "instance" standardizes what is read of each series; "none" takes it as it is.
@@ -50,7 +49,7 @@ def expert_usage(
       names: what to call each series in an error.
 
     Returns:
-      the share of the (point, choice) pairs that went to each expert; each layer's sum to 1.
+      the share of the (point, choice) pairs that went to each expert; those of a layer sum to 1.
 
     Raises:
       ConfigError: the model is dense.
@@ -79,7 +78,7 @@ def expert_path(
     """The experts that each layer chooses at every point of one series, best first.
 
     Args:
-      source: a forecaster, or a model; it has experts.
+      source: a forecaster or a model that has experts.
       series: one series [T], no longer than the model has positions; NaN where missing.
       normalize: "instance" standardizes the series; "none" takes it as it is.
       name: what to call it in an error.

@@ -1,4 +1,4 @@
-"""The compiled programs behind a forecaster: contexts in, forecasts out, in batches that fit.
+"""The compiled programs of a forecaster, which read contexts in batches that fit in memory.
 
 Shapes are rounded up to buckets, so that a few programs serve all calls: one for each batch bucket,
 context bucket and horizon. A series' own length and the horizon decide its context bucket, so that

@@ -1,4 +1,4 @@
-"""`Forecaster`: any series in, forecasts out, in the units of the input."""
+"""`Forecaster`: from any series to forecasts in their units."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ class Forecast:
 
 
 class Forecaster:
-    """A model that forecasts any series, any horizon.
+    """A model that forecasts series of any length over any horizon.
 
     The forecast of a series does not depend on the others in the call, on their order or on the
     batch size, beyond rounding. Inputs are never modified.
@@ -158,8 +158,8 @@ class Forecaster:
             earlier points of each series. "conformal": the errors of earlier forecasts within each
             series (`forecasting.intervals`), which needs longer series and takes longer. "auto":
             heads if the model has them.
-          calibration: series, as `inputs`, whose errors are taken instead of each series' own; for
-            "conformal" alone.
+          calibration: series, as `inputs`, whose errors calibrate instead of each series' own; only
+            with "conformal".
 
         Returns:
           point forecasts and quantiles, float64, in the shape of the input.
@@ -278,7 +278,7 @@ class Forecaster:
           inputs: as for `forecast`.
           horizon: points to forecast.
           quantile_levels: levels to draw as bands, such as 0.1 and 0.9 for one of 80%.
-          holdout: forecast the last horizon of each series, and draw what came.
+          holdout: forecast the last horizon of each series, and draw it too.
           names: titles.
           options: of `forecast`, such as `context_length`.
 
