@@ -37,9 +37,9 @@ from timemoe_jax.evaluation.benchmarks import (
     find_dataset,
     load_benchmark,
 )
+from timemoe_jax.forecasting.contexts import Context
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.intervals.conformal import conformal_offsets
-from timemoe_jax.forecasting.intervals.rolling import Predict
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive, seasonal_naive_quantiles
 from timemoe_jax.forecasting.scoring.metrics import coverage, mean_width, pinball_loss
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
@@ -90,18 +90,24 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def conformal(predict: Predict, length: int) -> Method:
-    """The point forecasts of a model, with quantiles calibrated on its earlier errors."""
+def conformal_naive(season: int, length: int) -> Method:
+    """Seasonal naive, with quantiles calibrated on its earlier errors."""
+
+    def predict(contexts: list[Context], horizon: int) -> np.ndarray:
+        points = [np.append(c.values, np.full(c.gap, np.nan)) for c in contexts]
+        rows = [seasonal_naive(p[None], horizon, min(season, len(p))) for p in points]
+        return np.concatenate(rows)
 
     def method(contexts: np.ndarray, horizon: int) -> np.ndarray:
         calibrated = conformal_offsets(list(contexts), horizon, LEVELS, predict, length)
-        return calibrated.quantiles(predict(list(contexts[:, -length:]), horizon))
+        recent = [Context.of(context, length, "a window") for context in contexts]
+        return calibrated.quantiles(predict(recent, horizon))
 
     return method
 
 
-def heads(forecaster: Forecaster, length: int, intervals: str) -> Method:
-    """The model's own quantiles, as they are or calibrated."""
+def model_intervals(forecaster: Forecaster, length: int, intervals: str) -> Method:
+    """The quantiles of a model, from where `intervals` says."""
 
     def method(contexts: np.ndarray, horizon: int) -> np.ndarray:
         out = forecaster.forecast(
@@ -111,25 +117,6 @@ def heads(forecaster: Forecaster, length: int, intervals: str) -> Method:
         return out.quantiles
 
     return method
-
-
-def forecaster_predict(forecaster: Forecaster, length: int) -> Predict:
-    """A checkpoint as the function that calibration takes."""
-
-    def predict(contexts: list[np.ndarray], horizon: int) -> np.ndarray:
-        return forecaster.forecast(contexts, horizon, context_length=length).point
-
-    return predict
-
-
-def seasonal_predict(season: int) -> Predict:
-    """Seasonal naive as the function that calibration takes."""
-
-    def predict(contexts: list[np.ndarray], horizon: int) -> np.ndarray:
-        rows = [seasonal_naive(c[None], horizon, min(season, len(c))) for c in contexts]
-        return np.concatenate(rows)
-
-    return predict
 
 
 def random_forecaster() -> Forecaster:
@@ -145,17 +132,15 @@ def methods_of(
     for name, forecaster in forecasters.items():
         length = min(args.context, forecaster.usable_context(None, args.horizon))
         if "conformal" in names(args.methods):
-            predict = forecaster_predict(forecaster, length)
-            found[f"{name} conformal"] = conformal(predict, length)
+            found[f"{name} conformal"] = model_intervals(forecaster, length, "conformal")
         own = forecaster.config.quantile_levels
         if own and (own[0] > LEVELS[0] or own[-1] < LEVELS[-1]):
             print(f"{name} heads: skipped, they reach from {own[0]:g} to {own[-1]:g} only")
             continue
         for kind in ("heads", "calibrated") if own else ():
             if kind in names(args.methods):
-                found[f"{name} {kind}"] = heads(forecaster, length, kind)
-    baseline = conformal(seasonal_predict(season), args.context)
-    return {**found, "seasonal naive conformal": baseline}
+                found[f"{name} {kind}"] = model_intervals(forecaster, length, kind)
+    return {**found, "seasonal naive conformal": conformal_naive(season, args.context)}
 
 
 def measure(

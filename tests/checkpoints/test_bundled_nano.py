@@ -6,6 +6,7 @@ import pytest
 
 from timemoe_jax import Forecaster
 from timemoe_jax.checkpoints import bundled
+from timemoe_jax.checkpoints.bundle import read_verified
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.samples import load_sample
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
@@ -22,7 +23,7 @@ def forecaster() -> Forecaster:
 
 
 def test_its_checksums_are_right():
-    bundled.verify(NAME)
+    read_verified(bundled.find(NAME))
 
 
 def test_it_is_small():

@@ -15,11 +15,8 @@ from tiny_model import TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster, plotting
 from timemoe_jax.evaluation import expert_usage
-from timemoe_jax.evaluation.expert_pictures import (
-    EXPERT_COLORS,
-    plot_expert_path,
-    plot_expert_usage,
-)
+from timemoe_jax.evaluation.expert_pictures import plot_expert_usage
+from timemoe_jax.forecasting import engine
 from timemoe_jax.models.base import create_params
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.experts.routing import router_statistics
@@ -143,7 +140,7 @@ def test_missing_points_around_a_series_change_nothing(forecaster):
     np.testing.assert_array_equal(x, before)
 
 
-def test_only_the_context_is_read_and_normalised(forecaster):
+def test_only_the_context_is_read_and_standardized(forecaster):
     (x,) = _series(0, [60])
     usage = expert_usage.expert_usage(forecaster, x, context_length=20)
     np.testing.assert_array_equal(usage, expert_usage.expert_usage(forecaster, x[-20:]))
@@ -164,9 +161,14 @@ def test_each_shape_compiles_once(forecaster):
     assert expert_usage._sums_of_batch._cache_size() == 2
 
 
-def test_batches_are_bounded():
-    published = dataclasses.replace(TINY, hidden_size=1024, num_hidden_layers=36)
-    sizes = [expert_usage._batch_size("auto", length, published) for length in (16, 512, 4096)]
+def test_batches_are_bounded(monkeypatch):
+    monkeypatch.setattr(engine, "_free_bytes", lambda: 2**32)
+    published = dataclasses.replace(
+        TINY, hidden_size=1024, num_hidden_layers=36, max_position_embeddings=4096
+    )
+    programs = Forecaster(published, nnx.State({})).engine
+    groups = [engine._Group(length, 0) for length in (256, 512, 4096)]
+    sizes = [programs._batch_size("auto", group) for group in groups]
     assert sizes[0] > sizes[1] > sizes[2] >= 1
     assert all(math.log2(size).is_integer() for size in sizes)
 
@@ -203,16 +205,16 @@ def test_a_path_is_of_one_series_that_fits(forecaster):
 
 def test_logits_that_are_not_finite_are_an_error(forecaster):
     series = [np.arange(9.0), 1e300 * np.arange(1.0, 9.0)]
-    with pytest.raises(DataError, match=r"series 1: the router's logits.*try 'instance'"):
+    with pytest.raises(DataError, match=r"the router of series 1 is not finite; .*try 'instance'"):
         expert_usage.expert_usage(forecaster, series, normalize="none")
     np.testing.assert_allclose(expert_usage.expert_usage(forecaster, series).sum(axis=1), 1)
     broken = Forecaster(TINY, jax.tree.map(lambda p: p * jnp.nan, create_params(TINY, 0)))
-    with pytest.raises(DataError, match="parameters may not be finite"):
+    with pytest.raises(DataError, match=r"the router of .* parameters are not finite"):
         expert_usage.expert_path(broken, np.arange(9.0))
 
 
 def _lacking(path, colors):
-    """Which of some colours no pixel of a picture has, up to rounding."""
+    """Which of some colors no pixel of a picture has, up to rounding."""
     image = np.round(255 * matplotlib.image.imread(path)[..., :3]).astype(int)
     seen = np.zeros((258, 258, 258), bool)  # with room for a rounding of one level
     shades = np.unique((image * [1 << 16, 1 << 8, 1]).sum(axis=-1))
@@ -257,44 +259,3 @@ def test_usage_that_cannot_be_drawn(tmp_path, usage, message):
     with pytest.raises(DataError, match=message):
         plot_expert_usage(tmp_path / "u.png", usage)
     assert not (tmp_path / "u.png").exists()
-
-
-def test_strips_have_the_colours_of_the_first_choices(tmp_path):
-    first = np.array([[0, 0, 2, 2], [2, -1, 0, 0]])
-    chosen = np.stack([first, np.full_like(first, 1)], axis=-1)
-    series = np.array([1.0, np.nan, 2.0, 1.5])
-    path = plot_expert_path(tmp_path / "p.png", series, chosen, num_experts=4)
-    image = np.round(255 * matplotlib.image.imread(path)[..., :3]).astype(int)
-
-    def area(expert):
-        color = EXPERT_COLORS[expert]
-        rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-        return int((image == rgb).all(axis=-1).sum())
-
-    # Four points of expert 0 against three of expert 2, and the legend's patch of each; the
-    # second choice and the expert without a point have that patch alone.
-    patch = area(1)
-    assert patch == pytest.approx(area(3), rel=0.05)
-    assert area(0) - patch == pytest.approx((area(2) - patch) * 4 / 3, rel=0.02)
-    assert area(0) > 20 * patch
-
-
-def test_many_experts_are_shades(tmp_path):
-    chosen = np.arange(40).reshape(1, 40, 1)
-    path = plot_expert_path(tmp_path / "p.png", np.arange(40.0), chosen)
-    lut = matplotlib.colormaps["viridis"](np.linspace(0, 1, 40))
-    assert not _lacking(path, lut)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "experts", "message"),
-    [
-        (np.zeros((2, 5, 1), int), None, r"but has shape \(2, 5, 1\) beside .* \(4,\)"),
-        (np.zeros((2, 4), int), None, r"chosen must be \[L, T, K\]"),
-        (np.full((2, 4, 1), 3), 3, "from 0 to num_experts - 1 = 2, and -1, but holds 3 to 3"),
-        (np.full((2, 4, 1), -2), None, "but holds -2 to -2"),
-    ],
-)
-def test_paths_that_cannot_be_drawn(tmp_path, chosen, experts, message):
-    with pytest.raises(DataError, match=message):
-        plot_expert_path(tmp_path / "p.png", np.arange(4.0), chosen, num_experts=experts)

@@ -21,7 +21,7 @@ def zero(contexts, horizon):
 
 
 def last_value(contexts, horizon):
-    return np.array([[c[~np.isnan(c)][-1]] * horizon for c in contexts])
+    return np.array([[c.values[-1]] * horizon for c in contexts])
 
 
 def test_two_folds_by_hand():
@@ -49,7 +49,8 @@ def test_the_model_sees_what_is_before_each_fold():
 
     backtest([np.arange(10.0), np.arange(7.0)], 2, 2, predict, 4, season=1)
     expected = [[2, 3, 4, 5], [4, 5, 6, 7], [0, 1, 2], [1, 2, 3, 4]]
-    assert [list(context) for context in seen] == expected
+    assert [list(context.values) for context in seen] == expected
+    assert not any(context.gap for context in seen)
 
 
 def test_a_model_that_is_seasonal_naive_scores_as_it_does():
@@ -57,7 +58,8 @@ def test_a_model_that_is_seasonal_naive_scores_as_it_does():
     season = 7
 
     def predict(contexts, horizon):
-        return np.concatenate([seasonal_naive(c[None], horizon, season) for c in contexts])
+        points = [np.append(c.values, [NAN] * c.gap) for c in contexts]
+        return np.concatenate([seasonal_naive(p[None], horizon, season) for p in points])
 
     series = [rng.standard_normal(100), np.where(rng.random(120) < 0.2, NAN, 1.0)]
     for one in backtest(series, 9, 3, predict, 1000, season).series:

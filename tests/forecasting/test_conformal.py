@@ -11,7 +11,7 @@ from scipy.stats import binom
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.intervals import rolling as rolling_origins
 from timemoe_jax.forecasting.intervals.conformal import Calibrated, conformal_offsets, context_scale
-from timemoe_jax.forecasting.intervals.plan import errors_needed, required_length
+from timemoe_jax.forecasting.intervals.plan import errors_needed
 
 NAN = np.nan
 INTERVALS = (0.025, 0.1, 0.5, 0.9, 0.975)
@@ -19,7 +19,7 @@ INTERVALS = (0.025, 0.1, 0.5, 0.9, 0.975)
 
 def last_value(contexts, horizon):
     """A model that is exactly equivariant to shifts and scales by powers of two."""
-    return np.array([[c[~np.isnan(c)][-1]] * horizon for c in contexts])
+    return np.array([[c.values[-1]] * horizon for c in contexts])
 
 
 def zero(contexts, horizon):
@@ -41,7 +41,7 @@ def test_four_errors_by_hand():
     np.testing.assert_array_equal(found.offsets, [[[-4, -2, 0, 2, 4]]])
     np.testing.assert_array_equal(found.quantiles(np.array([[10.0]])), [[[6, 8, 10, 12, 14]]])
     np.testing.assert_array_equal(found.counts, [[4]])
-    assert not found.pooled
+    assert found.levels == tuple(levels)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,8 @@ def test_contexts_are_the_points_before_each_origin_up_to_the_context_length():
     found = conformal_offsets([series], 5, [0.1, 0.9], predict, 30, origins=7)
     assert len(seen) == 7
     for context, origin in zip(seen, found.origins[0], strict=True):
-        np.testing.assert_array_equal(context, series[max(0, origin - 30) : origin])
+        np.testing.assert_array_equal(context.values, series[max(0, origin - 30) : origin])
+        assert context.gap == 0
     # What came after each origin, since the forecast is 0.
     np.testing.assert_array_equal(
         found.residuals[0], found.origins[0][:, None] + np.arange(5.0)[None]
@@ -105,7 +106,7 @@ def test_the_model_is_called_seldom_and_with_bounded_contexts(monkeypatch):
     calls = []
 
     def predict(contexts, horizon):
-        calls.append(sum(map(len, contexts)))
+        calls.append(sum(len(context.values) for context in contexts))
         return last_value(contexts, horizon)
 
     series = [walk(i) for i in range(5)]
@@ -231,7 +232,7 @@ class TestCoverage:
         found = conformal_offsets(
             list(series[:, :20]), 1, [0.1, 0.9], zero, 20, list(others), min_context=20
         )
-        assert found.pooled
+        assert not any(map(len, found.origins))  # none of the series' own
         np.testing.assert_array_equal(found.counts, 999)
         lower, upper = found.quantiles(np.zeros((self.CASES, 1)))[:, 0].T
         held = ((lower <= series[:, 20]) & (series[:, 20] <= upper)).sum()
@@ -322,7 +323,7 @@ def test_a_context_of_nothing_is_not_forecast():
     """Nor do forecasts count of which nothing came; here 20 to 29, with contexts of 4."""
 
     def predict(contexts, horizon):
-        assert not any(np.isnan(context).all() for context in contexts)
+        assert not any(np.isnan(context.values).all() for context in contexts)
         return last_value(contexts, horizon)
 
     series = np.concatenate([np.ones(20), np.full(10, NAN), np.ones(20)])
@@ -342,27 +343,33 @@ def test_missing_values_at_the_end_are_hidden_before_every_origin():
 
     series = np.append(np.arange(60.0), [NAN, NAN])
     found = conformal_offsets([series], 3, [0.1, 0.9], predict, 20)
-    assert all(np.isnan(c[-2:]).all() and not np.isnan(c[:-2]).any() for c in seen)
+    assert all(c.gap == 2 and not np.isnan(c.values).any() for c in seen)
+    assert max(len(c.values) for c in seen) == 20 - 2
     np.testing.assert_array_equal(found.residuals[0][-1], [3, 4, 5])
     assert found.origins[0][-1] == 57
 
 
-def test_the_shortest_series():
+@pytest.mark.parametrize(
+    ("levels", "horizon", "context", "gap", "length"),
+    [
+        (INTERVALS, 7, 50, 0, 16 + 7 + 18),  # the least context, a horizon, 19 origins
+        ([0.1, 0.9], 24, 10, 3, 10 + 2 * 3 + 24 + 3),
+        (INTERVALS, 96, 512, 0, 96 + 96 + 18),
+        ([0.1, 0.9], 1, 512, 0, 16 + 1 + 3),
+    ],
+)
+def test_the_shortest_series(levels, horizon, context, gap, length):
     """One point less is an error that says what is needed."""
-    for levels, horizon, context, gap in [(INTERVALS, 7, 50, 0), ([0.1, 0.9], 24, 10, 3)]:
-        length = required_length(horizon, levels, context, gap=gap)
-        series = walk(0, length)
-        series[length - gap :] = NAN
-        found = conformal_offsets([series], horizon, levels, last_value, context)
-        assert found.counts.min() == errors_needed(levels)
-        with pytest.raises(DataError) as info:
-            conformal_offsets(
-                [walk(0), series[1:]], horizon, levels, last_value, context, names=["a", "b"]
-            )
-        assert f"b has {length - 1} points" in str(info.value)
-        assert f"it needs at least {length}" in str(info.value)
-    assert required_length(96, INTERVALS, 512) == 96 + 96 + 18
-    assert required_length(1, [0.1, 0.9], 512) == 16 + 1 + 3
+    series = walk(0, length)
+    series[length - gap :] = NAN
+    found = conformal_offsets([series], horizon, levels, last_value, context)
+    assert found.counts.min() == errors_needed(levels)
+    with pytest.raises(DataError) as info:
+        conformal_offsets(
+            [walk(0, 400), series[1:]], horizon, levels, last_value, context, names=["a", "b"]
+        )
+    assert f"b has {length - 1} points" in str(info.value)
+    assert f"it needs at least {length}" in str(info.value)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_a_channel_is_named(forecaster):
 
 def compiled(model):
     """How many programs JAX made, whatever the model counts."""
-    return model._engine._decode._cache_size()
+    return model.engine._decode._cache_size()
 
 
 def test_one_program_for_each_bucket():
@@ -259,15 +259,15 @@ def test_warming_up_leaves_nothing_to_compile():
 
 def test_a_batch_that_does_not_fit_is_halved():
     model, tried = make(), []
-    call = model._engine._call
+    call = model.engine._call
 
-    def small(x, mask, steps):
+    def small(compute, x, mask, steps):
         tried.append(len(x))
         if len(x) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return call(x, mask, steps)
+        return call(compute, x, mask, steps)
 
-    model._engine._call = small
+    model.engine._call = small
     series = walks(*[50] * 9)
     out = model.forecast(series, HORIZON)
     assert tried == [16, 8, 4, 2, 2, 2, 2, 1]
@@ -281,10 +281,10 @@ def test_a_batch_that_does_not_fit_is_halved():
 def test_one_series_that_does_not_fit_is_named():
     model = make()
 
-    def none(x, mask, steps):
+    def none(compute, x, mask, steps):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
 
-    model._engine._call = none
+    model.engine._call = none
     with pytest.raises(DataError, match=r"load: a context of 64 points .* do not fit in memory"):
         model.forecast(walks(60), HORIZON, names=["load"])
 
@@ -292,10 +292,10 @@ def test_one_series_that_does_not_fit_is_named():
 def test_other_failures_of_the_backend_are_not_hidden():
     model = make()
 
-    def broken(x, mask, steps):
+    def broken(compute, x, mask, steps):
         raise jax.errors.JaxRuntimeError("INTERNAL: the device is on fire")
 
-    model._engine._call = broken
+    model.engine._call = broken
     with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
         model.forecast(walks(60), HORIZON)
 
@@ -306,7 +306,7 @@ def test_the_batch_follows_the_memory_that_is_free(monkeypatch):
     sizes = []
     for free in (10**12, 10**8, 10**7, 1):
         monkeypatch.setattr(engine, "_free_bytes", lambda free=free: free)
-        sizes.append(model._engine._batch_size("auto", group))
+        sizes.append(model.engine._batch_size("auto", group))
     assert sizes[0] == engine.MAX_AUTO_BATCH
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 1
@@ -319,13 +319,13 @@ def test_what_a_series_is_thought_to_take_is_about_what_the_compiler_plans():
     batch, length = 16, 192
     x = np.zeros((batch, length), np.float32)
     plan = (
-        model._engine._decode.lower(model._engine.params, x, x == 0, horizon=HORIZON)
+        model.engine._decode.lower(model.engine.params, x, x == 0, horizon=HORIZON)
         .compile()
         .memory_analysis()
     )
     if plan is None:
         pytest.skip("this backend does not tell")
-    thought = model._engine._bytes_of_series(engine._Group(length, HORIZON))
+    thought = model.engine._bytes_of_series(engine._Group(length, HORIZON))
     assert 1 / 3 < plan.temp_size_in_bytes / batch / thought < 3
 
 

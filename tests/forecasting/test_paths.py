@@ -8,7 +8,8 @@ from scipy.special import ndtr, ndtri
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.intervals.conformal import conformal_offsets
-from timemoe_jax.forecasting.intervals.paths import quantile_function, sample_paths
+from timemoe_jax.forecasting.intervals.paths import sample_paths
+from timemoe_jax.forecasting.intervals.quantiles import quantile_function
 
 NAN = np.nan
 LEVELS = np.arange(1, 20) / 20

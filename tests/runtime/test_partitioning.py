@@ -311,6 +311,18 @@ def collectives(function, *arguments) -> dict[str, int]:
     return found
 
 
+def exchange_volume(exchange, *, tokens, choices, d_model, devices, itemsize, capacity_factor):
+    """Bytes that each device sends in the forward pass of one layer, by kind of collective."""
+    others = devices - 1
+    if exchange == "all_gather":
+        return {
+            "all-gather": others * tokens * (d_model * itemsize + choices * 8),
+            "reduce-scatter": others * tokens * d_model * itemsize,
+        }
+    room = capacity(tokens * choices, devices, capacity_factor)
+    return {"all-to-all": others * room * (2 * d_model * itemsize + 4)}
+
+
 @pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
 def test_the_volume_of_an_exchange_is_that_of_its_formula(exchange):
     """Forward, four devices: what `nn.experts.parallel` documents, against the compiled program."""

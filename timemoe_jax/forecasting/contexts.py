@@ -1,15 +1,41 @@
-"""What a caller hands to a forecaster, as series and the contexts that are read of them."""
+"""What a caller hands to a forecaster: series, the contexts that are read of them, and batches."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float, Float64
 
-from timemoe_jax.data.series import validate_series
+from timemoe_jax.data.series import location_and_scale, validate_series
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.engine import Context
+
+
+class Context(NamedTuple):
+    """What is read of a series: from the first to the last observed of its last points.
+
+    Attributes:
+      values: float64, NaN where missing.
+      gap: how many missing values follow; the model forecasts them too.
+      label: what to call the series in an error.
+    """
+
+    values: Float64[np.ndarray, " _"]
+    gap: int
+    label: str
+
+    @classmethod
+    def of(cls, series: Float64[np.ndarray, " _"], length: int, label: str) -> "Context":
+        """Reads at most `length` last points; refuses a series without an observed one there."""
+        recent = series[-length:]
+        observed = np.flatnonzero(~np.isnan(recent))
+        if not observed.size:
+            raise DataError(
+                f"{label} has no observed value among its last {len(recent)} points, which are all "
+                "that the context holds"
+            )
+        first, end = observed[0], observed[-1] + 1
+        return cls(recent[first:end], len(recent) - int(end), label)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,37 +54,22 @@ class Inputs:
 
     @classmethod
     def parse(cls, inputs: Any, names: Sequence[str] | None = None) -> "Inputs":
-        """Takes the series out of what a caller gave.
-
-        Args:
-          inputs: one series [T], several [N, T], multivariate ones [N, C, T], or a list of series
-            of different lengths. Not modified.
-          names: of the series; by default "series 0" and so on.
-
-        Raises:
-          DataError: a series cannot be used, or there are not as many names.
-        """
+        """Validates what a caller gave: see `Forecaster.forecast`. The input is not modified."""
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
         channels = int(shape[1]) if len(shape) == 3 else None
         rows = inputs
-        if channels is not None:  # sizes in full, since there may be none
-            rows = np.asarray(inputs).reshape(shape[0] * shape[1], shape[2])
-        if names is not None:
-            names = _of_channels(names, channels)
-        elif channels is not None:
-            names = _of_channels([f"series {i}" for i in range(len(inputs))], channels)
+        if channels is not None:
+            rows = np.asarray(inputs).reshape(shape[0] * shape[1], shape[2])  # -1 fails for size 0
+            names = [f"series {i}" for i in range(shape[0])] if names is None else names
+            names = [f"{name} channel {c}" for name in names for c in range(channels)]
         series = validate_series(rows, names)
         labels = [f"series {i}" for i in range(len(series))] if names is None else list(names)
         return cls(series, labels, channels)
 
     def contexts(self, length: int) -> list[Context]:
-        """What is read of each series: at most so many of its last points.
-
-        Raises:
-          DataError: nothing of them is observed.
-        """
+        """What is read of each series: at most `length` of its last points."""
         pairs = zip(self.series, self.names, strict=True)
-        return [context_of(series, length, name) for series, name in pairs]
+        return [Context.of(series, length, name) for series, name in pairs]
 
     def missing(self, length: int) -> Any:
         """How many of the last `length` points of each series are missing."""
@@ -71,24 +82,42 @@ class Inputs:
         return rows.reshape(-1, self.channels, *rows.shape[1:])
 
 
-def context_of(series: Float64[np.ndarray, " _"], length: int, label: str) -> Context:
-    """The points to read, from the first to the last observed, and how many missing ones follow.
+class Batch(NamedTuple):
+    """Contexts as the model reads them: standardized, and padded on the left to one length.
 
-    Raises:
-      DataError: none is observed.
+    Attributes:
+      x: float32; 0 where nothing is observed.
+      mask: where a value is observed; False in the rows beyond the contexts.
+      mean: of each context; 0 without standardization.
+      std: of each context; 1 without standardization.
     """
-    recent = series[-length:]
-    observed = np.flatnonzero(~np.isnan(recent))
-    if not observed.size:
-        raise DataError(
-            f"{label} has no observed value among its last {len(recent)} points, which are all "
-            "that the context holds"
-        )
-    first, end = observed[0], observed[-1] + 1
-    return Context(recent[first:end], len(recent) - int(end), label)
 
+    x: Float[np.ndarray, "B T"]
+    mask: Bool[np.ndarray, "B T"]
+    mean: Float64[np.ndarray, " N"]
+    std: Float64[np.ndarray, " N"]
 
-def _of_channels(names: Sequence[str], channels: int | None) -> list[str]:
-    if channels is None:
-        return list(names)
-    return [f"{name} channel {c}" for name in names for c in range(channels)]
+    @classmethod
+    def of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
+        """Fills at least as many rows as there are contexts; `normalize` as `forecast` takes it."""
+        values = np.full((len(contexts), length), np.nan)
+        for row, context in zip(values, contexts, strict=True):
+            row[length - len(context.values) :] = context.values
+        if normalize == "instance":
+            mean, std = location_and_scale(values)
+        else:
+            mean, std = np.zeros(len(values)), np.ones(len(values))
+        safe = np.where(std > 0, std, 1.0)
+        # Centered before the division, in float64: exact for a small change on a large level.
+        values = (values - mean[:, None]) / safe[:, None]
+        mask = ~np.isnan(values)
+        padding = ((0, rows - len(contexts)), (0, 0))
+        with np.errstate(over="ignore"):  # raw values beyond float32: their result is refused
+            x = np.pad(np.where(mask, values, 0).astype(np.float32), padding)
+        return cls(x, np.pad(mask, padding), mean, std)
+
+    def in_units(self, outputs: Any) -> Float64[np.ndarray, "N ..."]:
+        """Outputs of the model, a row each, back in the units of the contexts."""
+        shape = (-1,) + (1,) * (outputs.ndim - 1)
+        scaled = np.asarray(outputs)[: len(self.mean)].astype(np.float64)
+        return self.mean.reshape(shape) + self.std.reshape(shape) * scaled

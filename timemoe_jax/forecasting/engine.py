@@ -1,4 +1,4 @@
-"""The compiled programs behind a forecaster: contexts in, forecasts out, in batches that fit.
+"""The compiled programs of a forecaster, which read contexts in batches that fit in memory.
 
 Shapes are rounded up to buckets, so that a few programs serve all calls: one for each batch bucket,
 context bucket and horizon. A series' own length and the horizon decide its context bucket, so that
@@ -8,7 +8,7 @@ the others in a call cannot change its result.
 import collections
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,67 +18,52 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
-from timemoe_jax.config import DTYPES
-from timemoe_jax.data.series import location_and_scale
+from timemoe_jax.config import DTYPES, NORMALIZATIONS
+from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import ConfigError, DataError
+from timemoe_jax.forecasting.contexts import Batch, Context
 from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
 from timemoe_jax.models.decoding import Decoded
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.host_memory import free_bytes
 from timemoe_jax.runtime.progress import progress_bar
 
-# Of the memory that is free, what a batch may take when its size is chosen here, and the most.
+# The share of the free memory that a batch of automatic size may take, and the most bytes and rows.
 MEMORY_SHARE = 0.25
 MAX_BATCH_BYTES = 2**31
 MAX_AUTO_BATCH = 256
 
 
-class Context(NamedTuple):
-    """What is read of a series: from the first to the last observed of its last points.
+class Settings(NamedTuple):
+    """How to forecast all series of a call, as `Forecaster.forecast` takes it."""
 
-    Attributes:
-      values: float64, NaN where missing.
-      gap: how many missing values follow, which are forecast, too.
-      label: what to call the series in an error.
-    """
-
-    values: Float64[np.ndarray, " _"]
-    gap: int
-    label: str
+    horizon: int  # 0 where the contexts are only read
+    context_length: int
+    normalize: str
+    batch_size: int | str
+    progress: bool
 
 
 class Forecasts(NamedTuple):
-    """Forecasts in the units of the series.
-
-    Attributes:
-      point: [N, H].
-      quantiles: [N, H, Q], at the levels of the model's own heads; None without those.
-    """
+    """Forecasts in the units of the series."""
 
     point: Float64[np.ndarray, "N H"]
-    quantiles: Float64[np.ndarray, "N H Q"] | None
+    quantiles: Float64[np.ndarray, "N H Q"] | None  # of the model's heads, if it has any
 
 
 class _Group(NamedTuple):
     """Series that share a program, but for the size of the batch."""
 
-    length: int  # that contexts are padded to
-    steps: int  # to decode, those of the gap among them
+    length: int  # of the padded contexts
+    steps: int  # to decode, including those of the gap
+
+
+# `compute(params, x, mask, steps)`: anything that is computed of a batch.
+Compute = Callable[[nnx.State, Any, Any, int], Any]
 
 
 class Engine:
-    """Parameters, and the programs that were compiled for them.
-
-    Args:
-      config: of the model.
-      params: its parameters.
-      dtype: to compute in: "float32", "bfloat16", or "auto": bfloat16 where the parameters are
-        stored in it and the backend is an accelerator, else float32.
-      mesh: devices to spread parameters and batches over (`partitioning.make_mesh`); None is one.
-
-    Raises:
-      ConfigError: the dtype is not known.
-    """
+    """Parameters, and the programs that were compiled for them; arguments as for `Forecaster`."""
 
     def __init__(
         self,
@@ -104,6 +89,7 @@ class Engine:
         def run(
             params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
         ) -> Decoded:
+            mask |= ~mask.any(axis=1, keepdims=True)  # padding rows need a last point to read
             return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
         self._decode = jax.jit(run, static_argnames="horizon")
@@ -113,141 +99,142 @@ class Engine:
         """How many programs were compiled, or loaded, so far."""
         return len(self._programs)
 
-    def run(
-        self,
-        contexts: Sequence[Context],
-        horizon: int,
-        normalize: str,
-        batch_size: int | str = "auto",
-        progress: bool = False,
-    ) -> Forecasts:
-        """Forecasts the horizon after each context and its gap.
+    def usable_context(self, context_length: int | None, horizon: int) -> int:
+        """Checks a context length, or chooses it: see `Forecaster.usable_context`."""
+        limit = self.config.max_position_embeddings
+        if context_length is None:
+            context_length = min(limit - horizon, self.config.default_context or limit)
+            if context_length < 1:
+                raise DataError(
+                    f"horizon {horizon} leaves no room for a context within "
+                    f"max_position_embeddings {limit}"
+                )
+            return context_length
+        context_length = positive_int("context_length", context_length)
+        if context_length + horizon > limit:
+            beside = f" + horizon {horizon}" if horizon else ""
+            raise DataError(
+                f"context_length {context_length}{beside} exceeds max_position_embeddings {limit}"
+            )
+        return context_length
 
-        Args:
-          contexts: of the series.
-          horizon: points to forecast.
-          normalize: "instance" or "none".
-          batch_size: series per step, or "auto": what fits in memory. Halved where it does not.
-          progress: whether to show a progress bar.
+    def settings(
+        self,
+        horizon: int,
+        context_length: int | None,
+        normalize: str,
+        batch_size: int | str,
+        progress: bool,
+    ) -> Settings:
+        """Checks what a caller asked for, and fills in the context length."""
+        if normalize not in NORMALIZATIONS:
+            raise DataError(
+                f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
+            )
+        if batch_size != "auto":
+            batch_size = positive_int("batch_size", batch_size)
+        usable = self.usable_context(context_length, horizon)
+        return Settings(horizon, usable, normalize, batch_size, progress)
+
+    def run(self, contexts: Sequence[Context], settings: Settings) -> Forecasts:
+        """Forecasts the horizon after each context and its gap.
 
         Raises:
           DataError: a forecast is not finite, or not even one series fits in memory.
         """
-        levels = len(self.config.quantile_levels)
+        levels, horizon = len(self.config.quantile_levels), settings.horizon
         point = np.empty((len(contexts), horizon))
         quantiles = np.empty((len(contexts), horizon, levels)) if levels else None
+        for rows, batch, decoded in self.batches(contexts, settings, self._decoded):
+            outputs = batch.in_units(decoded.point)
+            spread = None if quantiles is None else batch.in_units(decoded.quantiles)
+            for row, i in enumerate(rows):
+                begin = contexts[i].gap
+                point[i] = outputs[row, begin : begin + horizon]
+                if quantiles is not None and spread is not None:
+                    quantiles[i] = spread[row, begin : begin + horizon]
+        finite = np.asarray(np.isfinite(point).all(axis=1))
+        check_finite("the forecast", finite, contexts, settings.normalize)
+        return Forecasts(point, quantiles)
+
+    def batches(
+        self, contexts: Sequence[Context], settings: Settings, compute: Compute
+    ) -> Iterator[tuple[list[int], Batch, Any]]:
+        """Computes something of all contexts, in batches that are halved until they fit in memory.
+
+        Yields the indices of some contexts, their batch, and what `compute` returned for it.
+        """
         groups: dict[_Group, list[int]] = collections.defaultdict(list)
         for i, context in enumerate(contexts):
-            groups[self._group(context, horizon)].append(i)
-        with progress_bar(total=len(contexts), unit="series", disable=not progress) as bar:
+            groups[self._group(context, settings.horizon)].append(i)
+        hidden = not settings.progress
+        with progress_bar(total=len(contexts), unit="series", disable=hidden) as bar:
             for group, rows in groups.items():
                 done = 0
                 while done < len(rows):
-                    size = self._batch_size(batch_size, group)
+                    size = self._batch_size(settings.batch_size, group)
                     part = rows[done : done + size]
-                    found = self._try([contexts[i] for i in part], group, normalize, size)
-                    if found is None:  # it did not fit, and will be tried in smaller batches
+                    bucket, chosen = self._bucket(len(part), size), [contexts[i] for i in part]
+                    try:
+                        batch = Batch.of(chosen, group.length, bucket, settings.normalize)
+                        computed = self._call(compute, batch.x, batch.mask, group.steps)
+                    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                        self._halve(group, bucket, error, chosen[0].label)
                         continue
-                    for row, i in enumerate(part):
-                        begin = contexts[i].gap
-                        point[i] = found.point[row, begin : begin + horizon]
-                        if quantiles is not None and found.quantiles is not None:
-                            quantiles[i] = found.quantiles[row, begin : begin + horizon]
+                    yield part, batch, computed
                     done += len(part)
                     bar.update(len(part))
-        _check_finite(point, [context.label for context in contexts], normalize)
-        return Forecasts(point, quantiles)
 
-    def warmup(self, length: int, horizon: int, batch_size: int | str, count: int) -> None:
-        """Compiles the program for some series of one length.
-
-        Args:
-          length: of their contexts.
-          horizon: points to forecast.
-          batch_size: as `run` takes it.
-          count: how many series a call will hold.
-        """
+    def warmup(self, length: int, horizon: int, count: int) -> None:
+        """Compiles the program for a call with `count` series of one length."""
         group = self._group(Context(np.zeros(length), 0, "warm-up"), horizon)
-        size = self._batch_size(batch_size, group)
+        size = self._batch_size("auto", group)
         shape = (self._bucket(min(count, size), size), group.length)
-        self._call(np.zeros(shape, np.float32), np.ones(shape, bool), group.steps)
+        self._call(self._decoded, np.zeros(shape, np.float32), np.ones(shape, bool), group.steps)
 
     def _group(self, context: Context, horizon: int) -> _Group:
         limit = self.config.max_position_embeddings
-        # A few sizes of gap, so that each does not need a program of its own.
+        # Gaps are rounded up to a few sizes, so that each does not need a program of its own.
         room = max(limit - len(context.values) - horizon, context.gap)
-        gap = min(power_of_two(context.gap), room) if context.gap else 0
+        gap = min(_power_of_two(context.gap), room) if context.gap else 0
         return _Group(_length_bucket(len(context.values)), gap + horizon)
 
-    def _try(
-        self, contexts: list[Context], group: _Group, normalize: str, size: int
-    ) -> Forecasts | None:
-        """A batch, padded to its buckets; None where it did not fit, and smaller ones are to come.
+    def _halve(self, group: _Group, tried: int, error: Exception, label: str) -> None:
+        """Remembers that a batch did not fit; raises where its size was not the reason."""
+        if not _is_out_of_memory(error):
+            raise error
+        if tried <= self._parts:
+            raise DataError(
+                f"{label}: a context of {group.length} points and a forecast of {group.steps} do "
+                "not fit in memory, even alone; give a shorter context_length or horizon"
+            ) from None
+        self._fitting[group] = tried // 2
+        logging.warning("a batch of %d series did not fit; going on with halves", tried)
 
-        Raises:
-          DataError: one series alone did not fit.
-        """
-        try:
-            return self._batch(contexts, group, normalize, self._bucket(len(contexts), size))
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            tried = self._bucket(len(contexts), size)
-            if tried <= self._parts:
-                raise DataError(
-                    f"{contexts[0].label}: a context of {group.length} points and a forecast of "
-                    f"{group.steps} do not fit in memory, even alone; give a shorter "
-                    "context_length or horizon"
-                ) from None
-            self._fitting[group] = tried // 2
-            logging.warning("a batch of %d series did not fit; going on with halves", tried)
-            return None
-
-    def _batch(
-        self, contexts: list[Context], group: _Group, normalize: str, bucket: int
-    ) -> Forecasts:
-        values = np.full((len(contexts), group.length), np.nan)
-        for row, context in zip(values, contexts, strict=True):
-            row[group.length - len(context.values) :] = context.values
-        if normalize == "instance":
-            mean, std = location_and_scale(values)
-        else:
-            mean, std = np.zeros(len(values)), np.ones(len(values))
-        safe = np.where(std > 0, std, 1.0)
-        # Centred before the division, in float64: exact for a small change on a large level.
-        values = (values - mean[:, None]) / safe[:, None]
-        mask = ~np.isnan(values)
-        room = ((0, bucket - len(contexts)), (0, 0))
-        with np.errstate(over="ignore"):  # raw values beyond float32: the forecast is refused
-            x = np.pad(np.where(mask, values, 0).astype(np.float32), room)
-        # A row that pads the batch still needs a last point to read.
-        mask = np.pad(mask, room, constant_values=True)
-        out = self._call(x, mask, group.steps)
-
-        def in_units(a: Array | None) -> Any:
-            if a is None:
-                return None
-            shape = (-1,) + (1,) * (a.ndim - 1)
-            scaled = np.asarray(a)[: len(contexts)].astype(np.float64)
-            return mean.reshape(shape) + std.reshape(shape) * scaled
-
-        return Forecasts(in_units(out.point), in_units(out.quantiles))
+    def _decoded(
+        self, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], steps: int
+    ) -> Decoded:
+        self._programs.add((x.shape, steps))
+        return self._decode(params, x, mask, horizon=steps)
 
     def _call(
-        self, x: Float[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"], steps: int
-    ) -> Decoded:
+        self,
+        compute: Compute,
+        x: Float[np.ndarray, "B T"],
+        mask: Bool[np.ndarray, "B T"],
+        steps: int,
+    ) -> Any:
         """Runs a program and waits for it, so that a lack of memory shows here."""
-        self._programs.add((x.shape, steps))
         if self._mesh is None:
-            return jax.block_until_ready(self._decode(self.params, x, mask, horizon=steps))
-        place = partitioning.batch_sharding(self._mesh)
+            return jax.block_until_ready(compute(self.params, x, mask, steps))
+        sharding = partitioning.batch_sharding(self._mesh)
         with partitioning.use_mesh(self._mesh):
-            x, mask = jax.device_put((x, mask), place)
-            return jax.block_until_ready(self._decode(self.params, x, mask, horizon=steps))
+            x, mask = jax.device_put((x, mask), sharding)
+            return jax.block_until_ready(compute(self.params, x, mask, steps))
 
     def _bucket(self, count: int, size: int) -> int:
-        """Rows of a batch of `count` series: few sizes, and as many for each part of the mesh."""
-        rows = min(size, power_of_two(count))
+        """Rows of a batch of `count` series: one of few sizes, a multiple of the mesh's parts."""
+        rows = min(size, _power_of_two(count))
         return -(-rows // self._parts) * self._parts
 
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
@@ -281,12 +268,12 @@ def _cast(params: nnx.State, dtype: jnp.dtype, family: Family) -> nnx.State:
 
 
 def _length_bucket(length: int) -> int:
-    """A padded length at most a quarter longer (15 points where that is more), one of few."""
-    step = max(16, power_of_two(length) // 8)
+    """Rounds a length up to one of few, by a quarter (or 15 points, if that is more) at most."""
+    step = max(16, _power_of_two(length) // 8)
     return -(-length // step) * step
 
 
-def power_of_two(n: int) -> int:
+def _power_of_two(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()
 
@@ -312,13 +299,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _check_finite(forecasts: Float64[np.ndarray, "N H"], labels: list[str], normalize: str) -> None:
-    rows = np.flatnonzero(~np.isfinite(forecasts).all(axis=1))
-    if not rows.size:
+def check_finite(
+    what: str, finite: Bool[np.ndarray, " N"], contexts: Sequence[Context], normalize: str
+) -> None:
+    """Raises for the first context of which `what`, such as "the forecast", is not finite."""
+    if finite.all():
         return
+    label = contexts[int(np.argmin(finite))].label
     hint = (
         "with normalize='none' its values are fed raw and may be too large: try 'instance'"
         if normalize == "none"
         else "its values are too large for float64, or the checkpoint's parameters are not finite"
     )
-    raise DataError(f"the forecast of {labels[rows[0]]} is not finite; {hint}")
+    raise DataError(f"{what} of {label} is not finite; {hint}")

@@ -1,11 +1,11 @@
-"""`Forecaster`: any series in, forecasts out, in the units of the input."""
+"""`Forecaster`: from any series to forecasts in their units."""
 
 import dataclasses
 import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,18 +13,21 @@ from flax import nnx
 from jaxtyping import Float64, Int
 
 from timemoe_jax.checkpoints.load import load_model
-from timemoe_jax.config import NORMALIZATIONS
 from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.contexts import Inputs
-from timemoe_jax.forecasting.engine import Engine, Forecasts
+from timemoe_jax.forecasting.contexts import Context, Inputs
+from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
+from timemoe_jax.forecasting.frame_forecast import forecast_frame
 from timemoe_jax.forecasting.frames.prepare import prepare_frame
-from timemoe_jax.forecasting.intervals.conformal import Calibrated, conformal_offsets
-from timemoe_jax.forecasting.intervals.heads import at_levels, calibrated
+from timemoe_jax.forecasting.intervals.conformal import (
+    Calibrated,
+    calibrated_quantiles,
+    conformal_offsets,
+)
 from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_paths
+from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
-from timemoe_jax.plotting import MAX_PANELS
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
 
@@ -35,8 +38,8 @@ class Forecast:
 
     Attributes:
       point: the forecasts, in the units of the input; [N, C, H] where that was [N, C, T].
-      context_length: at most so many of each series' last points were read.
-      missing: missing values among them.
+      context_length: at most so many last points of each series were read.
+      missing: how many of them are missing.
       quantiles: in the same units; None unless asked for.
       quantile_levels: of the quantiles [Q].
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
@@ -52,23 +55,14 @@ class Forecast:
     channelwise: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What all forecasts of a call have in common."""
-
-    context_length: int
-    normalize: str
-    batch_size: int | str
-    progress: bool
-
-
 class Forecaster:
-    """A model that forecasts any series, any horizon.
+    """A model that forecasts series of any length over any horizon.
 
     The forecast of a series does not depend on the others in the call, on their order or on the
     batch size, beyond rounding. Inputs are never modified.
 
     Attributes:
+      engine: the compiled programs.
       config: of the model, in the dtype that it computes in.
       digest: of the stored parameters, where they were loaded.
 
@@ -91,8 +85,8 @@ class Forecaster:
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
     ):
-        self._engine = Engine(config, params, dtype, mesh)
-        self.config = self._engine.config
+        self.engine = Engine(config, params, dtype, mesh)
+        self.config = self.engine.config
         self.digest: str | None = None
 
     @classmethod
@@ -107,8 +101,7 @@ class Forecaster:
         Args:
           path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
-          dtype: see the class.
-          mesh: see the class.
+          dtype, mesh: see the class.
 
         Raises:
           CheckpointError: it is none of these, or is damaged.
@@ -121,12 +114,12 @@ class Forecaster:
     @property
     def model(self) -> Any:
         """The model itself: `model(x [B, T]).predictions[P]` is [B, T, P]."""
-        return nnx.merge(self._engine.graph, self._engine.params)
+        return nnx.merge(self.engine.graph, self.engine.params)
 
     @property
     def num_programs(self) -> int:
         """How many programs were compiled, or loaded from a cache, so far."""
-        return self._engine.num_programs
+        return self.engine.num_programs
 
     def forecast(
         self,
@@ -153,8 +146,8 @@ class Forecaster:
           horizon: points to forecast.
           context_length: read at most so many last points; by default as many as the model's
             positions hold beside the horizon.
-          normalize: "instance" z-scores each context (population deviation; a constant series is
-            forecast as that constant); "none" feeds the values as they are.
+          normalize: "instance" standardizes each context (population deviation; a constant series
+            is forecast as that constant); "none" feeds the values as they are.
           quantile_levels: rising, between 0 and 1; also returns these quantiles.
           batch_size: series per step, or "auto": what fits in memory. Halved where it does not.
           progress: whether to show a progress bar.
@@ -164,8 +157,8 @@ class Forecaster:
             earlier points of each series. "conformal": the errors of earlier forecasts within each
             series (`forecasting.intervals`), which needs longer series and takes longer. "auto":
             heads if the model has them.
-          calibration: series, as `inputs`, whose errors are taken instead of each series' own; for
-            "conformal" alone.
+          calibration: series, as `inputs`, whose errors calibrate instead of each series' own; only
+            with "conformal".
 
         Returns:
           point forecasts and quantiles, float64, in the shape of the input.
@@ -173,27 +166,25 @@ class Forecaster:
         Raises:
           DataError: a series, the horizon or an option cannot be used.
         """
-        given = Inputs.parse(inputs, names)
-        horizon = positive_int("horizon", horizon)
-        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
+        call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
-        made = self._run(given, horizon, settings)
+        forecasts = call.forecast()
         quantiles, levels = None, ()
         if quantile_levels is not None:
             levels = tuple(check_levels(quantile_levels).tolist())
             if source == "conformal":
-                found = self._calibrated(given, horizon, levels, settings, calibration)
-                quantiles = found.quantiles(made.point)
+                others = None if calibration is None else Inputs.parse(calibration).series
+                quantiles = call.calibrate(levels, others).quantiles(forecasts.point)
             else:
-                quantiles = self._of_heads(given, made, levels, settings, source == "calibrated")
+                quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
         return Forecast(
-            point=given.shaped(made.point),
-            context_length=settings.context_length,
-            missing=given.missing(settings.context_length),
-            quantiles=given.shaped(quantiles),
+            point=call.inputs.shaped(forecasts.point),
+            context_length=call.settings.context_length,
+            missing=call.inputs.missing(call.settings.context_length),
+            quantiles=call.inputs.shaped(quantiles),
             quantile_levels=levels,
             intervals=source if quantile_levels is not None else None,
-            channelwise=given.channels is not None,
+            channelwise=call.inputs.channels is not None,
         )
 
     def sample(
@@ -211,8 +202,8 @@ class Forecaster:
     ) -> Float64[np.ndarray, "N *C S H"]:
         """Draws sample paths, whose sums and maxima over time have honest intervals.
 
-        Each step's draws follow its quantiles; which go together is taken from the errors of
-        earlier forecasts within the series: see `forecasting.sample_paths`.
+        The draws of a step follow its quantiles. The errors of earlier forecasts within the series
+        decide which draws make a path: see `forecasting.intervals.paths`.
 
         Args:
           inputs: as for `forecast`.
@@ -228,21 +219,18 @@ class Forecaster:
         Raises:
           DataError: as `forecast` does, or a series is too short to have earlier forecasts.
         """
-        given = Inputs.parse(inputs, names)
-        horizon = positive_int("horizon", horizon)
-        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
+        call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, SAMPLING_LEVELS, None)
-        made = self._run(given, horizon, settings)
-        found = self._calibrated(given, horizon, SAMPLING_LEVELS, settings, None)
+        forecasts = call.forecast()
+        calibration = call.calibrate(SAMPLING_LEVELS)
         if source == "conformal":
-            quantiles, levels = found.quantiles(made.point), SAMPLING_LEVELS
+            quantiles, levels = calibration.quantiles(forecasts.point), SAMPLING_LEVELS
         else:
             levels = self.config.quantile_levels
-            quantiles = self._of_heads(given, made, levels, settings, source == "calibrated")
-        errors = found.residuals
-        return given.shaped(
-            sample_paths(quantiles, levels, errors, num_samples, seed, given.series, given.names)
-        )
+            quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
+        errors, series, labels = calibration.residuals, call.inputs.series, call.inputs.names
+        paths = sample_paths(quantiles, levels, errors, num_samples, seed, series, labels)
+        return call.inputs.shaped(paths)
 
     def backtest(
         self,
@@ -268,12 +256,9 @@ class Forecaster:
         Raises:
           DataError: as `forecast` does, or a series is too short.
         """
-        given = Inputs.parse(inputs, names)
-        horizon = positive_int("horizon", horizon)
-        settings = self._settings(horizon, context_length, normalize, batch_size, progress)
-        predict = functools.partial(self._predict, settings)
-        length = settings.context_length
-        return backtest(given.series, horizon, folds, predict, length, season, given.names)
+        call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
+        series, labels, length = call.inputs.series, call.inputs.names, call.settings.context_length
+        return backtest(series, horizon, folds, call.predict, length, season, labels)
 
     def plot(
         self,
@@ -292,7 +277,7 @@ class Forecaster:
           inputs: as for `forecast`.
           horizon: points to forecast.
           quantile_levels: levels to draw as bands, such as 0.1 and 0.9 for one of 80%.
-          holdout: forecast the last horizon of each series, and draw what came.
+          holdout: forecast the last horizon of each series, and draw it too.
           names: titles.
           options: of `forecast`, such as `context_length`.
 
@@ -302,18 +287,19 @@ class Forecaster:
         Raises:
           DataError: as `forecast` does, or a series is no longer than a horizon to hold out.
         """
-        from timemoe_jax.forecasting.pictures import draw_forecasts, hold_out
+        from timemoe_jax.forecasting.pictures import plot_series
 
-        given, truths = Inputs.parse(inputs, names), None
-        series = given.series
-        if holdout:
-            series, truths = hold_out(series, positive_int("horizon", horizon), given.names)
-        series, titles = series[:MAX_PANELS], given.names[:MAX_PANELS]
-        options = {**options, "quantile_levels": quantile_levels, "names": titles}
-        out = self.forecast(series, horizon, **options)
-        contexts = [each[-out.context_length :] for each in series]
-        levels = out.quantile_levels
-        return draw_forecasts(path, titles, contexts, out.point, out.quantiles, levels, truths)
+        horizon, parsed = positive_int("horizon", horizon), Inputs.parse(inputs, names)
+        context = self.usable_context(options.get("context_length"), horizon)
+        options["quantile_levels"] = quantile_levels
+        return plot_series(
+            path,
+            functools.partial(self.forecast, horizon=horizon, **options),
+            parsed.series,
+            parsed.names,
+            horizon if holdout else 0,
+            context_length=context,
+        )
 
     def predict_df(
         self,
@@ -331,7 +317,7 @@ class Forecaster:
         """Forecasts the series of a data frame, on their own calendar.
 
         Args:
-          df: a pandas DataFrame, long or wide: see `forecasting.time_frames.read_frame`.
+          df: a pandas DataFrame, long or wide: see `forecasting.frames.frames.read_frame`.
           horizon: points to forecast.
           id_column, timestamp_column, target: which columns are which; by default found by name.
           freq: the step between times; by default found for each series.
@@ -348,7 +334,7 @@ class Forecaster:
         Raises:
           DataError: the frame, a covariate or an option cannot be used.
         """
-        given = prepare_frame(
+        prepared = prepare_frame(
             df,
             positive_int("horizon", horizon),
             future_df=future_df,
@@ -358,10 +344,8 @@ class Forecaster:
             timestamp_column=timestamp_column,
             target=target,
         )
-        options = {"names": given.names, **options}
-        out = self.forecast(given.series, horizon, quantile_levels=quantile_levels, **options)
-        quantiles = None if out.quantiles is None else given.complete(out.quantiles)
-        return given.to_frame(given.complete(out.point), quantiles, out.quantile_levels)
+        options["quantile_levels"] = quantile_levels
+        return forecast_frame(self.forecast, prepared, **options).frame
 
     def warmup(
         self,
@@ -369,25 +353,24 @@ class Forecaster:
         context_lengths: Sequence[int],
         batch_sizes: Sequence[int] = (1,),
     ) -> int:
-        """Compiles what later calls will need, so that none of them waits for it.
+        """Compiles the programs of later calls, so that these need not wait for them.
 
         Args:
-          horizons: that will be forecast.
-          context_lengths: of the series, as far as the model reads them.
-          batch_sizes: how many series calls will hold.
+          horizons: of those calls.
+          context_lengths: of their series, as far as the model reads them.
+          batch_sizes: how many series they hold.
 
         Returns:
           how many programs were compiled.
         """
-        before = self._engine.num_programs
+        before = self.engine.num_programs
         for horizon in horizons:
             for length in context_lengths:
                 usable = self.usable_context(None, positive_int("horizon", horizon))
                 length = min(positive_int("context_length", length), usable)
                 for count in batch_sizes:
-                    count = positive_int("batch_size", count)
-                    self._engine.warmup(length, horizon, "auto", count)
-        return self._engine.num_programs - before
+                    self.engine.warmup(length, horizon, positive_int("batch_size", count))
+        return self.engine.num_programs - before
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """The context that a forecast reads: the one given, or what the positions have room for.
@@ -395,44 +378,20 @@ class Forecaster:
         Raises:
           DataError: context and horizon together exceed `max_position_embeddings`.
         """
-        limit = self.config.max_position_embeddings
-        if context_length is None:
-            context_length = min(limit - horizon, self.config.default_context or limit)
-            if context_length < 1:
-                raise DataError(
-                    f"horizon {horizon} leaves no room for a context within "
-                    f"max_position_embeddings {limit}"
-                )
-            return context_length
-        context_length = positive_int("context_length", context_length)
-        if context_length + horizon > limit:
-            raise DataError(
-                f"context_length {context_length} + horizon {horizon} exceeds "
-                f"max_position_embeddings {limit}"
-            )
-        return context_length
+        return self.engine.usable_context(context_length, horizon)
 
-    def _settings(
-        self,
-        horizon: int,
-        context_length: int | None,
-        normalize: str,
-        batch_size: int | str,
-        progress: bool,
-    ) -> _Settings:
-        if normalize not in NORMALIZATIONS:
-            raise DataError(
-                f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
-            )
-        if batch_size != "auto":
-            batch_size = positive_int("batch_size", batch_size)
-        usable = self.usable_context(context_length, horizon)
-        return _Settings(usable, normalize, batch_size, progress)
+    def _call(
+        self, inputs: Any, names: Sequence[str] | None, horizon: int, *options: Any
+    ) -> "_Call":
+        """Checks the arguments that `forecast`, `sample` and `backtest` share."""
+        parsed = Inputs.parse(inputs, names)
+        settings = self.engine.settings(positive_int("horizon", horizon), *options)
+        return _Call(self.engine, parsed, settings)
 
     def _intervals(
         self, asked: str, levels: Sequence[float] | None, calibration: Any
     ) -> str | None:
-        """Where quantiles come from, where any are asked for."""
+        """Where quantiles come from, if any are asked for."""
         if asked not in INTERVALS:
             raise DataError(f"intervals must be {', '.join(INTERVALS)}, but is {asked!r}")
         has_heads = bool(self.config.quantile_levels)
@@ -451,48 +410,44 @@ class Forecaster:
             )
         return source
 
-    def _run(self, given: Inputs, horizon: int, settings: _Settings) -> Forecasts:
-        contexts = given.contexts(settings.context_length)
-        return self._engine.run(
-            contexts, horizon, settings.normalize, settings.batch_size, settings.progress
-        )
 
-    def _predict(
-        self, settings: _Settings, contexts: list[np.ndarray], horizon: int
-    ) -> Float64[np.ndarray, "N H"]:
-        """Point forecasts from rolling contexts, as `forecasting.rolling_origins` asks for them."""
-        return self._run(Inputs.parse(contexts), horizon, settings).point
+class _Call(NamedTuple):
+    """The series of a call and what all their forecasts have in common."""
 
-    def _of_heads(
-        self,
-        given: Inputs,
-        made: Forecasts,
-        levels: tuple[float, ...],
-        settings: _Settings,
-        calibrate: bool,
+    engine: Engine
+    inputs: Inputs
+    settings: Settings
+
+    def forecast(self) -> Forecasts:
+        return self.engine.run(self.inputs.contexts(self.settings.context_length), self.settings)
+
+    def predict(self, contexts: list[Context], horizon: int) -> Float64[np.ndarray, "N H"]:
+        """Point forecasts from earlier contexts, a `Predict`; the horizon is that of the call."""
+        return self.engine.run(contexts, self.settings).point
+
+    def predict_quantiles(self, contexts: list[Context], horizon: int) -> Any:
+        """As `predict`, but [N, H, Q] at the levels of the model's heads."""
+        return self.engine.run(contexts, self.settings).quantiles
+
+    def calibrate(self, levels: Sequence[float], others: Any = None) -> Calibrated:
+        """Calibrates on earlier errors of each series, or on those of other series."""
+        horizon, length = self.settings.horizon, self.settings.context_length
+        series, names = self.inputs.series, self.inputs.names
+        return conformal_offsets(series, horizon, levels, self.predict, length, others, names)
+
+    def head_quantiles(
+        self, forecasts: Forecasts, levels: tuple[float, ...], calibrated: bool
     ) -> Float64[np.ndarray, "N H Q"]:
-        assert made.quantiles is not None
-        own = self.config.quantile_levels
-        if not calibrate:
-            return at_levels(made.quantiles, own, levels)
-
-        def predict(contexts: list[np.ndarray], horizon: int) -> Any:
-            return self._run(Inputs.parse(contexts), horizon, settings).quantiles
-
-        length = settings.context_length
-        return calibrated(made.quantiles, own, levels, given.series, predict, length, given.names)
-
-    def _calibrated(
-        self,
-        given: Inputs,
-        horizon: int,
-        levels: Sequence[float],
-        settings: _Settings,
-        calibration: Any,
-    ) -> Calibrated:
-        others = None if calibration is None else Inputs.parse(calibration).series
-        predict = functools.partial(self._predict, settings)
-        length = settings.context_length
-        return conformal_offsets(
-            given.series, horizon, levels, predict, length, others, given.names
+        assert forecasts.quantiles is not None
+        model_levels = self.engine.config.quantile_levels
+        if not calibrated:
+            return at_levels(forecasts.quantiles, model_levels, levels)
+        return calibrated_quantiles(
+            forecasts.quantiles,
+            model_levels,
+            levels,
+            self.inputs.series,
+            self.predict_quantiles,
+            self.settings.context_length,
+            self.inputs.names,
         )

@@ -1,7 +1,7 @@
 """A forecast as a picture: context, what came after it where that is known, forecast and bands."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,37 @@ from timemoe_jax.errors import DataError
 from timemoe_jax.plotting import MAX_PANELS, Panel, plot_forecasts
 
 
-def hold_out(
-    series: Sequence[Float64[np.ndarray, " _"]], horizon: int, names: Sequence[str]
-) -> tuple[list[Float64[np.ndarray, " _"]], list[Float64[np.ndarray, " _"]]]:
-    """Splits the last horizon off each series, to be compared with its forecast.
+def plot_series(
+    path: str | os.PathLike[str],
+    forecast: Callable[..., Any],
+    series: Sequence[Float64[np.ndarray, " _"]],
+    names: Sequence[str],
+    holdout: int = 0,
+    times: Sequence[Any] | None = None,
+    context_length: int | None = None,
+) -> Path:
+    """Forecasts series by `Forecaster.forecast`, its options bound, and writes a picture of them.
 
-    Args:
-      series: NaN where a value is missing.
-      horizon: points to split off.
-      names: what to call each series in an error.
-
-    Returns:
-      what is before, and what is split off.
-
-    Raises:
-      DataError: a series is no longer than the horizon.
+    The last `holdout` points of each series are held out, and drawn beside their forecast. With
+    them, `times` may be the pandas Index [T] of each series; without times the picture counts
+    steps. At most `context_length` points before a forecast are drawn.
     """
     for each, name in zip(series, names, strict=True):
-        if len(each) <= horizon:
+        if holdout and len(each) <= holdout:
             raise DataError(
-                f"{name} has {len(each)} points; to hold out a horizon of {horizon} it needs more"
+                f"{name} has {len(each)} points; to hold out a horizon of {holdout} it needs more"
             )
-    return [each[:-horizon] for each in series], [each[-horizon:] for each in series]
+    series, names = series[:MAX_PANELS], names[:MAX_PANELS]
+    contexts = [each[: len(each) - holdout] for each in series]
+    truths = [each[len(each) - holdout :] for each in series] if holdout else None
+    out = forecast(contexts, names=names)
+    drawn = slice(-context_length if context_length else None, None)
+    contexts = [each[drawn] for each in contexts]
+    spans = None
+    if times is not None:
+        spans = [(each[:-holdout][drawn], each[-holdout:]) for each in times]
+    levels = out.quantile_levels
+    return draw_forecasts(path, names, contexts, out.point, out.quantiles, levels, truths, spans)
 
 
 def draw_forecasts(
@@ -46,17 +55,10 @@ def draw_forecasts(
     truths: Sequence[Float64[np.ndarray, " H"]] | None = None,
     times: Sequence[tuple[Any, Any]] | None = None,
 ) -> Path:
-    """Writes a picture with a panel for each series, of the first twelve.
+    """Writes a picture with a panel for each of the first twelve series.
 
-    Args:
-      path: of the picture; its ending decides the kind.
-      names: titles.
-      contexts: what was forecast from.
-      point: the forecasts.
-      quantiles: of the forecasts, drawn as bands.
-      levels: of the quantiles.
-      truths: what came; None where that is not known.
-      times: of each context and its forecast; None counts steps.
+    Truths are what came after the contexts, times a pair of indexes for each context and its
+    forecast; without times the picture counts steps.
     """
     panels = [
         Panel(

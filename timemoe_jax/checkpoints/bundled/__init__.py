@@ -7,7 +7,6 @@
 import re
 from pathlib import Path
 
-from timemoe_jax.checkpoints.bundle import read_verified
 from timemoe_jax.errors import CheckpointError
 
 FOLDER = Path(__file__).parent
@@ -34,19 +33,6 @@ def find(name: str) -> Path:
     if name not in NAMES:
         raise CheckpointError(f"there is no bundled model {name!r}; {available()}")
     return FOLDER / name
-
-
-def verify(name: str) -> None:
-    """Checks every byte of a bundled model against its checksums, as loading it does.
-
-    Args:
-      name: one of `NAMES`.
-
-    Raises:
-      CheckpointError: there is no such model; or a file differs, is missing or is one too many:
-        the message names it.
-    """
-    read_verified(find(name))
 
 
 def available() -> str:

@@ -24,7 +24,7 @@ class TimeMoeModel(_fev.ForecastingModel):
     Args:
       model: a Forecaster, or the path of a checkpoint.
       trained_on_datasets: the names of fev's datasets that the model was trained on, which fev
-        marks as leaked. Nothing is known about a checkpoint here: the caller has to say it.
+        marks as leaked. A checkpoint does not tell them: the caller has to.
       **options: of `Forecaster.forecast`, such as `context_length` or `intervals`.
 
     Raises:
@@ -51,7 +51,7 @@ class TimeMoeModel(_fev.ForecastingModel):
                 f"the covariates of the task {task.task_name!r} are not used: {', '.join(unused)}",
                 stacklevel=2,
             )
-        # In this process: JAX has threads by now, and a fork of such a process can hang.
+        # Without worker processes: JAX has started threads, and a fork of such a process can hang.
         windows = task.iter_windows(num_proc=0)
         return [self._predict_window(task, window) for window in windows]
 

@@ -1,7 +1,6 @@
-"""A forecaster as a GluonTS predictor.
+"""A forecaster as a GluonTS predictor, which GluonTS can evaluate.
 
-It forecasts what GluonTS calls a dataset, entry by entry, and its forecasts go into GluonTS's
-evaluation: `evaluate_model(TimeMoePredictor(forecaster, 24), test_data=..., metrics=[...])`.
+`evaluate_model(TimeMoePredictor(forecaster, 24), test_data=..., metrics=[...])`
 """
 
 import itertools
@@ -21,7 +20,7 @@ from timemoe_jax.forecasting.adapters.loading import forecaster_of, require
 _predictor: Any = require("gluonts.model.predictor", "gluonts")
 _forecast: Any = require("gluonts.model.forecast", "gluonts")
 
-# Entries that are held at once. Among so many, most lengths come more than once.
+# Entries that are forecast at once: among so many, several have the same length.
 ENTRIES_AT_ONCE = 1024
 ARGUMENTS_FILE = "time_moe.json"
 
@@ -65,8 +64,8 @@ class TimeMoePredictor(_predictor.Predictor):
 
         Args:
           dataset: entries with "start", a pandas Period, and "target" [T], NaN where a value is
-            missing; "item_id" and "info" are handed on. Covariates are not used, which a warning
-            says.
+            missing; "item_id" and "info" are passed on. A warning names covariates, which are not
+            used.
           num_samples: has no effect; GluonTS's helpers pass it to every predictor.
 
         Yields:
@@ -110,14 +109,13 @@ class TimeMoePredictor(_predictor.Predictor):
             )
 
     def serialize(self, path: Path) -> None:
-        """Writes what `Predictor.deserialize` makes the same predictor of.
+        """Writes the arguments from which `Predictor.deserialize` makes the same predictor.
 
         Args:
           path: a folder that exists. The checkpoint stays where it is: its path is written.
 
         Raises:
-          ConfigError: the predictor was not made from a path, or an option is no text, number or
-            list.
+          ConfigError: the predictor was not made from a path, or JSON cannot hold an option.
         """
         if not isinstance(self.model, str | os.PathLike):
             raise ConfigError(
@@ -135,12 +133,7 @@ class TimeMoePredictor(_predictor.Predictor):
 
     @classmethod
     def deserialize(cls, path: Path, **kwargs: Any) -> "TimeMoePredictor":
-        """Reads what `serialize` wrote.
-
-        Args:
-          path: the folder.
-          **kwargs: arguments to replace.
-        """
+        """Makes the predictor that `serialize` wrote; `kwargs` replace its arguments."""
         return cls(**json.loads((path / ARGUMENTS_FILE).read_text()) | kwargs)
 
 
@@ -149,9 +142,9 @@ def _check_at_least(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"{name} must be an integer of at least {least}, but is {value!r}")
 
 
-def _label(entry: Mapping[str, Any], place: int) -> str:
+def _label(entry: Mapping[str, Any], index: int) -> str:
     item = entry.get("item_id")
-    return f"entry {place}" if item is None else f"entry {place} (item_id {item!r:.40})"
+    return f"entry {index}" if item is None else f"entry {index} (item_id {item!r:.40})"
 
 
 def _warn_of_covariates(entries: list[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What every adapter needs: the other library, and a forecaster."""
+"""Imports the other library of an adapter, and loads its forecaster."""
 
 import functools
 import importlib
@@ -14,15 +14,7 @@ class MissingPackageError(TimeMoeError, ImportError):
 
 
 def require(module: str, extra: str) -> Any:
-    """Imports a module of another library, or says how to install it.
-
-    Args:
-      module: its full name.
-      extra: the optional dependencies of this package that bring it along.
-
-    Raises:
-      MissingPackageError: it cannot be imported.
-    """
+    """Imports a module of another library, or says which extra of this package installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -33,18 +25,12 @@ def require(module: str, extra: str) -> Any:
 
 
 def forecaster_of(model: Any) -> Any:
-    """The forecaster that a caller means.
+    """The Forecaster that is given, or the one that `Forecaster.from_pretrained` loads.
 
-    Args:
-      model: a Forecaster, or a path or a name that `Forecaster.from_pretrained` takes. The newest
-        is kept: until another one is asked for, it is not read again.
-
-    Raises:
-      ConfigError: it is neither.
-      CheckpointError: there is no checkpoint at the path.
+    The last one loaded is kept, and not read again until another is asked for.
     """
     if isinstance(model, str | os.PathLike):
-        # A name stays as it is; a path must mean the same wherever the process goes.
+        # A name stays as it is; a path must mean the same in any working directory.
         return _load(os.path.abspath(model) if os.path.exists(model) else os.fspath(model))
     if callable(getattr(model, "forecast", None)):
         return model

@@ -18,9 +18,9 @@ _MTYPES = ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"]
 class TimeMoeForecaster(_base.BaseForecaster):
     """Forecasts each column of each series by itself, all of them in one call.
 
-    `fit` and `update` learn nothing: they keep the data as the context of what `predict` forecasts.
-    A time without a row counts as missing. A series of a panel that ends before the others is
-    forecast beyond the end of the longest, as sktime has it.
+    `fit` and `update` learn nothing: they keep the data as the context of what `predict` returns.
+    A time without a row counts as missing. As sktime requires, a series of a panel that ends before
+    the others is forecast beyond the end of the longest.
 
     Args:
       model: the path of a checkpoint, or a Forecaster. sktime clones estimators: a Forecaster is
@@ -53,7 +53,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
         "X_inner_mtype": _MTYPES,
         "requires-fh-in-fit": False,
     }
-    # The data are kept here, so that sktime need not keep them too.
+    # This class keeps the data, so that sktime need not keep them too.
     _config: ClassVar[dict[str, Any]] = {"remember_data": False}
 
     def __init__(
@@ -71,7 +71,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
         self.intervals = intervals
         self.batch_size = batch_size
         super().__init__()
-        # What sktime would remember; without them some of its methods fail.
+        # sktime would remember these; without them some of its methods fail.
         self._y = self._X = None
 
     def _fit(self, y: Any, X: Any = None, fh: Any = None) -> "TimeMoeForecaster":
@@ -102,7 +102,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
         return fh.get_expected_pred_idx(y=self._history, cutoff=self.cutoff)
 
     def _forecast(self, fh: Any, alpha: Sequence[float]) -> Float64[np.ndarray, "rows C*Q"]:
-        """The quantiles in the rows of `_future`, by column, then by level; the point without."""
+        """The quantiles in the rows of `_future`, by column, then level; points without levels."""
         steps = np.asarray(fh.to_relative(self.cutoff).to_numpy(), np.int64)
         names, series = self._series(fh.freq or getattr(self.cutoff, "freq", None))
         levels = sorted(set(alpha))
@@ -119,7 +119,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
         values = out.point[:, :, None]
         if levels:
             values = out.quantiles[:, :, [levels.index(level) for level in alpha]]
-        # The columns of an instance are neighbours in the batch; here they share a row.
+        # The columns of an instance are neighbors in the batch; here they share a row.
         columns, width = len(self._history.columns), values.shape[-1]
         apart = values[:, steps - 1].reshape(-1, columns, len(steps), width).swapaxes(1, 2)
         return apart.reshape(-1, columns * width)
@@ -139,13 +139,13 @@ class TimeMoeForecaster(_base.BaseForecaster):
             for instance in instances
             for column in y.columns
         ]
-        places = wide.columns.get_indexer(keys)
+        indices = wide.columns.get_indexer(keys)
         names = [f"column {column!r} of {', '.join(map(str, key))}" for column, *key in keys]
-        return names, list(wide.to_numpy(np.float64)[:, places].T)
+        return names, list(wide.to_numpy(np.float64)[:, indices].T)
 
 
 def _on_grid(wide: Any, freq: Any) -> Any:
-    """A row for every time from the first to the last, as far as the step between them is known."""
+    """Adds rows so that every time has one, if the step between times is known."""
     import pandas as pd
 
     times = wide.index

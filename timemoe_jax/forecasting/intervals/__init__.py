@@ -1,1 +1,1 @@
-"""Quantiles and sample paths: of the heads of a model, or of its earlier errors."""
+"""Quantiles and sample paths, from the heads of a model or from its earlier errors."""

@@ -1,16 +1,21 @@
-"""Intervals for a model that gives points only: split-conformal, calibrated on rolling origins.
+"""Conformal intervals: quantiles calibrated on the errors of forecasts from rolling origins.
 
-The score of an earlier forecast is its absolute error at one step of the horizon. The half-width
-of the interval of confidence c is the ceil((K + 1) c)-th smallest of K scores of that step (Vovk,
-Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Lei, G'Sell, Rinaldo,
-Tibshirani and Wasserman, Distribution-free predictive inference for regression, 2018). Were the
-scores and the coming error exchangeable, it would hold the truth with a probability between c and
-c + 1 / (K + 1). The errors of a time series are not exactly that: they overlap, and series
-change. So coverage is measured (`benchmarks/coverage.py`), not guaranteed.
+An earlier forecast has a score at every step of the horizon: how far it was off. The interval of
+confidence c is as wide as the ceil((K + 1) c)-th smallest of K scores of that step says (Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). Were the scores and the coming
+one exchangeable, it would hold the truth with a probability between c and c + 1 / (K + 1). Errors
+of a time series are not exactly that: they overlap, and series change. So coverage is measured
+(`benchmarks/coverage.py`), not guaranteed.
 
-The quantile of level tau is point + sign(tau - 1/2) Q, Q the half-width of confidence
-|2 tau - 1|: the level 0.5 is the point itself, and levels cannot cross. That each single quantile
-has its level takes errors as often above as below; the interval between tau and 1 - tau does not.
+A model that gives points is scored by its absolute error (Lei, G'Sell, Rinaldo, Tibshirani and
+Wasserman, Distribution-free predictive inference for regression, 2018). The quantile of level tau
+is then point + sign(tau - 1/2) Q, where Q is the half-width of confidence |2 tau - 1|: the level
+0.5 is the point itself, and levels cannot cross. That each single quantile has its level requires
+errors as often above as below; the interval between tau and 1 - tau does not.
+
+A model that gives quantiles is scored by how far the truth lay outside the interval between tau and
+1 - tau, negative inside; both ends move outwards by that much (Romano, Patterson and Candes,
+Conformalized quantile regression, 2019).
 """
 
 import dataclasses
@@ -28,6 +33,7 @@ from timemoe_jax.forecasting.intervals.plan import (
     make_plan,
     wanted_origins,
 )
+from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
     label_series,
@@ -35,7 +41,7 @@ from timemoe_jax.forecasting.intervals.rolling import (
     trailing_gap,
 )
 
-# Origins of all calibration series together, about, and at least one of each.
+# About how many origins a calibration set has in all; each of its series has at least one.
 CALIBRATION_ORIGINS = 1000
 
 
@@ -45,14 +51,13 @@ class Calibrated:
 
     Attributes:
       levels: of the quantiles [Q], rising.
-      offsets: what to add to the point forecast [N, H, Q], in the units of each series.
-      residuals: for each series the errors [K, H], what came minus what was forecast, in its units;
-        a row per origin, the oldest first; NaN where nothing came or nothing could be forecast.
+      offsets: what to add to the forecast [N, H, Q], in the units of each series.
+      residuals: for each series the errors [K, H] of points or medians, truth minus forecast, in
+        its units; a row per origin, the oldest first; NaN where nothing was observed or forecast.
         With a calibration set, those of all its series, on the scale of this one.
       origins: for each series the indices of the first points forecast [K]; empty with a
         calibration set.
       counts: how many errors each half-width was taken from [N, H].
-      pooled: whether the errors are those of a calibration set.
     """
 
     levels: tuple[float, ...]
@@ -60,7 +65,6 @@ class Calibrated:
     residuals: tuple[Float64[np.ndarray, "_ H"], ...]
     origins: tuple[Int[np.ndarray, " _"], ...]
     counts: Int[np.ndarray, "N H"]
-    pooled: bool
 
     def quantiles(self, point: Float64[np.ndarray, "N H"]) -> Float64[np.ndarray, "N H Q"]:
         """The quantiles around point forecasts, in the units of the series."""
@@ -77,62 +81,103 @@ def conformal_offsets(
     names: Sequence[str] | None = None,
     origins: int | None = None,
     min_context: int | None = None,
+    of_quantiles: bool = False,
 ) -> Calibrated:
-    """Calibrates quantiles on the errors that the model made at earlier origins.
+    """Calibrates quantiles on the errors that the model made at earlier origins of the series.
 
     Each series is calibrated on its own errors alone, so that the others in the call change
     nothing. Origins are spread evenly, at most one horizon apart, up to the last whose horizon is
-    still observed. They begin where the context is as long as the forecast's own; where that would
-    leave less than the second half of the series, in its middle. An error at a missing step does
-    not count. Where a series ends in missing values, as many are hidden before each origin.
+    still observed. They begin where the context is as long as the forecast's own, or in the middle
+    of the series where that would leave less than its second half. There are at most `origins` of
+    them: by default 59, or twice what the levels need, and more where values are missing. Before
+    the first lie `min_context` points: by default a horizon, but at least 16. An error at a missing
+    step does not count. Where a series ends in missing values, as many are hidden before each
+    origin. If the model is equivariant to shifts and scales of a series, so are the offsets.
 
     With `calibration` the errors are those of its series, each divided by `context_scale` of the
     context that it was made from, and multiplied by that of the series at hand, which may then be
-    short. A context without scale has no such errors, and they are not counted.
+    short. Errors from a context without scale do not count.
 
-    Args:
-      series: NaN where a value is missing; their forecasts follow their ends.
-      horizon: points to forecast.
-      levels: of the quantiles, rising, between 0 and 1.
-      predict: the model, with the same settings as the forecast itself. If it is equivariant to
-        shifts and scales of a series, so are the offsets.
-      context_length: at most so many points are read by a forecast.
-      calibration: other series, of the kind of these.
-      names: what to call each series in an error.
-      origins: at most so many per series; by default 59, or twice what the levels need, and more
-        where values are missing.
-      min_context: the fewest points before an origin; by default the horizon, but at least 16.
+    With `of_quantiles` the model gives the quantiles [N, H, Q] of the levels instead of points; the
+    levels are then 0.5 and pairs of tau and 1 - tau.
 
     Raises:
       DataError: an argument is out of range, a series is too short, or too few of its errors count.
     """
     plan = make_plan(horizon, levels, context_length, min_context, origins)
+    if of_quantiles:
+        _check_symmetry(plan.levels)
     labels = label_series(names, len(series))
     if calibration is not None:
-        return _from_others(plan, series, calibration, predict, labels)
+        return _from_others(plan, series, calibration, predict)
+    needed = max(1, plan.needed)
     gaps = [trailing_gap(each) for each in series]
     chosen = [
-        choose_origins(plan, each, gap, wanted_origins(plan, each), max(1, plan.needed), label)
+        choose_origins(plan, each, gap, wanted_origins(plan, each), needed, label)
         if plan.needed
         else np.zeros(0, np.int64)
         for each, gap, label in zip(series, gaps, labels, strict=True)
     ]
-    made = rolling_forecasts(series, chosen, horizon, predict, context_length, gaps, labels)
-    residuals = tuple(
-        outcomes(each, where, horizon) - forecast
-        for each, where, forecast in zip(series, chosen, made, strict=True)
+    shape = (horizon, len(plan.levels)) if of_quantiles else (horizon,)
+    forecasts = rolling_forecasts(series, chosen, shape, predict, context_length, gaps, labels)
+    offsets, residuals = [], []
+    for each, origin, forecast, label in zip(series, chosen, forecasts, labels, strict=True):
+        truth = _outcomes(each, origin, horizon)
+        if of_quantiles:
+            residuals.append(truth - forecast[..., len(plan.levels) // 2])
+            scores = _outside_intervals(truth, forecast)
+        else:
+            residuals.append(truth - forecast)
+            scores = np.abs(residuals[-1])[..., None]
+        offsets.append(_offsets(scores, plan, label))
+    return _calibrated(plan, offsets, residuals, chosen)
+
+
+def calibrated_quantiles(
+    quantiles: Float64[np.ndarray, "N H P"],
+    model_levels: Sequence[float],
+    levels: Sequence[float],
+    series: Sequence[Float64[np.ndarray, " _"]],
+    predict: Predict,
+    context_length: int,
+    names: Sequence[str],
+) -> Float64[np.ndarray, "N H Q"]:
+    """As `at_levels`, with each interval widened or narrowed by how it did at earlier origins.
+
+    `predict` gives the quantiles [N, H, P] of the model's levels. Refuses a level that lies outside
+    of these, or of which 1 - tau does.
+    """
+    symmetric = list(levels)
+    for level in (0.5, *levels):
+        if not any(abs(1 - level - other) < 1e-9 for other in symmetric):
+            symmetric.append(1 - level)
+    symmetric.sort()
+
+    def predict_levels(contexts: list, horizon: int) -> np.ndarray:
+        return at_levels(predict(contexts, horizon), model_levels, symmetric)
+
+    horizon = quantiles.shape[1]
+    found = conformal_offsets(
+        series, horizon, symmetric, predict_levels, context_length, names=names, of_quantiles=True
     )
-    counts = [(~np.isnan(each)).sum(axis=0) for each in residuals]
-    offsets = [_offsets(each, plan, label) for each, label in zip(residuals, labels, strict=True)]
-    shape = (len(series), horizon)
-    return Calibrated(
-        levels=plan.levels,
-        offsets=np.array(offsets).reshape(*shape, len(plan.levels)),
-        residuals=residuals,
-        origins=tuple(chosen),
-        counts=np.array(counts, np.int64).reshape(shape),
-        pooled=False,
-    )
+    adjusted = adjust_quantiles(at_levels(quantiles, model_levels, symmetric), found.offsets)
+    return adjusted[..., [symmetric.index(level) for level in levels]]
+
+
+def adjust_quantiles(
+    quantiles: Float64[np.ndarray, "N H Q"], offsets: Float64[np.ndarray, "N H Q"]
+) -> Float64[np.ndarray, "N H Q"]:
+    """Adds offsets to quantiles that are symmetric about a median, and keeps them from crossing.
+
+    Each level has an offset of its own, so that a narrowed interval may end up within a smaller
+    one. Going outwards from the median, which stays as it is, a quantile is at least as far out as
+    the one before it: intervals only become wider by that.
+    """
+    moved = quantiles + offsets
+    middle = moved.shape[-1] // 2
+    above = np.maximum.accumulate(moved[..., middle:], axis=-1)
+    below = np.minimum.accumulate(moved[..., middle::-1], axis=-1)[..., ::-1]
+    return np.concatenate([below, above[..., 1:]], axis=-1)
 
 
 def context_scale(context: Float64[np.ndarray, " T"]) -> float:
@@ -149,40 +194,31 @@ def context_scale(context: Float64[np.ndarray, " T"]) -> float:
     return float(np.median(deviations)) or float(deviations.mean())
 
 
-def outcomes(
+def _outcomes(
     series: Float64[np.ndarray, " T"], origins: Int[np.ndarray, " K"], horizon: int
 ) -> Float64[np.ndarray, "K H"]:
-    """What came after each origin."""
+    """The points that followed each origin."""
     return series[origins[:, None] + np.arange(horizon)]
 
 
+def _outside_intervals(
+    truth: Float64[np.ndarray, "K H"], quantiles: Float64[np.ndarray, "K H Q"]
+) -> Float64[np.ndarray, "K H Q"]:
+    """How far the truth lay outside the interval that each level is an end of."""
+    below = quantiles[..., ::-1] - truth[..., None]
+    above = truth[..., None] - quantiles
+    upper = np.maximum(below, above)[..., quantiles.shape[-1] // 2 :]
+    return np.concatenate([upper[..., :0:-1], upper], axis=-1)
+
+
 def _offsets(
-    residuals: Float64[np.ndarray, "K H"], plan: CalibrationPlan, label: str
+    scores: Float64[np.ndarray, "K H S"], plan: CalibrationPlan, label: str
 ) -> Float64[np.ndarray, "H Q"]:
-    """sign(tau - 1/2) times the ceil((K + 1) |2 tau - 1|)-th smallest absolute error of a step."""
-    ordered, counts = ordered_scores(np.abs(residuals), plan, label)
-    offsets = np.zeros((plan.horizon, len(plan.levels)))
-    for q, level in enumerate(plan.levels):
-        if level != 0.5:
-            half_width = conformal_quantile(ordered, counts, level)
-            offsets[:, q] = half_width if level > 0.5 else -half_width
-    return offsets
+    """sign(tau - 1/2) times the ceil((K + 1) |2 tau - 1|)-th smallest score of a step.
 
-
-def ordered_scores(
-    scores: Float64[np.ndarray, "K H"], plan: CalibrationPlan, label: str
-) -> tuple[Float64[np.ndarray, "K H"], Int[np.ndarray, " H"]]:
-    """The scores of each step in rising order, what is missing last, and how many are there.
-
-    Args:
-      scores: NaN where one is missing.
-      plan: says how many are needed.
-      label: what to call them in an error.
-
-    Raises:
-      DataError: too few are there at some step.
+    The scores have a last axis of 1, shared by all levels, or of their number Q; NaN is missing.
     """
-    counts = (~np.isnan(scores)).sum(axis=0)
+    counts = (~np.isnan(scores[..., 0])).sum(axis=0)
     if counts.min(initial=plan.needed) < plan.needed:
         step = int(counts.argmin())
         raise DataError(
@@ -190,16 +226,44 @@ def ordered_scores(
             f"{len(scores)} forecasts; the levels {listed(plan.levels)} need {plan.needed} "
             "(an error at a missing value does not count)"
         )
-    return np.sort(scores, axis=0), counts
+    ordered = np.sort(scores, axis=0)  # missing ones last
+    offsets = np.zeros((plan.horizon, len(plan.levels)))
+    for q, level in enumerate(plan.levels):
+        c = confidence_of(level)
+        if c:
+            rank = -(-(counts + 1) * c.numerator // c.denominator)
+            of_level = ordered[..., q if ordered.shape[-1] > 1 else 0]
+            half_width = of_level[rank - 1, np.arange(plan.horizon)]
+            offsets[:, q] = half_width if level > 0.5 else -half_width
+    return offsets
 
 
-def conformal_quantile(
-    ordered: Float64[np.ndarray, "K H"], counts: Int[np.ndarray, " H"], level: float
-) -> Float64[np.ndarray, " H"]:
-    """The ceil((K + 1) |2 tau - 1|)-th smallest of the K scores of each step, tau the level."""
-    c = confidence_of(level)
-    rank = -(-(counts + 1) * c.numerator // c.denominator)
-    return ordered[rank - 1, np.arange(ordered.shape[1])]
+def _check_symmetry(levels: tuple[float, ...]) -> None:
+    confidences = [confidence_of(level) for level in levels]
+    symmetric = len(levels) % 2 and confidences == confidences[::-1]
+    if len(levels) < 3 or not symmetric or confidences[len(levels) // 2]:
+        raise DataError(
+            f"levels must be 0.5 and pairs of tau and 1 - tau, as 0.1, 0.5, 0.9 are, but are "
+            f"{listed(levels)}"
+        )
+
+
+def _calibrated(
+    plan: CalibrationPlan,
+    offsets: list[Float64[np.ndarray, "H Q"]],
+    residuals: list[Float64[np.ndarray, "_ H"]],
+    origins: list[Int[np.ndarray, " _"]],
+) -> Calibrated:
+    """Joins what was found for each series; also for none."""
+    counts = [(~np.isnan(each)).sum(axis=0) for each in residuals]
+    shape = (len(offsets), plan.horizon)
+    return Calibrated(
+        levels=plan.levels,
+        offsets=np.array(offsets).reshape(*shape, len(plan.levels)),
+        residuals=tuple(residuals),
+        origins=tuple(origins),
+        counts=np.array(counts, np.int64).reshape(shape),
+    )
 
 
 def _from_others(
@@ -207,31 +271,24 @@ def _from_others(
     series: Sequence[Float64[np.ndarray, " _"]],
     calibration: Sequence[Float64[np.ndarray, " _"]],
     predict: Predict,
-    labels: Sequence[str],
 ) -> Calibrated:
     """Scores of a calibration set, on the scale of each series."""
     if not len(calibration):
         raise DataError("calibration holds no series; give at least one, or None")
     gaps = [trailing_gap(each) for each in series]
-    scores = {gap: _scores(plan, calibration, gap, predict) for gap in sorted(set(gaps))}
-    unit = {
-        gap: _offsets(each, plan, "the calibration set as a whole") for gap, each in scores.items()
-    }
-    counts = {gap: (~np.isnan(each)).sum(axis=0) for gap, each in scores.items()}
+    errors = {gap: _scaled_errors(plan, calibration, gap, predict) for gap in sorted(set(gaps))}
+    label = "the calibration set as a whole"
+    unit = {gap: _offsets(np.abs(each)[..., None], plan, label) for gap, each in errors.items()}
     scales = [context_scale(each[-plan.context_length :]) for each in series]
-    shape = (len(series), plan.horizon)
-    offsets = [unit[gap] * scale for gap, scale in zip(gaps, scales, strict=True)]
-    return Calibrated(
-        levels=plan.levels,
-        offsets=np.array(offsets).reshape(*shape, len(plan.levels)),
-        residuals=tuple(scores[gap] * scale for gap, scale in zip(gaps, scales, strict=True)),
-        origins=tuple(np.zeros(0, np.int64) for _ in labels),
-        counts=np.array([counts[gap] for gap in gaps], np.int64).reshape(shape),
-        pooled=True,
+    return _calibrated(
+        plan,
+        [unit[gap] * scale for gap, scale in zip(gaps, scales, strict=True)],
+        [errors[gap] * scale for gap, scale in zip(gaps, scales, strict=True)],
+        [np.zeros(0, np.int64)] * len(series),
     )
 
 
-def _scores(
+def _scaled_errors(
     plan: CalibrationPlan,
     calibration: Sequence[Float64[np.ndarray, " _"]],
     gap: int,
@@ -245,14 +302,14 @@ def _scores(
         choose_origins(plan, each, gap, count, 1, label, remedy)
         for each, label in zip(calibration, labels, strict=True)
     ]
-    gaps = [gap] * len(calibration)
-    made = rolling_forecasts(
-        calibration, chosen, plan.horizon, predict, plan.context_length, gaps, labels
+    gaps, shape = [gap] * len(calibration), (plan.horizon,)
+    rolled = rolling_forecasts(
+        calibration, chosen, shape, predict, plan.context_length, gaps, labels
     )
-    scores = []
-    for each, origins, forecasts in zip(calibration, chosen, made, strict=True):
-        errors = outcomes(each, origins, plan.horizon) - forecasts
+    scaled = []
+    for each, origins, forecasts in zip(calibration, chosen, rolled, strict=True):
+        errors = _outcomes(each, origins, plan.horizon) - forecasts
         contexts = [each[max(0, t - plan.context_length) : t - gap] for t in origins.tolist()]
         scales = np.array([context_scale(context) for context in contexts])
-        scores.append(errors / np.where(scales > 0, scales, np.nan)[:, None])
-    return np.concatenate(scores)
+        scaled.append(errors / np.where(scales > 0, scales, np.nan)[:, None])
+    return np.concatenate(scaled)

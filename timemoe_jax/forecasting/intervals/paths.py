@@ -1,11 +1,12 @@
 """Sample paths: draws of a whole future, so that sums and maxima over time have honest intervals.
 
-Quantiles say what each step may be, but not which steps go together. Drawn independently, a sum
-over a week would be far too certain. So each step's draws, taken from its quantiles, are put in the
-order of the errors of earlier forecasts: a path is as high at a step, in rank, as one earlier
-trajectory of errors was (the Schaake shuffle: Clark, Gangopadhyay, Hay, Rajagopalan and Wilby, The
-Schaake shuffle, 2004; ensemble copula coupling: Schefzik, Thorarinsdottir and Gneiting, Uncertainty
-quantification in complex simulation models using ensemble copula coupling, 2013).
+Quantiles say what each step may be, but not how the steps depend on one another. If the steps were
+drawn independently, a sum over a week would be far too certain. So the draws of a step, taken from
+its quantiles, are put in the order of the errors of earlier forecasts: at every step a path has the
+rank that one earlier trajectory of errors had there (the Schaake shuffle: Clark, Gangopadhyay, Hay,
+Rajagopalan and Wilby, The Schaake shuffle, 2004; ensemble copula coupling: Schefzik,
+Thorarinsdottir and Gneiting, Uncertainty quantification in complex simulation models using ensemble
+copula coupling, 2013).
 """
 
 import hashlib
@@ -13,15 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import ndtri
 
 from timemoe_jax.data.series import check_levels
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.intervals.quantiles import quantile_function
 from timemoe_jax.forecasting.intervals.rolling import label_series
 
-# Levels to take the marginals from: fine enough for any shape, and 9 errors calibrate them.
+# The levels of the quantiles to draw from: fine enough for any shape, and 9 errors calibrate them.
 SAMPLING_LEVELS = tuple(k / 20 for k in range(1, 20))
-# With fewer trajectories, ranks say nothing about which steps go together.
+# With fewer trajectories, ranks say nothing about how steps depend on one another.
 FEWEST_TRAJECTORIES = 4
 
 
@@ -34,7 +35,7 @@ def sample_paths(
     series: Sequence[Float64[np.ndarray, " _"]],
     names: Sequence[str] | None = None,
 ) -> Float64[np.ndarray, "N S H"]:
-    """Draws sample paths whose steps agree with quantiles and go together as earlier errors did.
+    """Draws sample paths whose steps follow quantiles and depend on one another as errors did.
 
     The draws of a step are spread evenly: as many in each of equal parts of its distribution. With
     more samples than trajectories of errors, every trajectory orders several of them, at different
@@ -42,19 +43,10 @@ def sample_paths(
     Missing errors are interpolated along their trajectory, for its ranks alone; a trajectory of
     which more than half is missing is left out.
 
-    Args:
-      quantiles: of each step, none below the one before it, in any units.
-      levels: of the quantiles [Q], at least two, rising.
-      residuals: for each series the errors of earlier forecasts [K, H], NaN where one is missing,
-        as `Calibrated.residuals`; at least 4 trajectories that are at least half there.
-      num_samples: paths of each series.
-      seed: not negative. With the values of a series it determines the series' draws, whatever
-        else is in the call.
-      series: what the forecasts were made from; only tells the draws of one from another's.
-      names: what to call each series in an error.
-
-    Returns:
-      paths [N, num_samples, H] in the units of the quantiles.
+    The residuals of each series are K trajectories of errors, as in `Calibrated.residuals`; at
+    least 4 of them must be at least half known. The seed, which is not negative, and the values of
+    a series determine its draws, whatever else is in the call. The paths have the units of the
+    quantiles.
 
     Raises:
       DataError: an argument is out of range, or a series has too few trajectories.
@@ -62,9 +54,9 @@ def sample_paths(
     tau = check_levels(levels)
     labels = label_series(names, len(quantiles))
     _check(quantiles, tau, num_samples, seed, labels)
-    for name, given in (("residuals", residuals), ("series", series)):
-        if len(given) != len(quantiles):
-            raise DataError(f"{name} has {len(given)} entries, but quantiles {len(quantiles)}")
+    for name, entries in (("residuals", residuals), ("series", series)):
+        if len(entries) != len(quantiles):
+            raise DataError(f"{name} has {len(entries)} entries, but quantiles {len(quantiles)}")
     horizon = quantiles.shape[1]
     paths = np.empty((len(quantiles), num_samples, horizon))
     for i, label in enumerate(labels):
@@ -79,48 +71,19 @@ def sample_paths(
     return paths
 
 
-def quantile_function(
-    probabilities: Float64[np.ndarray, "S H"],
-    quantiles: Float64[np.ndarray, "H Q"],
-    levels: Sequence[float] | Float64[np.ndarray, " Q"],
-) -> Float64[np.ndarray, "S H"]:
-    """The values of which a forecast says that they are exceeded with a given probability.
-
-    Linear between the levels, and on in the same lines beyond the outermost ones, not in the level
-    but in its standard normal quantile: a normal distribution of which two levels are known has its
-    own tails, and any other has those of normal distributions.
-
-    Args:
-      probabilities: of not exceeding the value, between 0 and 1.
-      quantiles: of each step, none below the one before it.
-      levels: at least two, rising.
-
-    Returns:
-      values in the units of the quantiles, at a level itself exactly its quantile.
-    """
-    tau = check_levels(levels)
-    score, knots = ndtri(probabilities), ndtri(tau)
-    # The knot at which each line begins; the outermost lines go on.
-    left = np.clip(np.searchsorted(tau, probabilities, side="right") - 1, 0, len(tau) - 2)
-    steps = np.arange(quantiles.shape[0])
-    low, high = quantiles[steps, left], quantiles[steps, left + 1]
-    weight = (score - knots[left]) / (knots[left + 1] - knots[left])
-    return np.where(weight == 1, high, low + weight * (high - low))
-
-
 def _trajectories(residuals: Float64[np.ndarray, "K H"], label: str) -> Float64[np.ndarray, "_ H"]:
-    """Those that are at least half there, with what is missing interpolated."""
-    there = ~np.isnan(residuals)
+    """The trajectories that are at least half known, with missing errors interpolated."""
+    known = ~np.isnan(residuals)
     steps = np.arange(residuals.shape[1])
-    rows = np.flatnonzero(2 * there.sum(axis=1) >= len(steps))
+    rows = np.flatnonzero(2 * known.sum(axis=1) >= len(steps))
     if len(rows) < FEWEST_TRAJECTORIES:
         raise DataError(
-            f"{label} has {len(rows)} trajectories of errors of which at least half is there, of "
+            f"{label} has {len(rows)} trajectories of errors of which at least half is known, of "
             f"{len(residuals)}; sample paths need {FEWEST_TRAJECTORIES}: give a longer series or a "
             "calibration set"
         )
     filled = residuals[rows]
-    for row, observed in zip(filled, there[rows], strict=True):
+    for row, observed in zip(filled, known[rows], strict=True):
         row[~observed] = np.interp(steps[~observed], steps[observed], row[observed])
     return filled
 
@@ -136,15 +99,15 @@ def _ranked(
         # The second key decides between ties, anew at every step.
         order = np.lexsort((rng.uniform(size=chosen.shape), chosen), axis=0)
         ranks = np.argsort(order, axis=0)
-        # One place within the rank for all steps of a path: places of their own would be
-        # independent, and take away from what goes together.
+        # All steps of a path have the same position within their rank: a position for each step
+        # would be independent of the others, and weaken the dependence.
         parts.append((ranks + rng.uniform(size=(size, 1))) / size)
     # A uniform draw may be exactly 0, and a normal quantile infinite.
     return np.clip(np.concatenate(parts), 2.0**-53, 1 - 2.0**-53)
 
 
 def _fingerprint(series: Float64[np.ndarray, " T"]) -> int:
-    """A number made of a series' values; neither its place in a call nor the others have a say."""
+    """A number that depends on the values of a series alone."""
     values = np.ascontiguousarray(series, np.dtype("<f8")) + 0.0  # -0 becomes 0
     values[np.isnan(values)] = np.nan
     return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=16).digest(), "little")

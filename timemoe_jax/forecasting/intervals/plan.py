@@ -1,4 +1,4 @@
-"""What a calibration takes: how many errors, and from which origins of a series."""
+"""The plan of a calibration: how many errors it needs, and from which origins of a series."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,61 +18,25 @@ SHORTEST_CONTEXT = 16
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationPlan:
-    """What is the same for every series.
-
-    Attributes:
-      horizon: points to forecast.
-      levels: of the quantiles.
-      context_length: at most so many points are read by a forecast.
-      min_context: the fewest points before an origin.
-      origins: of a series without missing values, where there is room.
-      exact: whether that is the number asked for.
-      needed: errors at each step.
-    """
+    """The arguments of `conformal_offsets`, the same for every series."""
 
     horizon: int
     levels: tuple[float, ...]
     context_length: int
     min_context: int
-    origins: int
-    exact: bool
-    needed: int
+    origins: int  # of a series without missing values that is long enough
+    exact: bool  # whether the caller asked for that number of origins
+    needed: int  # errors at each step
 
 
 def errors_needed(levels: Sequence[float] | Float64[np.ndarray, " Q"]) -> int:
-    """The fewest errors from which the outermost of some quantile levels can be taken.
+    """The fewest errors that determine the outermost of some quantile levels.
 
     ceil((K + 1) c) <= K for the confidence c = |2 tau - 1|, so K >= 1 / (1 - c) - 1: 4 for the
     levels of an interval of 80 percent, 9 for 90, 19 for 95, none for the level 0.5.
-
-    Raises:
-      DataError: the levels do not rise, or are not between 0 and 1.
     """
     confidences = [confidence_of(level) for level in check_levels(levels).tolist()]
     return max(-(-c.denominator // (c.denominator - c.numerator)) - 1 for c in confidences)
-
-
-def required_length(
-    horizon: int,
-    levels: Sequence[float] | Float64[np.ndarray, " Q"],
-    context_length: int,
-    min_context: int | None = None,
-    gap: int = 0,
-) -> int:
-    """The fewest points from which a series can be calibrated on its own errors.
-
-    Args:
-      horizon: points to forecast.
-      levels: of the quantiles.
-      context_length: at most so many points are read by a forecast.
-      min_context: as in `conformal_offsets`.
-      gap: missing values at the end of the series.
-
-    Raises:
-      DataError: an argument is out of range.
-    """
-    plan = make_plan(horizon, levels, context_length, min_context, None)
-    return plan.min_context + 2 * gap + horizon + max(1, plan.needed) - 1
 
 
 def make_plan(
@@ -82,11 +46,7 @@ def make_plan(
     min_context: int | None,
     origins: int | None,
 ) -> CalibrationPlan:
-    """The arguments of `conformal_offsets`, checked, and with their defaults.
-
-    Raises:
-      DataError: an argument is out of range.
-    """
+    """Checks the arguments of `conformal_offsets`, and fills in their defaults."""
     for name, value in (("horizon", horizon), ("context_length", context_length)):
         if value < 1:
             raise DataError(f"{name} must be at least 1, but is {value}")
@@ -113,8 +73,7 @@ def make_plan(
 def confidence_of(level: float) -> Fraction:
     """|2 tau - 1|, exact for the decimal that was written: 0.95, not 0.95 + 2e-17.
 
-    Raises:
-      DataError: the level is within a millionth of 0 or 1, for which there are never errors enough.
+    Refuses a level within a millionth of 0 or 1, for which there are never enough errors.
     """
     confidence: Fraction = abs(2 * Fraction(level).limit_denominator(10**6) - 1)
     if confidence >= 1:
@@ -131,7 +90,7 @@ def listed(levels: Sequence[float] | Float64[np.ndarray, " Q"]) -> str:
 
 
 def wanted_origins(plan: CalibrationPlan, series: Float64[np.ndarray, " T"]) -> int:
-    """How many origins to choose, so that as many errors count as in a series without gaps."""
+    """How many origins to choose so that as many errors count as in a series without gaps."""
     if plan.exact:
         return plan.origins
     inner = series[first_observed(series) : len(series) - trailing_gap(series)]
@@ -148,22 +107,10 @@ def choose_origins(
     label: str,
     remedy: str = "give less extreme levels, a shorter horizon, or a calibration set",
 ) -> Int[np.ndarray, " K"]:
-    """Spreads origins over a series as `conformal_offsets` says.
+    """Spreads at most `count` origins over a series as `conformal_offsets` says.
 
-    Args:
-      plan: what is the same for every series.
-      series: NaN where a value is missing.
-      gap: missing values to hide before each origin.
-      count: at most so many origins.
-      needed: at least so many.
-      label: what to call the series in an error.
-      remedy: what to suggest there.
-
-    Returns:
-      the indices of the first points to forecast, rising.
-
-    Raises:
-      DataError: the series is too short for as many as are needed.
+    The last `gap` points before each are to be hidden. Refuses a series that is too short for as
+    many origins as are `needed`; `remedy` is the end of that error.
     """
     before = first_observed(series) + gap  # no context ends here or earlier
     last = len(series) - trailing_gap(series) - plan.horizon

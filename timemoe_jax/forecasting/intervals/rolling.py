@@ -1,4 +1,4 @@
-"""Forecasts from rolling origins: what a model would have said at earlier points of a series.
+"""Forecasts from rolling origins: what a model would have forecast at earlier points of a series.
 
 An origin is the index of the first point that is forecast; the context is the points before it.
 """
@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.contexts import Context
 
-# `predict(contexts, horizon)`: a list of N float64 contexts [T_i], NaN where a value is missing, to
-# point forecasts [N, horizon], each from its own context alone.
-Predict = Callable[[list[np.ndarray], int], np.ndarray]
+# `predict(contexts, horizon)`: from N contexts to point forecasts [N, horizon] of what follows each
+# context and its gap, or to quantiles [N, horizon, Q]; each from its own context alone.
+Predict = Callable[[list[Context], int], np.ndarray]
 
-# Values handed to the model in one call, 128 MB: enough for large batches.
+# Values that the model gets in one call, 128 MB: enough for large batches.
 POINTS_PER_CALL = 2**24
 
 
@@ -33,63 +34,37 @@ def first_observed(series: Float64[np.ndarray, " T"]) -> int:
 def rolling_forecasts(
     series: Sequence[Float64[np.ndarray, " _"]],
     origins: Sequence[Int[np.ndarray, " _"]],
-    horizon: int,
+    shape: tuple[int, ...],
     predict: Predict,
     context_length: int,
-    gaps: Sequence[int] | None = None,
-    names: Sequence[str] | None = None,
-    num_levels: int | None = None,
+    gaps: Sequence[int],
+    labels: Sequence[str],
 ) -> list[Float64[np.ndarray, "_ H ..."]]:
-    """Forecasts every series from each of its origins, in few large calls of the model.
+    """Forecasts every series from each of its K origins, in few large calls of the model.
 
-    Args:
-      series: of any lengths, NaN where a value is missing.
-      origins: for each series the indices of the first points to forecast, each at least 1.
-      horizon: points to forecast.
-      predict: the model.
-      context_length: at most so many points before an origin are read.
-      gaps: for each series, how many of the last points before an origin to hide, as though they
-        were missing; by default none.
-      names: what to call each series in an error.
-      num_levels: the quantiles Q of every step, where the model gives [N, horizon, Q] rather than
-        points.
-
-    Returns:
-      for each series forecasts [K, horizon] or [K, horizon, Q]; a row of NaN where nothing of the
-      context is observed.
-
-    Raises:
-      DataError: what the model returned has the wrong shape or is not finite.
+    For each series, `gaps` says how many of the last points before an origin to hide, as though
+    they were missing. The shape of one forecast is (horizon,) or (horizon, Q). Returns forecasts
+    [K, *shape] for each series; a row of NaN where nothing of the context is observed.
     """
-    gaps = [0] * len(series) if gaps is None else gaps
-    labels = label_series(names, len(series))
-    shape = (horizon,) if num_levels is None else (horizon, num_levels)
     forecasts = [np.full((len(each), *shape), np.nan) for each in origins]
     for part in _parts(origins, context_length):
-        contexts, places = [], []
+        contexts, indices = [], []
         for i, k in part:
             end = int(origins[i][k])
-            context = series[i][max(0, end - context_length) : end]
-            if gaps[i]:
-                context = context.copy()
-                context[-gaps[i] :] = np.nan
-            if not np.isnan(context).all():
-                contexts.append(context)
-                places.append((i, k))
+            seen = series[i][max(0, end - context_length) : end - gaps[i]]
+            if not np.isnan(seen).all():
+                context = Context.of(seen, context_length, labels[i])
+                contexts.append(context._replace(gap=context.gap + gaps[i]))
+                indices.append((i, k))
         if contexts:
-            called = [labels[i] for i, _ in places]
-            made = checked_forecasts(predict(contexts, horizon), shape, called)
-            for (i, k), row in zip(places, made, strict=True):
+            rows = _checked(predict(contexts, shape[0]), shape, contexts)
+            for (i, k), row in zip(indices, rows, strict=True):
                 forecasts[i][k] = row
     return forecasts
 
 
 def label_series(names: Sequence[str] | None, count: int) -> list[str]:
-    """What to call each series in an error.
-
-    Raises:
-      DataError: there are not as many names as series.
-    """
+    """What to call each series in an error: its name, or "series 0" and so on."""
     if names is None:
         return [f"series {i}" for i in range(count)]
     if len(names) != count:
@@ -115,26 +90,19 @@ def _parts(
         yield part
 
 
-def checked_forecasts(
-    forecasts: np.ndarray, shape: tuple[int, ...], labels: Sequence[str]
+def _checked(
+    forecasts: np.ndarray, shape: tuple[int, ...], contexts: Sequence[Context]
 ) -> Float64[np.ndarray, "N H ..."]:
-    """What a model returned, as float64.
-
-    Args:
-      forecasts: should be [N, horizon], or [N, horizon, Q].
-      shape: what should follow N.
-      labels: the series of each row.
-
-    Raises:
-      DataError: the shape is another, or a forecast is not finite.
-    """
+    """What a model returned, as float64; refuses another shape and values that are not finite."""
     values = np.asarray(forecasts, np.float64)
-    if values.shape != (len(labels), *shape):
+    expected = (len(contexts), *shape)
+    if values.shape != expected:
         raise DataError(
-            f"predict returned the shape {values.shape} for {len(labels)} contexts and a horizon "
-            f"of {shape[0]}; it must be {(len(labels), *shape)}"
+            f"predict returned the shape {values.shape} for {len(contexts)} contexts and a horizon "
+            f"of {shape[0]}; it must be {expected}"
         )
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-    if bad.size:
-        raise DataError(f"predict returned a value that is not finite for {labels[bad[0]]}")
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        label = contexts[int(np.argmin(finite))].label
+        raise DataError(f"predict returned a value that is not finite for {label}")
     return values

@@ -1,1 +1,1 @@
-"""Scores of forecasts, and the simple methods that they stand beside."""
+"""Scores of forecasts, and the simple methods that a model is compared with."""

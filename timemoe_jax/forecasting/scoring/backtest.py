@@ -1,6 +1,6 @@
 """Backtests: how a model would have done on the last points of each series, beside seasonal naive.
 
-A fold hides one horizon and what follows, forecasts it from the points before, and scores that.
+A fold hides one horizon and all that follows, and scores its forecast from the points before.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ NAMES_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Errors over all folds of a series; NaN where none can be had.
+    """Errors over all folds of a series; NaN where one is not defined.
 
     Attributes:
       mae: the mean absolute error, in the units of the series.
@@ -42,17 +42,17 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class SeriesBacktest:
-    """One series.
+    """The scores of one series.
 
     Attributes:
       name: of the series.
       model: the errors of the model.
-      seasonal_naive: those of seasonal naive on the same points.
+      seasonal_naive: the errors of seasonal naive on the same points.
       season: its steps; 1 repeats the last value.
       season_found: whether the season was found in the series, rather than given.
       points: how many points were scored: those observed, and for which seasonal naive has a value.
-      missing: how many points of the folds were not scored, for want of an observation or of
-        anything to forecast from.
+      missing: how many points of the folds were not scored, because nothing was observed there or
+        in the context.
       loses: whether the MAE of the model is above that of seasonal naive.
     """
 
@@ -90,7 +90,7 @@ class Backtest:
         return tuple(each for each in self.series if each.loses)
 
     def summary(self) -> str:
-        """A few lines: the mean scores, and by name where the model loses to seasonal naive."""
+        """A few lines: the mean scores, and the names of series on which the model loses."""
         head = f"backtest of {len(self.series)} series, {_count(self.folds, 'fold')} of "
         lines = [f"{head}{_count(self.horizon, 'step')}"]
         for title, key in (("model", "model"), ("seasonal naive", "seasonal_naive")):
@@ -129,24 +129,11 @@ def backtest(
     season: int | None = None,
     names: Sequence[str] | None = None,
 ) -> Backtest:
-    """Scores a model on the last `folds` horizons of each series, beside seasonal naive.
+    """Scores a model on the last `folds` horizons of each series: see `Forecaster.backtest`.
 
-    Folds do not overlap. Both forecast from what is before the fold: the model from its context,
-    seasonal naive from everything. A step counts for both or for neither: what is missing does not,
-    nor does a phase that was never observed.
-
-    Args:
-      series: NaN where a value is missing.
-      horizon: the points of a fold.
-      folds: of each series.
-      predict: the model.
-      context_length: at most so many points are read by a forecast of the model.
-      season: the steps of a season; None finds it in each series, see `season_of_values`.
-      names: what to call each series.
-
-    Raises:
-      DataError: an argument is out of range, a series is too short, has nothing observed before
-        its first fold or nothing to score in its folds, or the model returned what is no forecast.
+    Both methods forecast from the points before a fold: the model from its context, seasonal naive
+    from all of them. A step counts for both or for neither: it counts if it was observed and if its
+    phase was observed before.
     """
     for name, value in (("horizon", horizon), ("folds", folds), ("context_length", context_length)):
         if value < 1:
@@ -158,17 +145,20 @@ def backtest(
         _fold_origins(each, horizon, folds, season, label)
         for each, label in zip(series, labels, strict=True)
     ]
-    made = rolling_forecasts(series, origins, horizon, predict, context_length, None, labels)
+    no_gaps = [0] * len(series)
+    rolled = rolling_forecasts(
+        series, origins, (horizon,), predict, context_length, no_gaps, labels
+    )
     results = [
-        _score(each, where, forecasts, season, label)
-        for each, where, forecasts, label in zip(series, origins, made, labels, strict=True)
+        _score(each, origin, forecasts, season, label)
+        for each, origin, forecasts, label in zip(series, origins, rolled, labels, strict=True)
     ]
     shape = (len(series), folds)
     return Backtest(
         horizon=horizon,
         folds=folds,
         series=tuple(results),
-        forecasts=np.array(made, np.float64).reshape(*shape, horizon),
+        forecasts=np.array(rolled, np.float64).reshape(*shape, horizon),
         origins=np.array(origins, np.int64).reshape(shape),
     )
 
@@ -176,8 +166,8 @@ def backtest(
 def _fold_origins(
     series: Float64[np.ndarray, " T"], horizon: int, folds: int, season: int | None, label: str
 ) -> Int[np.ndarray, " folds"]:
-    """Where the folds begin, of which the last ends with the series."""
-    before = max(2, season or 1)  # for seasonal naive, and to see a change
+    """Where the folds begin; the last one ends with the series."""
+    before = max(2, season or 1)  # what seasonal naive and a change over one step need
     first = len(series) - folds * horizon
     if first < before:
         raise DataError(
@@ -210,7 +200,7 @@ def _score(
         raise DataError(f"{label} has no observed value to score in its folds; give more folds")
     scale = seasonal_scale(past, chosen)
     model, baseline = (
-        _errors(target[counted] - made[counted], scale) for made in (forecasts, naive)
+        _errors(target[counted] - rows[counted], scale) for rows in (forecasts, naive)
     )
     return SeriesBacktest(
         name=label,
@@ -225,22 +215,22 @@ def _score(
 
 
 def _errors(errors: Float64[np.ndarray, " _"], scale: float) -> Score:
-    largest = float(np.abs(errors).max()) or 1.0  # or the squares of large values overflow
+    largest = float(np.abs(errors).max()) or 1.0  # scaled, so that no square overflows
     mae = float(np.abs(errors).mean())
     rmse = largest * float(np.sqrt(np.square(errors / largest).mean()))
     return Score(mae, rmse, mae / scale if scale > 0 else math.nan)
 
 
 def _loss(each: SeriesBacktest) -> str:
-    how = "found" if each.season_found else "given"
+    origin = "found" if each.season_found else "given"
     return (
         f"{each.name} (MAE {each.model.mae:.4g} against {each.seasonal_naive.mae:.4g}, season "
-        f"{each.season} {how})"
+        f"{each.season} {origin})"
     )
 
 
 def _mean(values: Sequence[float]) -> tuple[float, int]:
-    """The mean of what is there, and how many are not."""
+    """The mean of the values that are known, and how many are not."""
     known = [value for value in values if not math.isnan(value)]
     return (float(np.mean(known)) if known else math.nan), len(values) - len(known)
 

@@ -1,4 +1,10 @@
-"""Forecasts that any model has to beat: the last value, the last season, the nearest match."""
+"""Forecasts that any model has to beat: the last value, the last season, the nearest match.
+
+Each function takes a context [B, T], the past of B series, in which NaN marks a missing value, and
+a horizon, the number of steps to forecast. Forecasts [B, horizon] have the units and the dtype of
+the context. A horizon that is not positive, and a context that is not [B, T] with at least one
+point, are a DataError.
+"""
 
 from collections.abc import Sequence
 
@@ -10,19 +16,7 @@ from timemoe_jax.errors import DataError
 
 
 def naive(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, "B horizon"]:
-    """Forecasts the last observed value for every step.
-
-    Args:
-      context: the past [B, T]; NaN marks a missing value.
-      horizon: the number of steps to forecast.
-
-    Returns:
-      forecasts [B, horizon] in the units and the dtype of the context; NaN for a series without
-      a single observation.
-
-    Raises:
-      DataError: horizon is not positive, or the context is not [B, T] with at least one point.
-    """
+    """Forecasts the last observed value for every step; NaN for a series without one."""
     _check(context, horizon)
     return np.repeat(_fill_forward(context)[:, -1:], horizon, axis=1)
 
@@ -30,21 +24,15 @@ def naive(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, 
 def seasonal_naive(
     context: Float[np.ndarray, "B T"], horizon: int, season: int
 ) -> Float[np.ndarray, "B horizon"]:
-    """Repeats the last full season: the forecast of a step is the last value at its phase.
+    """Repeats the last season: the forecast of a step is the last value observed at its phase.
 
     Args:
-      context: the past [B, T]; NaN marks a missing value, in place of which the last value
-        observed at the same phase counts.
+      context: the past.
       horizon: the number of steps to forecast.
-      season: the number of steps in a season, at most T.
+      season: the number of steps in a season, from 1 to T; a DataError else.
 
     Returns:
-      forecasts [B, horizon] in the units and the dtype of the context; NaN at a phase that was
-      never observed.
-
-    Raises:
-      DataError: horizon or season is not positive, season exceeds the T points of the context,
-        or the context is not [B, T] with at least one point.
+      forecasts; NaN at a phase that was never observed.
     """
     _check(context, horizon)
     batch, length = context.shape
@@ -77,18 +65,14 @@ def seasonal_naive_quantiles(
     Section 5.5). Their shape is that of the changes, not a normal distribution's.
 
     Args:
-      context: the past [B, T]; NaN marks a missing value, whose changes do not count.
+      context: the past; the changes to and from a missing value do not count.
       horizon: the number of steps to forecast.
-      season: the number of steps in a season, less than T.
-      levels: of the quantiles [Q], rising.
+      season: the number of steps in a season, from 1 to T - 1; a DataError else.
+      levels: of the quantiles [Q], rising between 0 and 1; a DataError else.
 
     Returns:
       quantiles [B, horizon, Q], float64, in the units of the context; NaN at a phase that was never
-      observed, and for a series of which no change is.
-
-    Raises:
-      DataError: as `seasonal_naive` does; the levels do not rise between 0 and 1; or T is not
-        above season, so that there is no change over a season.
+      observed, and for a series without an observed change over a season.
     """
     tau = check_levels(levels)
     values = context.astype(np.float64)
@@ -113,25 +97,20 @@ def context_parroting(
     """Copies what followed the earlier stretch of the context that is nearest to the last one.
 
     The match begins at least `stretch` points before the last stretch, so that they do not
-    overlap. Where what followed it reaches the end of the context, the copy goes on with itself:
-    the points between match and last stretch repeat. Of equally near matches the latest counts,
-    since the least has changed since then; of a periodic series that is the last period. A series
-    without a match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
+    overlap. Where the copied points reach the end of the context, the copy goes on with itself: the
+    points between match and last stretch repeat. Of equally near matches the latest counts, since
+    the least has changed since then; in a periodic series that is the last period. A series without
+    a match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
 
     Args:
-      context: the past [B, T]; NaN marks a missing value. Distances are mean squares over the
-        points that both stretches have; a stretch without such a point is no match. Of what is
-        copied, the last value observed before a missing one stands for it.
+      context: the past. Distances are mean squares over the points that are observed in both
+        stretches; a stretch without such a point is no match. A missing value is copied as the last
+        value observed before it.
       horizon: the number of steps to forecast.
-      stretch: the number of points to compare, at most half of T.
+      stretch: the number of points to compare, from 1 to T / 2; a DataError else.
 
     Returns:
-      forecasts [B, horizon] in the units and the dtype of the context; NaN for a series without
-      a single observation.
-
-    Raises:
-      DataError: horizon or stretch is not positive, the context holds fewer than 2 * stretch
-        points, or it is not [B, T] with at least one point.
+      forecasts; NaN for a series without a single observation.
     """
     _check(context, horizon)
     length = context.shape[1]
@@ -153,10 +132,10 @@ def context_parroting(
 def _distances_to_last(
     context: Float[np.ndarray, "B T"], stretch: int
 ) -> Float64[np.ndarray, "B N"]:
-    """Mean squared distances of earlier stretches, by where they begin, to the last one.
+    """Mean squared distances of earlier stretches to the last one, by where they begin.
 
     They are relative to a power of two near the largest value, so that no square overflows;
-    infinite where two stretches have no point in common.
+    infinite where no point is observed in both stretches.
     """
     batch, length = context.shape
     count = length - 2 * stretch + 1

@@ -1,4 +1,9 @@
-"""Errors of forecasts and of their quantiles, in float64."""
+"""Errors of forecasts and of their quantiles, in float64.
+
+The target is what came, and the forecasts are in its units. Where the target is missing (NaN),
+nothing counts; a score of nothing is NaN. A forecast that is not finite where the target is
+observed, and arrays whose shapes differ, are a DataError.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +16,7 @@ from timemoe_jax.errors import DataError
 
 
 class ErrorSums:
-    """Sums of squared and absolute errors, whose means are over every value of every batch.
+    """Sums of squared and absolute errors, for means over every value of every batch.
 
     Attributes:
       squared: the sum of the squared errors so far.
@@ -27,14 +32,11 @@ class ErrorSums:
     def update(
         self, forecast: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"]
     ) -> None:
-        """Adds a batch.
-
-        Args:
-          forecast: what was forecast [B, T], of any floating-point type.
-          target: what came [B, T], in the same units.
+        """Adds a batch, of any floating-point type.
 
         Raises:
-          DataError: the shapes differ, or a value is NaN or infinite; nothing is added then.
+          DataError: the shapes differ, or a value is NaN or infinite, also of the target; nothing
+            is added then.
         """
         _check_shape("forecast", forecast.shape, "target", target.shape)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -78,18 +80,7 @@ def pinball_loss(
 
     The loss of the quantile q of level tau at the target y is tau (y - q) where y >= q, else
     (1 - tau) (q - y) (Koenker and Bassett, Regression Quantiles, 1978). The true quantile has the
-    least expected loss.
-
-    Args:
-      target: what came; where it is NaN nothing counts.
-      quantiles: as forecast, in the same units.
-      levels: of the quantiles.
-
-    Returns:
-      the loss in units of the target; NaN where nothing counts.
-
-    Raises:
-      DataError: the levels are no levels, a quantile is not finite, or shapes differ.
+    least expected loss. The loss is in units of the target; the levels rise between 0 and 1.
     """
     tau = check_levels(levels)
     if quantiles.shape[-1] != len(tau):
@@ -107,19 +98,7 @@ def coverage(
     lower: Float[np.ndarray, "*shape"],
     upper: Float[np.ndarray, "*shape"],
 ) -> float:
-    """The share of the observed targets that lie within an interval, its ends included.
-
-    Args:
-      target: what came; where it is NaN nothing counts.
-      lower: the lower ends, in the same units.
-      upper: the upper ends.
-
-    Returns:
-      a share from 0 to 1; NaN where nothing counts.
-
-    Raises:
-      DataError: an end is not finite where the target is observed, or shapes differ.
-    """
+    """The share, from 0 to 1, of the observed targets within an interval, its ends included."""
     _check_shape("lower", lower.shape, "target", target.shape)
     _check_shape("upper", upper.shape, "target", target.shape)
     counted = ~np.isnan(target)
@@ -145,20 +124,11 @@ def mean_width(lower: Float[np.ndarray, "*shape"], upper: Float[np.ndarray, "*sh
 
 
 def seasonal_scale(context: Float[np.ndarray, " T"], season: int) -> float:
-    """The mean absolute change over a season within a context, by which errors are scaled.
+    """The mean absolute change over a season within a context, in its units; NaN without any.
 
-    Errors over this are the scaled errors of Hyndman and Koehler (Another look at measures of
-    forecast accuracy, 2006).
-
-    Args:
-      context: the past; pairs of which a value is missing (NaN) do not count.
-      season: the steps of a season; 1 for none.
-
-    Returns:
-      the scale in units of the context; NaN where no pair counts.
-
-    Raises:
-      DataError: season is not positive.
+    Errors divided by it are the scaled errors of Hyndman and Koehler (Another look at measures of
+    forecast accuracy, 2006). A change to or from a missing value (NaN) does not count. The season
+    is a number of steps, 1 for none; one below 1 is a DataError.
     """
     if season < 1:
         raise DataError(f"season must be at least 1, but is {season}")
@@ -176,19 +146,8 @@ def mase(
 ) -> float:
     """The mean absolute scaled error: the mean absolute error over `seasonal_scale`.
 
-    Args:
-      target: what came; where it is NaN nothing counts.
-      forecast: in the same units.
-      context: the past that the scale is taken from.
-      season: the steps of a season; 1 for none.
-
-    Returns:
-      a number without units; NaN where nothing counts, or where the context repeats each season
-      exactly, so that there is no scale.
-
-    Raises:
-      DataError: season is not positive, a forecast is not finite where the target is observed, or
-        shapes differ.
+    It has no units, and is NaN also where the context repeats each season exactly, so that there is
+    no scale.
     """
     _check_shape("forecast", forecast.shape, "target", target.shape)
     counted = ~np.isnan(target)

@@ -1,4 +1,4 @@
-"""Quantiles of a model, conformalised: by hand, and how often the intervals hold."""
+"""Quantiles of a model, calibrated: by hand, and how often the intervals hold."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.intervals.conformal_heads import (
-    adjust_quantiles,
-    conformalised_offsets,
-)
+from timemoe_jax.forecasting.intervals.conformal import adjust_quantiles, conformal_offsets
 
 NAN = np.nan
+
+
+def quantile_offsets(*args, **options):
+    return conformal_offsets(*args, **options, of_quantiles=True)
 
 
 def fixed(*values):
@@ -24,7 +25,7 @@ def fixed(*values):
 
 def test_four_errors_by_hand():
     series = [np.array([0.0, 5.0, -1.0, 4.0, -2.0, 3.0])]
-    found = conformalised_offsets(
+    found = quantile_offsets(
         series, 1, [0.1, 0.3, 0.5, 0.7, 0.9], fixed(-9, -1, 0, 1, 9), 2, origins=4
     )
     np.testing.assert_array_equal(found.residuals[0], [[-1], [4], [-2], [3]])
@@ -61,7 +62,7 @@ def test_coverage_whatever_the_width_of_the_model(width):
     cases, errors = 4000, 19
     drawn = np.random.default_rng(0).exponential(size=(cases, errors + 2))
     model = fixed(1 - width, 1, 1 + width)
-    found = conformalised_offsets(
+    found = quantile_offsets(
         list(drawn[:, :-1]), 1, [0.1, 0.5, 0.9], model, 1, origins=errors, min_context=1
     )
     lower, _, upper = adjust_quantiles(model(drawn, 1), found.offsets)[:, 0].T
@@ -72,18 +73,18 @@ def test_coverage_whatever_the_width_of_the_model(width):
 
 def test_missing_values_do_not_count():
     series = [np.array([0.0, 5.0, NAN, -1.0, 4.0, -2.0, 3.0])]
-    found = conformalised_offsets(series, 1, [0.1, 0.5, 0.9], fixed(-1, 0, 1), 2, origins=5)
+    found = quantile_offsets(series, 1, [0.1, 0.5, 0.9], fixed(-1, 0, 1), 2, origins=5)
     np.testing.assert_array_equal(found.counts, [[4]])
     np.testing.assert_array_equal(found.offsets, [[[-3, 0, 3]]])
 
 
 def test_missing_values_at_the_end_are_hidden_before_every_origin():
     def predict(contexts, horizon):
-        last = np.array([c[~np.isnan(c)][-1] for c in contexts])
+        last = np.array([c.values[-1] for c in contexts])
         return np.repeat(last[:, None, None] + [-1.0, 0, 1], horizon, axis=1)
 
     series = np.append(np.arange(60.0), [NAN, NAN])
-    found = conformalised_offsets([series], 3, [0.1, 0.5, 0.9], predict, 20)
+    found = quantile_offsets([series], 3, [0.1, 0.5, 0.9], predict, 20)
     assert (found.residuals[0] == [3, 4, 5]).all()
     np.testing.assert_array_equal(found.offsets[0], [[-2, 0, 2], [-3, 0, 3], [-4, 0, 4]])
 
@@ -94,16 +95,17 @@ def test_missing_values_at_the_end_are_hidden_before_every_origin():
         ([0.1, 0.5, 0.8], "levels must be 0.5 and pairs of tau and 1 - tau"),
         ([0.1, 0.9], "but are 0.1, 0.9"),
         ([0.5], "but are 0.5"),
+        ([0.1, 0.4, 0.9], "but are 0.1, 0.4, 0.9"),
         ([0.9, 0.5], "must rise"),
     ],
 )
 def test_levels_that_are_refused(levels, message):
     with pytest.raises(DataError, match=message):
-        conformalised_offsets([np.arange(90.0)], 1, levels, fixed(0), 8)
+        quantile_offsets([np.arange(90.0)], 1, levels, fixed(0), 8)
 
 
 def test_forecasts_of_another_shape_are_refused():
     with pytest.raises(DataError, match=r"it must be \(59, 2, 3\)"):
-        conformalised_offsets([np.arange(90.0)], 2, [0.1, 0.5, 0.9], fixed(0, 1), 8)
+        quantile_offsets([np.arange(90.0)], 2, [0.1, 0.5, 0.9], fixed(0, 1), 8)
     with pytest.raises(DataError, match="load has 9 points, too few"):
-        conformalised_offsets([np.arange(9.0)], 2, [0.1, 0.5, 0.9], fixed(0, 1), 8, ["load"])
+        quantile_offsets([np.arange(9.0)], 2, [0.1, 0.5, 0.9], fixed(0, 1), 8, names=["load"])
