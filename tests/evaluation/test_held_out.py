@@ -239,5 +239,5 @@ def test_unknown_sources_are_named(corpus):
     chosen, kept = choose_sources(source, parts, "web/hits")
     assert [p.label for p in kept] == ["web/hits"]
     assert np.array_equal(chosen[0], source[10])
-    with pytest.raises(DataError, match="energy/sun, but the sources are: energy/load"):
+    with pytest.raises(DataError, match="energy/sun is none of the sources: energy/load"):
         choose_sources(source, parts, "energy/sun,web/hits")

@@ -67,8 +67,8 @@ def split_sequences(
         return np.arange(num_sequences, dtype=np.int64), np.zeros(0, np.int64)
     if num_sequences == 1:
         raise DataError(
-            f"a fraction of {fraction} holds out whole series, but there is only one; give a "
-            "fraction of 0, or other data to validate on"
+            f"a fraction of {fraction} holds out whole series, but there is only one series; "
+            "give a fraction of 0, or other data to validate on"
         )
     held_out = min(max(1, round(fraction * num_sequences)), num_sequences - 1)
     order = np.random.default_rng(seed).permutation(num_sequences).astype(np.int64, copy=False)
