@@ -6,20 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from timemoe_jax.cli.forecast import load_frame
+from timemoe_jax.cli.forecast import prepare_file
 from timemoe_jax.data.formats.csv_files import read_csv, read_csv_frame
 from timemoe_jax.data.formats.frames import columns_of, layout_of, wide_columns
 from timemoe_jax.data.formats.open import open_source
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.prepare import prepare_frame
 
 
 def forecast_series(path, **names):
     """The series that the command forecasts: by name their values and times."""
     keys = ("id_column", "timestamp_column", "target", "freq")
-    frame, columns = load_frame(str(path), argparse.Namespace(**dict.fromkeys(keys) | names))
-    timed = prepare_frame(frame, 1, where=str(path), **columns).timed
+    args = argparse.Namespace(horizon=1, **dict.fromkeys(keys) | names)
+    timed = prepare_file(str(path), args).timed
     return {
         series.target_name if series.id is None else str(series.id): series
         for series in timed.series

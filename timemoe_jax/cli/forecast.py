@@ -90,7 +90,7 @@ def parse_coverages(text: str) -> tuple[float, ...]:
     return tuple(sorted(levels))
 
 
-def _prepare(path: str, args: argparse.Namespace, **covariates: Any) -> FrameInputs:
+def prepare_file(path: str, args: argparse.Namespace, **covariates: Any) -> FrameInputs:
     """Reads a file, and takes the series out of it.
 
     The rows of a table of nothing but numbers are numbered, unless a column is one of times.
@@ -125,7 +125,7 @@ def run_forecast(args: argparse.Namespace) -> None:
     future = None
     if args.future is not None:
         future = read_frame_file(args.future, ColumnNames(args.id_column, args.timestamp_column))
-    prepared = _prepare(args.data, args, future_df=future, past_covariates=args.past_covariate)
+    prepared = prepare_file(args.data, args, future_df=future, past_covariates=args.past_covariate)
     forecaster, options = _forecaster(args, levels)
     from timemoe_jax.forecasting.frame_forecast import forecast_frame
 
@@ -196,7 +196,7 @@ def run_plot(args: argparse.Namespace) -> None:
     positive_int("--horizon", args.horizon)
     if args.out is None and args.experts is None:
         raise DataError("there is nothing to draw; give --out, --experts or both")
-    files = [_prepare(path, args) for path in args.data]
+    files = [prepare_file(path, args) for path in args.data]
     forecaster, options = _forecaster(args, levels)
     if args.out is not None:
         from timemoe_jax.forecasting.pictures import plot_series
