@@ -33,6 +33,7 @@ def as_config_dict(cls: type[Any]) -> "ConfigDict":
     """
     from ml_collections import ConfigDict, FieldReference
 
+    cls = _class_of(cls, {}, "config")
     config, hints = ConfigDict(), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, default = hints[field.name], field.default
@@ -58,8 +59,7 @@ def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "confi
     """
     if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
         raise ConfigError(f"{where} must be a mapping of fields, but is {mapping!r}")
-    if hasattr(cls, "class_of"):  # what it is depends on what it holds: a model of some family
-        cls = cls.class_of(mapping, where)
+    cls = _class_of(cls, mapping, where)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -77,6 +77,11 @@ def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "confi
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _class_of(cls: type[Any], mapping: Any, where: str) -> type[Any]:
+    """The class of a section: that of a model's family depends on what the section holds."""
+    return cls.class_of(mapping, where) if hasattr(cls, "class_of") else cls
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

@@ -176,7 +176,7 @@ def test_batches_are_bounded(monkeypatch):
 def test_a_dense_model_is_refused():
     model = TimeMoe(dataclasses.replace(TINY, use_dense=True), rngs=nnx.Rngs(0))
     for look in (expert_usage.expert_usage, expert_usage.expert_path):
-        with pytest.raises(ConfigError, match="use_dense"):
+        with pytest.raises(ConfigError, match="the model is dense: it has no experts"):
             look(model, np.arange(9.0))
 
 

@@ -17,7 +17,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from timemoe_jax.config import DTYPES, require, require_choice, require_not_negative
+from timemoe_jax.config import (
+    DTYPES,
+    require,
+    require_choice,
+    require_not_negative,
+    require_positive,
+)
 from timemoe_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ class ModelConfig:
             all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
             f"quantile_levels must increase and be in (0, 1), but are {levels}",
         )
+        require_positive(self, "max_position_embeddings")
         require_not_negative(self, "default_context")
         require(
             self.default_context <= self.max_position_embeddings,

@@ -62,7 +62,7 @@ class TimeMoeConfig(ModelConfig):
             self,
             *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
             *("num_key_value_heads", "num_experts", "num_experts_per_tok"),
-            *("max_position_embeddings", "rms_norm_eps", "rope_theta", "initializer_range"),
+            *("rms_norm_eps", "rope_theta", "initializer_range"),
             "expert_capacity_factor",
         )
         require_not_negative(self, "router_aux_loss_factor", "attention_reach")
