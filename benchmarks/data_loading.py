@@ -80,9 +80,9 @@ class PublishedApproach:
         """One window, padded on the right."""
         folder, sequence, start = self.windows[i]
         values = self.sequence(folder, sequence)
-        centred = values - values.mean()
+        centered = values - values.mean()
         std = values.std()
-        piece = (centred / std if std > 0 else centred)[start : start + self.length + 1]
+        piece = (centered / std if std > 0 else centered)[start : start + self.length + 1]
         room = self.length + 1 - len(piece)
         return {
             "values": np.pad(piece.astype(np.float32), (0, room)),

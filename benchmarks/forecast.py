@@ -32,7 +32,7 @@ A model that comes with the library is a size as well, by its name, without a pu
 
 Everything on 2 cores takes hours: leave out what is not asked for, or give a --limit. On a machine
 that is not idle the published side's threads wait for each other at every operation, and a line
-says that the ratios then favour us.
+says that the ratios then favor us.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 python benchmarks/scaling.py --config configs/time_moe_ultra.py --devices 128 --mesh fsdp=16 \
     --accumulation 8
 
-The state (parameters and optimiser) per device is counted from shapes and shardings alone. The
+The state (parameters and optimizer) per device is counted from shapes and shardings alone. The
 temporaries are what the compiler plans for one update on as many emulated CPU devices; a TPU or a
 GPU with attention kernels of its own plans less, and bfloat16 products take twice their room on a
 CPU, so they are an upper estimate. The time is arithmetic, not measured:
@@ -79,7 +79,7 @@ def load(args: argparse.Namespace) -> RunConfig:
 
 
 def state_bytes(config: RunConfig, mesh: jax.sharding.Mesh) -> int:
-    """Of parameters and optimiser, on one device."""
+    """Of parameters and optimizer, on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(abstract_state(config, mesh))

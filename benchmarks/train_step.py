@@ -9,7 +9,7 @@ global norm, AdamW. Ours is `timemoe_jax.training.step.make_train_step`. The pub
 `TimeMoeForPrediction` with the loss it computes itself, its own (eager) attention, no key/value
 cache, `clip_grad_norm_` and `torch.optim.AdamW`; it starts from our parameters, exported, and sees
 the same batch, in which nothing is missing. The losses of the first update are compared, and a
-line says so if they differ. Neither rematerialises unless --remat says that ours does. In bfloat16
+line says so if they differ. Neither rematerializes unless --remat says that ours does. In bfloat16
 our parameters and moments are float32, the published ones bfloat16, as it trains.
 
 Rows are named by the shape, windows x points, and the dtype: `4x512 float32` is ms per update, and

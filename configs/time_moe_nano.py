@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.loss.max_steps_per_position = 64
         config.data.length = 512
         config.data.future = 720
-        config.data.standardisation = "context"
+        config.data.standardization = "context"
         config.data.context_min = 256
         config.data.clip = 10.0
         config.data.stride = 64

@@ -115,7 +115,7 @@ def test_must_not_be_negative(make, name):
     [
         *((TimeMoeConfig, "dtype"), (TimeMoeConfig, "expert_implementation")),
         *((TimeMoeConfig, "attention_implementation"), (OptimizerConfig, "weight_decay_exclude")),
-        *((data_config, "policy"), (data_config, "mixing"), (data_config, "standardisation")),
+        *((data_config, "policy"), (data_config, "mixing"), (data_config, "standardization")),
         *((OptimizerConfig, "schedule"), (TimeMoeConfig, "forecast_plan")),
         *((EvalConfig, "protocol"), (EvalConfig, "normalize"), (EvalConfig, "dtype")),
     ],
@@ -161,13 +161,13 @@ def test_must_be_one_of_the_choices(make, name):
         (data_config, {"policy": "packing", "future": 2}, ("future is 2", "'packing'")),
         (
             data_config,
-            {"policy": "packing", "standardisation": "context"},
-            ("standardisation is 'context'", "'packing'", "it is for 'windows'"),
+            {"policy": "packing", "standardization": "context"},
+            ("standardization is 'context'", "'packing'", "it is for 'windows'"),
         ),
         *(
             (
                 data_config,
-                {"standardisation": "context", "length": 32, "context_min": shortest},
+                {"standardization": "context", "length": 32, "context_min": shortest},
                 ("context_min must be from 2 to length (32)", f"is {shortest}"),
             )
             for shortest in (1, 33)
@@ -242,7 +242,7 @@ def test_what_cannot_be_is_named_with_its_values(make, fields, named):
             run_config,
             {"optimizer": OptimizerConfig(warmup_steps=600, schedule="stable", decay_steps=400)},
         ),
-        (data_config, {"standardisation": "context", "length": 64, "context_min": 64}),
+        (data_config, {"standardization": "context", "length": 64, "context_min": 64}),
         (data_config, {"length": 8}),  # shorter than a context, of which there is none
         (EvalConfig, {"context_length": 1, "max_windows": None}),
     ],
@@ -416,9 +416,9 @@ def test_fields_that_were_not_published_are_off_in_the_base_config():
     config.data.path = "series"
     run = from_mapping(RunConfig, config)
     data, default = run.data, data_config()
-    for name in ("future", "standardisation", "context_min", "clip"):
+    for name in ("future", "standardization", "context_min", "clip"):
         assert getattr(data, name) == getattr(default, name)
-    assert (data.future, data.standardisation, data.clip) == (1, "series", 0.0)
+    assert (data.future, data.standardization, data.clip) == (1, "series", 0.0)
     assert (run.optimizer.schedule, run.optimizer.decay_steps) == ("cosine", 0)
     assert (run.loss.max_steps_per_position, run.model.forecast_plan) == (0, "fitting")
 
@@ -481,3 +481,15 @@ def test_published_values_are_checked_like_others():
     assert message.startswith("config.json: num_key_value_heads (5)")
     message = error_of(TimeMoeFormat().read_config, published(hidden_size=16.0))
     assert message == "config.json.hidden_size must be of type int, but is 16.0"
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new"),
+    [
+        (DataConfig, "standardisation", "standardization"),
+        (LossConfig, "quantile_factor", "quantile_loss_factor"),
+    ],
+)
+def test_a_field_that_was_renamed_says_its_new_name(make, old, new):
+    message = error_of(from_mapping, make, {old: 1})
+    assert message == f"config has no field '{old}': it is now '{new}'"

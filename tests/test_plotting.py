@@ -59,7 +59,7 @@ def _names(figure):
 
 
 def _bands(ax):
-    """By its name, each band's colour and its lower and upper end at the last point."""
+    """By its name, each band's color and its lower and upper end at the last point."""
     found = {}
     for band in ax.collections:
         x, y = band.get_paths()[0].vertices.T
@@ -139,7 +139,7 @@ def test_a_median_that_is_the_forecast_is_not_drawn_twice(draw):
     assert "median" in _names(draw(_panel(levels=(0.1, 0.5, 0.9), quantiles=moved)))
 
 
-def test_a_coverage_has_one_colour_in_all_panels(draw):
+def test_a_coverage_has_one_color_in_all_panels(draw):
     figure = draw(_panel("a", (0.1, 0.9)), _panel("b", LEVELS), _panel("c"))
     assert _names(figure) == ["context", "forecast", "50%", "80%", "95%"]
     first, second = (_bands(ax) for ax in figure.axes[:2])

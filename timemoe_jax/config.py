@@ -64,6 +64,8 @@ def from_mapping(cls: type[Any], mapping: Mapping[str, Any], where: str = "confi
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, value in mapping.items():
+        if name in getattr(cls, "RENAMED", {}):
+            raise ConfigError(f"{where} has no field {name!r}: it is now {cls.RENAMED[name]!r}")
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"

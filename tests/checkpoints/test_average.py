@@ -71,7 +71,7 @@ def test_a_mean_is_rounded_once(count, seed):
 
 
 def test_halves_are_averaged_as_what_they_stand_for():
-    """1 and 1 + 1/128 are neighbours in bfloat16, so that their mean is not one of them."""
+    """1 and 1 + 1/128 are neighbors in bfloat16, so that their mean is not one of them."""
     pair = [np.array([x], ml_dtypes.bfloat16) for x in (1.0, 1 + 1 / 128)]
     (mean,) = values(average_params([state(a=a) for a in pair]))["a"]
     assert mean == np.float32(1 + 1 / 256)

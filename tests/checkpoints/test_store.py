@@ -53,7 +53,7 @@ def params() -> nnx.State:
 
 
 def train(params: nnx.State, times: int = 1) -> tuple[nnx.State, optax.OptState]:
-    """Parameters and an optimiser state that are not zeros."""
+    """Parameters and an optimizer state that are not zeros."""
     state = OPTIMIZER.init(params)
     for i in range(times):
         grads = jax.tree.map(lambda p, i=i: jnp.sin(p * 1000 + i), params)

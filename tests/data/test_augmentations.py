@@ -145,7 +145,7 @@ def test_censoring_clips_the_share_from_one_side():
     assert np.mean(out != values) == pytest.approx(0.2, abs=0.002)
 
 
-def test_quantising_leaves_so_many_levels():
+def test_quantizing_leaves_so_many_levels():
     out = Quantize(levels=(9, 9))(rng(), waves())
     assert {len(np.unique(row)) for row in out} == {9}
     np.testing.assert_allclose(out.min(axis=1), waves().min(axis=1), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The validator of series, and the statistics that normalise them."""
+"""The validator of series, and the statistics that normalize them."""
 
 import numpy as np
 import pytest

@@ -48,7 +48,7 @@ def test_split_scaling_and_digests(tmp_path):
     # 9 rows: int(6.3) train, int(1.8) test, the rest validation.
     assert benchmark.borders == (6, 8, 9)
     np.testing.assert_allclose(benchmark.mean, [3.5, 5])
-    # Population variance of 1..6 is 35/12; a constant channel is only centred.
+    # Population variance of 1..6 is 35/12; a constant channel is only centered.
     np.testing.assert_allclose(benchmark.std, [np.sqrt(35 / 12), 1])
     np.testing.assert_allclose(benchmark.scaled[-1], [5.5 / np.sqrt(35 / 12), -4])
     np.testing.assert_array_equal(benchmark.values, values)
@@ -58,7 +58,7 @@ def test_split_scaling_and_digests(tmp_path):
     assert benchmark.md5 == hashlib.md5(content).hexdigest()
 
 
-def test_a_constant_channel_is_centred_whatever_its_rounding(tmp_path):
+def test_a_constant_channel_is_centered_whatever_its_rounding(tmp_path):
     path = write_csv(tmp_path / "c.csv", np.full((100, 1), 0.1))
     assert np.full(70, 0.1).std() > 0  # which is why this needs care
     assert benchmarks.load_benchmark(path).std == [1]

@@ -74,9 +74,9 @@ def test_levels_from_a_config_file_or_a_command_line():
         assert config.quantile_levels == LEVELS
     config = time_moe_base.get_config()  # of fields that a flag can set
     assert config.model.quantile_levels == ()
-    assert config.loss.quantile_factor == LossConfig().quantile_factor == 1.0
-    with pytest.raises(ConfigError, match="quantile_factor must be positive, but is 0"):
-        LossConfig(quantile_factor=0.0)
+    assert config.loss.quantile_loss_factor == LossConfig().quantile_loss_factor == 1.0
+    with pytest.raises(ConfigError, match="quantile_loss_factor must be positive, but is 0"):
+        LossConfig(quantile_loss_factor=0.0)
 
 
 def test_the_published_format_has_no_such_heads(tmp_path):
@@ -279,7 +279,7 @@ def loss_of(config: RunConfig):
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])
 def test_the_objective_is_huber_plus_the_factor_times_pinball(factor):
-    config = dataclasses.replace(CONFIG, loss=LossConfig(quantile_factor=factor))
+    config = dataclasses.replace(CONFIG, loss=LossConfig(quantile_loss_factor=factor))
     (total, parts), _ = loss_of(config)(params_of(DENSE), batch_of())
     huber, quantile = (np.mean(list(d.values())) for d in (parts.horizons, parts.quantiles))
     np.testing.assert_allclose(total, huber + factor * quantile, rtol=1e-6)

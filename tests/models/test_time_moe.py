@@ -210,14 +210,14 @@ def test_a_selection_bias_of_one_layer_sends_its_tokens_elsewhere(series):
 
 
 @pytest.mark.parametrize("policy", ["full", "products"])
-def test_rematerialisation_changes_nothing(policy):
+def test_rematerialization_changes_nothing(policy):
     plain = dataclasses.replace(TINY, num_experts_per_tok=3)
     results = [loss_and_gradient(c) for c in (plain, dataclasses.replace(plain, remat=policy))]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, np.abs(a).max()))
 
 
-def test_rematerialisation_keeps_less_for_the_backward_pass(series):
+def test_rematerialization_keeps_less_for_the_backward_pass(series):
     """Otherwise `remat` would be a flag that does nothing."""
 
     def saved(remat: str) -> int:

@@ -230,7 +230,7 @@ def test_the_program_says_what_is_wrong_on_one_line(tmp_path, flags, message):
 
 
 def example(make):
-    """Parameters and an optimiser's state of several dtypes, each leaf made by `make`."""
+    """Parameters and an optimizer's state of several dtypes, each leaf made by `make`."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(64, 48)).astype(np.float32)
     params = {

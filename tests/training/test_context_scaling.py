@@ -176,7 +176,7 @@ CONFIG = RunConfig(
         synthetic_length=60,
         length=LENGTH,
         future=FUTURE,
-        standardisation="context",
+        standardization="context",
         context_min=6,
         clip=4.0,
     ),
@@ -209,8 +209,8 @@ def plain_losses(config, params, batch, contexts, at):
     for row, context in enumerate(contexts):
         own = values[row, :context][mask[row, :context]]
         flat = own.size == 0 or own.std() < 1e-3
-        centred = (values[row] - (own.mean() if own.size else 0)) / (1 if flat else own.std())
-        z[row] = np.where(mask[row], np.clip(centred, -config.data.clip, config.data.clip), 0)
+        centered = (values[row] - (own.mean() if own.size else 0)) / (1 if flat else own.std())
+        z[row] = np.where(mask[row], np.clip(centered, -config.data.clip, config.data.clip), 0)
         counts[row] = mask[row] & (np.arange(values.shape[1]) >= context - 1) & (not flat)
     model = nnx.merge(abstract_model(config.model)[0], params)
     x, read = z[:, :LENGTH].astype(np.float32), mask[:, :LENGTH]
@@ -254,7 +254,7 @@ def test_a_step_forgets_the_level_and_scale_of_a_window():
     scale, shift = rng.uniform(0.5, 2, (8, 1)), rng.uniform(-2, 2, (8, 1))
     moved = {**batch, "values": (scale * batch["values"] + shift).astype(np.float32)}
     by_series = dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, standardisation="series")
+        CONFIG, data=dataclasses.replace(CONFIG.data, standardization="series")
     )
     differences = []
     for config in (CONFIG, by_series):
@@ -270,7 +270,7 @@ def test_a_step_forgets_the_level_and_scale_of_a_window():
 def test_clipping_needs_no_context():
     """Values of a series beyond the clip are those at it."""
     config = dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, standardisation="series", clip=1.0)
+        CONFIG, data=dataclasses.replace(CONFIG.data, standardization="series", clip=1.0)
     )
     batch = batch_of()
     clipped = {**batch, "values": np.clip(batch["values"], -1, 1)}

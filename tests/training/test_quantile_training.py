@@ -126,7 +126,7 @@ def sines(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def learnt() -> TimeMoe:
+def learned() -> TimeMoe:
     config = RunConfig(
         model=dataclasses.replace(DENSE, initializer_range=0.2),
         data=DataConfig(synthetic_sequences=1, length=40),
@@ -144,16 +144,16 @@ def learnt() -> TimeMoe:
 def held_out(horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quantiles of the last value of a head, from position 16 on, the values, and their noise."""
     values, noise = sines(400, seed=10**6)
-    model = learnt()
+    model = learned()
     quantiles = model.quantile_head(model(jnp.asarray(values[:, :-horizon])).hidden, horizon)
     return np.asarray(quantiles[:, 16:, -1]), values[:, 16 + horizon :], noise[:, 16 + horizon :]
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
-def test_learnt_quantiles_cover_what_they_should(horizon):
+def test_learned_quantiles_cover_what_they_should(horizon):
     """Skewed noise, narrower than what an untrained model says.
 
-    Four deviations of a binomial, and 0.03 for a model that has not learnt all there is.
+    Four deviations of a binomial, and 0.03 for a model that has not learned all there is.
     """
     quantiles, values, _ = held_out(horizon)
     below = (values[..., None] < quantiles).mean(axis=(0, 1))
@@ -165,7 +165,7 @@ def test_learnt_quantiles_cover_what_they_should(horizon):
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
-def test_learnt_quantiles_are_nearly_as_good_as_the_true_ones(horizon):
+def test_learned_quantiles_are_nearly_as_good_as_the_true_ones(horizon):
     """Their loss is that of the noise's own quantiles, on the same values, or a little more."""
     quantiles, values, noise = held_out(horizon)
     true = -NOISE * np.log1p(-np.array(LEVELS)) + (values - noise)[..., None]

@@ -530,7 +530,7 @@ def test_dead_experts_and_load_follow_the_biased_choice():
 
 
 @pytest.mark.parametrize("exclude", ["vectors", "none"])
-def test_the_optimiser_leaves_the_bias_alone(exclude):
+def test_the_optimizer_leaves_the_bias_alone(exclude):
     """With an even rate of nearly nothing, a start away from 0, and a strong decay."""
     config = _biased(weight_decay=0.9, weight_decay_exclude=exclude, learning_rate=0.1)
     config = dataclasses.replace(

@@ -173,7 +173,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: there is no such checkpoint, it is damaged (the message says where the
-            newest good one is), or it is of a model or an optimiser of another shape.
+            newest good one is), or it is of a model or an optimizer of another shape.
         """
         self.wait()
         step = self._choose(step)
@@ -183,15 +183,15 @@ class Checkpoints:
                 meta = read_meta(folder)
                 state = None if data_iterator is None else read_data(folder, meta)
             restored = restore_tree(folder, "params", meta, params, collective=True)
-            optimiser = None
+            optimizer = None
             if opt_state is not None:
-                optimiser = restore_tree(folder, "opt_state", meta, opt_state, collective=True)
+                optimizer = restore_tree(folder, "opt_state", meta, opt_state, collective=True)
         except DamagedError as error:
             raise damage_report(self.folder, step, error) from None
         if data_iterator is not None:
             set_state(data_iterator, state, folder)
         self._known.add(step)
-        return Restored(step, restored, optimiser, meta["extra"])
+        return Restored(step, restored, optimizer, meta["extra"])
 
     def wait(self) -> None:
         """Waits until what was saved is on disk.

@@ -3,18 +3,21 @@
 import dataclasses
 import math
 from fractions import Fraction
+from typing import ClassVar
 
 from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
 
 POLICIES = ("windows", "packing")
 MIXINGS = ("points", "power", "fixed")
-STANDARDISATIONS = ("series", "context")
+STANDARDIZATIONS = ("series", "context")
 _LARGEST_RATE = 1000  # of a resolution, and of its inverse
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where training series come from, how they are cut into windows, and in which shares."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"standardisation": "standardization"}
 
     path: str = ""  # comma-separated files and folders
     length: int = 512  # points a window feeds to the model
@@ -23,9 +26,9 @@ class DataConfig:
     future: int = 1
     # What a window is z-scored by. "series": its whole series, as published; "context": its first
     # points, at least `context_min` and at most all inputs, a random number of them each time,
-    # and only forecasts from the last of those on count: what a forecast is normalised by when
+    # and only forecasts from the last of those on count: what a forecast is normalized by when
     # the model is used, with nothing of the future in it.
-    standardisation: str = "series"
+    standardization: str = "series"
     context_min: int = 64
     clip: float = 0.0  # what lies farther from 0 after that is moved there; 0: nothing
     # "windows": each of one series, padded where that is shorter; "packing": series after series,
@@ -86,22 +89,22 @@ class DataConfig:
             f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
             f"each other",
         )
-        self._check_standardisation()
+        self._check_standardization()
         self._check_resolutions()
         self._check_generated()
         self._check_packing()
         self._check_mixing()
 
-    def _check_standardisation(self) -> None:
-        require_choice(self, "standardisation", STANDARDISATIONS)
+    def _check_standardization(self) -> None:
+        require_choice(self, "standardization", STANDARDIZATIONS)
         require_positive(self, "future", "context_min")
         require_not_negative(self, "clip")
-        by_context = self.standardisation == "context"
+        by_context = self.standardization == "context"
         require(
             not by_context or 2 <= self.context_min <= self.length,
             f"context_min must be from 2 to length ({self.length}), but is {self.context_min}",
         )
-        for name, unset in (("standardisation", "series"), ("future", 1)):
+        for name, unset in (("standardization", "series"), ("future", 1)):
             value = getattr(self, name)
             require(
                 self.policy == "windows" or value == unset,

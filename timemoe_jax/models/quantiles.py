@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def non_crossing(outputs: Float[Array, "*N Q"], levels: tuple[float, ...]) -> Float[Array, "*N Q"]:
     """Quantiles that never decrease from level to level, from outputs y of any values.
 
-    The level a nearest 1/2 has its quantile itself, every other a step away from its neighbour on
+    The level a nearest 1/2 has its quantile itself, every other a step away from its neighbor on
     that side:
 
         q[a] = z[a] + y[a]
@@ -19,7 +19,7 @@ def non_crossing(outputs: Float[Array, "*N Q"], levels: tuple[float, ...]) -> Fl
         q[i] = q[i + 1] - softplus(c[i] + y[i])    below a
 
     where z are the standard normal's quantiles and softplus(c[i]) is the distance from z[i] to its
-    neighbour. So outputs of 0, about which a model starts, are the quantiles of what a z-scored
+    neighbor. So outputs of 0, about which a model starts, are the quantiles of what a z-scored
     series has over all. Sums of positive steps are those of arXiv 2111.06581, which begins at the
     lowest level.
 

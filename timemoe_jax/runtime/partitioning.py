@@ -68,7 +68,7 @@ def current_mesh() -> jax.sharding.AbstractMesh | None:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The dotted name of a leaf of a tree of parameters or of an optimiser's state."""
+    """The dotted name of a leaf of a tree of parameters or of an optimizer's state."""
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 

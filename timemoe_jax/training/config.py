@@ -1,6 +1,7 @@
 """What a training run is determined by."""
 
 import dataclasses
+from typing import ClassVar
 
 from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
 from timemoe_jax.data.config import DataConfig
@@ -14,19 +15,21 @@ SCHEDULES = ("cosine", "stable")
 class LossConfig:
     """The training objective: Huber on every head, pinball on quantiles, the balancing loss."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"quantile_factor": "quantile_loss_factor"}
+
     huber_delta: float = 2.0
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
     # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
     router_z_loss_factor: float = 0.0
     # Of the pinball loss of the quantile heads, where model.quantile_levels asks for them.
-    quantile_factor: float = 1.0
+    quantile_loss_factor: float = 1.0
     # A head of P steps is read at every ceil(P / this)-th position, from a random one on, since
-    # neighbours aim at almost the same values; 0: at every position, as published.
+    # neighbors aim at almost the same values; 0: at every position, as published.
     max_steps_per_position: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(self, "huber_delta", "quantile_factor")
+        require_positive(self, "huber_delta", "quantile_loss_factor")
         require_not_negative(self, "router_z_loss_factor", "max_steps_per_position")
 
 
@@ -34,9 +37,9 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW or Muon, a linear warm-up and a decay to a floor."""
 
-    # "adamw": as published; "muon": orthogonalised momentum for the matrices of blocks and heads
+    # "adamw": as published; "muon": orthogonalized momentum for the matrices of blocks and heads
     # (arXiv 2502.16982), which learns all directions of what it reads alike, also those in which
-    # neighbouring points hardly differ; Adam for all else.
+    # neighboring points hardly differ; Adam for all else.
     algorithm: str = "adamw"
     learning_rate: float = 1e-3
     end_learning_rate: float = 0.0

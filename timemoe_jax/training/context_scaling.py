@@ -69,10 +69,10 @@ def scale_by_context(
     used = mask & (index < contexts[:, None])
     count = jnp.maximum(jnp.sum(used, axis=1), 1)
     mean = jnp.sum(jnp.where(used, values, 0), axis=1) / count
-    centred = values - mean[:, None]
-    deviation = jnp.sqrt(jnp.sum(jnp.where(used, centred, 0) ** 2, axis=1) / count)
+    centered = values - mean[:, None]
+    deviation = jnp.sqrt(jnp.sum(jnp.where(used, centered, 0) ** 2, axis=1) / count)
     flat = deviation < FLAT_CONTEXT
-    scaled = centred / jnp.where(flat, 1.0, deviation)[:, None]
+    scaled = centered / jnp.where(flat, 1.0, deviation)[:, None]
     if clip > 0:
         scaled = jnp.clip(scaled, -clip, clip)
     counts = mask & (index >= contexts[:, None] - 1) & ~flat[:, None]

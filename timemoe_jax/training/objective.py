@@ -41,7 +41,7 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     """
     data, mask = config.data, batch["mask"]
     read = mask[..., : -data.future]
-    if data.standardisation == "series":
+    if data.standardization == "series":
         values = batch["values"]
         if data.clip > 0:
             values = jnp.clip(values, -data.clip, data.clip)
@@ -107,7 +107,7 @@ def target_weights(
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossParts]]:
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
-    For a model with quantile heads their pinball loss is added, times `loss.quantile_factor`.
+    For a model with quantile heads their pinball loss is added, times `loss.quantile_loss_factor`.
     The function takes `params`, a `batch` (without "positions", forecasts from every observed point
     count), the positions to read heads `at` (by default all inputs), the `weights`
     (`losses.horizon_weights`) to divide by if the batch is part of a larger one, and the `share` it
@@ -131,14 +131,14 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         horizons, quantiles = _forecast_losses(config, model, output, batch, at, weights)
         total = mean_of_heads(horizons)
         if quantiles:
-            total = total + config.loss.quantile_factor * mean_of_heads(quantiles)
+            total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
         statistics = _statistics(config, params, output, _rows(read).astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
         parts = LossParts(horizons, quantiles, balancing, router_z, statistics)
-        return total + _regulariser(config, parts), parts
+        return total + _regularizer(config, parts), parts
 
     return compute
 
@@ -199,7 +199,7 @@ def _statistics(
     )
 
 
-def _regulariser(config: RunConfig, parts: LossParts) -> Float[Array, ""]:
+def _regularizer(config: RunConfig, parts: LossParts) -> Float[Array, ""]:
     """What the routers add to the objective."""
     total = jnp.zeros(())
     factor = family_of(config.model).router_loss_factor(config.model)

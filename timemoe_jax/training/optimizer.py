@@ -56,7 +56,7 @@ def _adamw(config: OptimizerConfig, num_steps: int, family: Family) -> optax.Gra
 
 
 def _muon(config: OptimizerConfig, num_steps: int, family: Family) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
+    """Orthogonalized momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
     rate = learning_rate_schedule(config, num_steps)
     # The last two axes: those of layers and experts come first.
     axes = optax.contrib.MuonDimensionNumbers(-2, -1)

@@ -2,7 +2,7 @@
 
 A run is determined by its config. Killed at any moment and started again with the same command, it
 ends with the parameters that it would have had: the newest checkpoint carries the parameters, the
-optimiser state and the position in the data, and nothing else influences an update.
+optimizer state and the position in the data, and nothing else influences an update.
 """
 
 import dataclasses
@@ -118,5 +118,5 @@ def _memory(update: jax.stages.Compiled) -> str:
     most = held + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return (
         f"memory per device: {most / 2**20:,.0f} MiB while updating, of which {held / 2**20:,.0f} "
-        f"MiB parameters, optimiser and batch, {plan.temp_size_in_bytes / 2**20:,.0f} MiB temporary"
+        f"MiB parameters, optimizer and batch, {plan.temp_size_in_bytes / 2**20:,.0f} MiB temporary"
     )

@@ -44,7 +44,7 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 def start_or_resume(
     config: RunConfig, mesh: jax.sharding.Mesh, saved: Checkpoints, batches: Any
 ) -> TrainState:
-    """The newest checkpoint of the run, else `init_from`, else a fresh initialisation."""
+    """The newest checkpoint of the run, else `init_from`, else a fresh initialization."""
     if saved.steps():
         abstract = abstract_state(config, mesh)
         _check_same_model(config, saved)
@@ -104,7 +104,9 @@ def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
         )
     for section in ("model", "loss", "data", "optimizer", "train", "mesh"):
         fields = dataclasses.fields(getattr(config, section))
-        before = {field.name: field.default for field in fields} | then.get(section, {})
+        renamed = getattr(getattr(config, section), "RENAMED", {})
+        held = {renamed.get(name, name): value for name, value in then.get(section, {}).items()}
+        before = {field.name: field.default for field in fields} | held
         before = json.loads(json.dumps(before))
         for change in _differing(before, now[section]):
             say(f"resuming with a changed config: {section} had {change} now")

@@ -1,4 +1,4 @@
-"""One update: the training state, the optimiser, the loss of a batch, the guarded step."""
+"""One update: the training state, the optimizer, the loss of a batch, the guarded step."""
 
 import functools
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def create_state(
 
     Args:
       config: of the run.
-      params: to start from; by default initialised from the run's seed. They become float32.
+      params: to start from; by default initialized from the run's seed. They become float32.
       mesh: where to put it, by the rules of its family; the numbers do not depend on it.
     """
     state = functools.partial(_initial_state, config)
@@ -104,7 +104,7 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
 
     On a mesh the state stays where it is, and the metrics are the same on every device.
 
-    A loss or a gradient that is not finite leaves parameters and optimiser as they are, and is
+    A loss or a gradient that is not finite leaves parameters and optimizer as they are, and is
     counted. With gradient accumulation the forecast losses and the load that moves the selection
     biases are those of the whole batch; the routers' losses are the means over the micro-batches.
     """
@@ -156,7 +156,7 @@ def _move_selection_bias(
 ) -> nnx.State:
     """`new`, with the selection biases of `old`, if any, moved towards an even load.
 
-    From the old ones, so that nothing the optimiser does, a decay among it, has a say.
+    From the old ones, so that nothing the optimizer does, a decay among it, has a say.
     """
     family = family_of(config.model)
     if statistics is None or (bias := family.selection_bias(old)) is None:

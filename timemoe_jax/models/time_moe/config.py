@@ -123,4 +123,4 @@ COMPUTE_FIELDS = (
     *("dtype", "remat", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
     "attention_implementation",
 )
-INITIALISATION_FIELDS = ("embedding_range", "attention_reach")
+INITIALIZATION_FIELDS = ("embedding_range", "attention_reach")

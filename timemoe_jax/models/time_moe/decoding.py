@@ -36,7 +36,7 @@ def decode(
 
     Args:
       model: the model.
-      x: contexts, normalised; not read where the mask is False.
+      x: contexts, normalized; not read where the mask is False.
       mask: False where a point is missing or padding; the last of each series must be True.
       horizon: points to forecast; static.
     """

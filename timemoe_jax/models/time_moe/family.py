@@ -7,7 +7,7 @@ from typing import Any
 from timemoe_jax.models.base import Dimension, Family, count_parameters
 from timemoe_jax.models.time_moe.config import (
     COMPUTE_FIELDS,
-    INITIALISATION_FIELDS,
+    INITIALIZATION_FIELDS,
     TimeMoeConfig,
 )
 from timemoe_jax.models.time_moe.published import TimeMoeFormat
@@ -21,7 +21,7 @@ class TimeMoeFamily(Family):
     published = TimeMoeFormat()
     compute_fields = COMPUTE_FIELDS
     free_fields = (
-        *INITIALISATION_FIELDS,
+        *INITIALIZATION_FIELDS,
         *("initializer_range", "apply_aux_loss", "router_aux_loss_factor"),
         *Family.free_fields,
     )

@@ -160,7 +160,7 @@ class TimeMoe(nnx.Module):
         """Predicts at every position.
 
         Args:
-          x: series, already normalised.
+          x: series, already normalized.
           mask: False where a point is missing or padding: its value is read by no position, not
             even its own. None reads all.
           segments: which of the series packed into a row each point is of; every series is

@@ -10,7 +10,7 @@ from typing import Any
 from timemoe_jax.config import from_mapping, require
 from timemoe_jax.models.base import PublishedFormat
 from timemoe_jax.models.base import PublishedTensor as Tensor
-from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALISATION_FIELDS, TimeMoeConfig
+from timemoe_jax.models.time_moe.config import COMPUTE_FIELDS, INITIALIZATION_FIELDS, TimeMoeConfig
 
 # Fields of a published config.json that say nothing about the computation.
 _IGNORED_PUBLISHED = frozenset(
@@ -30,7 +30,7 @@ _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
-    *INITIALISATION_FIELDS,
+    *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.
 _ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
