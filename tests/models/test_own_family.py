@@ -150,6 +150,50 @@ def test_a_joint_family_reads_aligned_series_together(table, tmp_path):
     assert get_family("joint_linear").joint
 
 
+class Leader(nnx.Module):
+    """Forecasts every variate of a window by the last value of its first one."""
+
+    def __init__(self, config: LinearConfig):
+        self.config = config
+
+    def __call__(self, x, mask=None, segments=None):
+        first = jnp.broadcast_to(jnp.where(mask, x, 0)[..., :1, :], x.shape)
+        hidden = first[..., None]
+        return ModelOutput(
+            {p: jnp.repeat(hidden, p, -1) for p in self.config.horizon_lengths}, hidden
+        )
+
+
+class LeaderFamily(JointLinearFamily):
+    name = "leader"
+
+    def make(self, config, rngs):
+        return Leader(config)
+
+
+register(LeaderFamily())
+
+
+def test_a_joint_forecast_reads_the_variates_of_an_item_and_no_others():
+    """Raw values: each variate is forecast as the first one of its item, whatever the batch."""
+    config = LinearConfig(family="leader", horizon_lengths=(2,), max_position_embeddings=64)
+    forecaster = Forecaster(config, nnx.State({}))
+    values = np.arange(2 * 3 * 20, dtype=float).reshape(2, 3, 20)
+    values[0, 1, -4:] = np.nan  # one variate ends earlier, and is forecast from the same point on
+    out = forecaster.forecast(values, horizon=4, normalize="none")
+    assert out.point.shape == (2, 3, 4)
+    np.testing.assert_array_equal(out.point[0], np.full((3, 4), 19.0))
+    np.testing.assert_array_equal(out.point[1], np.full((3, 4), 79.0))
+    values[0, :, -2:] = np.nan  # all end earlier: the gap is forecast, too
+    alone = forecaster.forecast(values[:1], horizon=4, normalize="none", batch_size=1)
+    np.testing.assert_array_equal(alone.point, np.full((1, 3, 4), 17.0))
+    single = forecaster.forecast([values[1, 2], values[1, 0]], horizon=3, normalize="none")
+    np.testing.assert_array_equal(single.point, [[119.0] * 3, [79.0] * 3])
+    scaled = forecaster.forecast(values[1:], horizon=2).point[0]
+    # Each in its own units: the last value of the first, z-scored, is that of all.
+    np.testing.assert_allclose(scaled[:, 0], values[1, :, -1])
+
+
 def test_what_does_not_fit_is_an_error(table):
     with pytest.raises(ConfigError, match=r"family is 'lineer'; known: time_moe, linear"):
         config_of(table, family="lineer")

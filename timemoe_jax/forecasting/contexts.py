@@ -18,14 +18,23 @@ class Context(NamedTuple):
       values: float64, NaN where missing.
       gap: how many missing values follow; the model forecasts them too.
       label: what to call the series in an error.
+      item: contexts of one item end together, and a joint model reads them together; None stands
+        for a series by itself.
     """
 
     values: Float64[np.ndarray, " _"]
     gap: int
     label: str
+    item: int | None = None
 
     @classmethod
-    def of(cls, series: Float64[np.ndarray, " _"], length: int, label: str) -> "Context":
+    def of(
+        cls,
+        series: Float64[np.ndarray, " _"],
+        length: int,
+        label: str,
+        item: int | None = None,
+    ) -> "Context":
         """Reads at most `length` last points; refuses a series without an observed one there."""
         recent = series[-length:]
         observed = np.flatnonzero(~np.isnan(recent))
@@ -35,7 +44,12 @@ class Context(NamedTuple):
                 "that the context holds"
             )
         first, end = observed[0], observed[-1] + 1
-        return cls(recent[first:end], len(recent) - int(end), label)
+        return cls(recent[first:end], len(recent) - int(end), label, item)
+
+    def until(self, gap: int) -> "Context":
+        """The same with a shorter gap, the points in between missing."""
+        missing = np.full(self.gap - gap, np.nan)
+        return self._replace(values=np.concatenate([self.values, missing]), gap=gap)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +82,12 @@ class Inputs:
 
     def contexts(self, length: int) -> list[Context]:
         """What is read of each series: at most `length` of its last points."""
-        pairs = zip(self.series, self.names, strict=True)
-        return [Context.of(series, length, name) for series, name in pairs]
+        pairs = enumerate(zip(self.series, self.names, strict=True))
+        channels = self.channels
+        return [
+            Context.of(series, length, name, None if channels is None else i // channels)
+            for i, (series, name) in pairs
+        ]
 
     def missing(self, length: int) -> Any:
         """How many of the last `length` points of each series are missing."""
@@ -104,7 +122,8 @@ class Batch(NamedTuple):
         for row, context in zip(values, contexts, strict=True):
             row[length - len(context.values) :] = context.values
         if normalize == "instance":
-            mean, std = location_and_scale(values)
+            with np.errstate(invalid="ignore"):  # an absent variate of a joint model has no mean
+                mean, std = location_and_scale(values)
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
         safe = np.where(std > 0, std, 1.0)

@@ -56,7 +56,10 @@ class _Group(NamedTuple):
 
     length: int  # of the padded contexts
     steps: int  # to decode, including those of the gap
+    variates: int = 1  # rows of a window of a joint model
 
+
+ABSENT = Context(np.zeros(0), 0, "an absent variate")
 
 # `compute(params, x, mask, steps)`: anything that is computed of a batch.
 Compute = Callable[[nnx.State, Any, Any, int], Any]
@@ -87,9 +90,10 @@ class Engine:
         self._fitting: dict[_Group, int] = {}
 
         def run(
-            params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
+            params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
         ) -> Decoded:
-            mask |= ~mask.any(axis=1, keepdims=True)  # padding rows need a last point to read
+            axes = tuple(range(1, mask.ndim))
+            mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
             return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
         self._decode = jax.jit(run, static_argnames="horizon")
@@ -143,12 +147,18 @@ class Engine:
           DataError: a forecast is not finite, or not even one series fits in memory.
         """
         levels, horizon = len(self.config.quantile_levels), settings.horizon
+        contexts = self._aligned(contexts)
         point = np.empty((len(contexts), horizon))
         quantiles = np.empty((len(contexts), horizon, levels)) if levels else None
         for rows, batch, decoded in self.batches(contexts, settings, self._decoded):
-            outputs = batch.in_units(decoded.point)
-            spread = None if quantiles is None else batch.in_units(decoded.quantiles)
+            outputs = batch.in_units(decoded.point.reshape(-1, decoded.point.shape[-1]))
+            spread = None
+            if decoded.quantiles is not None:
+                shape = decoded.quantiles.shape
+                spread = batch.in_units(decoded.quantiles.reshape(-1, *shape[-2:]))
             for row, i in enumerate(rows):
+                if i < 0:
+                    continue
                 begin = contexts[i].gap
                 point[i] = outputs[row, begin : begin + horizon]
                 if quantiles is not None and spread is not None:
@@ -162,42 +172,71 @@ class Engine:
     ) -> Iterator[tuple[list[int], Batch, Any]]:
         """Computes something of all contexts, in batches that are halved until they fit in memory.
 
-        Yields the indices of some contexts, their batch, and what `compute` returned for it.
+        Yields which context each row of a batch is (-1 is none: an absent variate), the batch, and
+        what `compute` returned for it.
         """
-        groups: dict[_Group, list[int]] = collections.defaultdict(list)
-        for i, context in enumerate(contexts):
-            groups[self._group(context, settings.horizon)].append(i)
+        groups: dict[_Group, list[list[int]]] = collections.defaultdict(list)
+        for window in self._windows(contexts):
+            group = self._group([contexts[i] for i in window], settings.horizon)
+            groups[group].append(window)
         hidden = not settings.progress
         with progress_bar(total=len(contexts), unit="series", disable=hidden) as bar:
-            for group, rows in groups.items():
+            for group, windows in groups.items():
                 done = 0
-                while done < len(rows):
+                while done < len(windows):
                     size = self._batch_size(settings.batch_size, group)
-                    part = rows[done : done + size]
-                    bucket, chosen = self._bucket(len(part), size), [contexts[i] for i in part]
+                    part = windows[done : done + size]
+                    rows = [i for window in part for i in _filled(window, group.variates)]
+                    chosen = [contexts[i] if i >= 0 else ABSENT for i in rows]
+                    bucket = self._bucket(len(part), size)
+                    height = bucket * group.variates
                     try:
-                        batch = Batch.of(chosen, group.length, bucket, settings.normalize)
-                        computed = self._call(compute, batch.x, batch.mask, group.steps)
+                        batch = Batch.of(chosen, group.length, height, settings.normalize)
+                        x, mask = (self._shaped(a, group) for a in (batch.x, batch.mask))
+                        computed = self._call(compute, x, mask, group.steps)
                     except (jax.errors.JaxRuntimeError, MemoryError) as error:
                         self._halve(group, bucket, error, chosen[0].label)
                         continue
-                    yield part, batch, computed
+                    yield rows, batch, computed
                     done += len(part)
-                    bar.update(len(part))
+                    bar.update(sum(map(len, part)))
+
+    def _windows(self, contexts: Sequence[Context]) -> list[list[int]]:
+        """Which contexts are read together: each alone, or those of an item by a joint model."""
+        windows: dict[int, list[int]] = collections.defaultdict(list)
+        for i, context in enumerate(contexts):
+            item = context.item if self._family.joint else None
+            windows[-1 - i if item is None else item].append(i)
+        return list(windows.values())
+
+    def _aligned(self, contexts: Sequence[Context]) -> list[Context]:
+        """The contexts, those that are read together with the same gap."""
+        aligned = list(contexts)
+        for window in self._windows(contexts):
+            gap = min(contexts[i].gap for i in window)
+            for i in window:
+                aligned[i] = contexts[i].until(gap) if contexts[i].gap > gap else contexts[i]
+        return aligned
+
+    def _shaped(self, rows: np.ndarray, group: _Group) -> np.ndarray:
+        """Rows [R, T] as the model reads them: [B, T], or [B, C, T] of a joint model."""
+        return rows.reshape(-1, group.variates, group.length) if self._family.joint else rows
 
     def warmup(self, length: int, horizon: int, count: int) -> None:
         """Compiles the program for a call with `count` series of one length."""
-        group = self._group(Context(np.zeros(length), 0, "warm-up"), horizon)
+        group = self._group([Context(np.zeros(length), 0, "warm-up")], horizon)
         size = self._batch_size("auto", group)
         shape = (self._bucket(min(count, size), size), group.length)
-        self._call(self._decoded, np.zeros(shape, np.float32), np.ones(shape, bool), group.steps)
+        x, mask = np.zeros(shape, np.float32), np.ones(shape, bool)
+        self._call(self._decoded, self._shaped(x, group), self._shaped(mask, group), group.steps)
 
-    def _group(self, context: Context, horizon: int) -> _Group:
-        limit = self.config.max_position_embeddings
+    def _group(self, window: Sequence[Context], horizon: int) -> _Group:
+        limit, gap = self.config.max_position_embeddings, window[0].gap
+        length = max(len(context.values) for context in window)
         # Gaps are rounded up to a few sizes, so that each does not need a program of its own.
-        room = max(limit - len(context.values) - horizon, context.gap)
-        gap = min(_power_of_two(context.gap), room) if context.gap else 0
-        return _Group(_length_bucket(len(context.values)), gap + horizon)
+        room = max(limit - length - horizon, gap)
+        gap = min(_power_of_two(gap), room) if gap else 0
+        return _Group(_length_bucket(length), gap + horizon, _power_of_two(len(window)))
 
     def _halve(self, group: _Group, tried: int, error: Exception, label: str) -> None:
         """Remembers that a batch did not fit; raises where its size was not the reason."""
@@ -212,7 +251,7 @@ class Engine:
         logging.warning("a batch of %d series did not fit; going on with halves", tried)
 
     def _decoded(
-        self, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"], steps: int
+        self, params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], steps: int
     ) -> Decoded:
         self._programs.add((x.shape, steps))
         return self._decode(params, x, mask, horizon=steps)
@@ -220,8 +259,8 @@ class Engine:
     def _call(
         self,
         compute: Compute,
-        x: Float[np.ndarray, "B T"],
-        mask: Bool[np.ndarray, "B T"],
+        x: Float[np.ndarray, "B *C T"],
+        mask: Bool[np.ndarray, "B *C T"],
         steps: int,
     ) -> Any:
         """Runs a program and waits for it, so that a lack of memory shows here."""
@@ -240,11 +279,15 @@ class Engine:
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
         if batch_size == "auto":
             each = self._family.bytes_per_series(self.config, group.length, group.steps)
-            fitting = max(1, int(_batch_bytes() // each))
+            fitting = max(1, int(_batch_bytes() // (each * group.variates)))
             size = min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1)) * self._parts
         else:
             size = int(batch_size)
         return min(size, self._fitting.get(group, size))
+
+
+def _filled(window: list[int], variates: int) -> list[int]:
+    return window + [-1] * (variates - len(window))
 
 
 def _dtype(dtype: str, params: nnx.State) -> str:
