@@ -45,8 +45,10 @@ demo: venv
 	@echo "  $(BIN)/python eval_main.py --config=configs/eval_nano.py --config.data_dir=data \\"
 	@echo "    --config.datasets=ETTh1"
 
+# A worker for each core, up to four of up to 4 GB. Those of a file stay together, since they share
+# what is slow to make.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -1,6 +1,10 @@
 """What every test shares: JAX on a CPU, checked shapes, and where the fixtures are."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,12 +13,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 # Four emulated devices, for everything about meshes. Steps queued on them can starve each other
 # on two cores, so nothing is queued.
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+# Workers of the suite and the programs that tests start find here what another has compiled. The
+# first process to read this makes the folder, and removes it when it ends.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="timemoe_programs_")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jaxtyping
 
@@ -28,8 +40,9 @@ COMPUTING = (
 jaxtyping.install_import_hook([f"timemoe_jax.{name}" for name in COMPUTING], "beartype.beartype")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 import pytest  # noqa: E402
-from places import GOLDEN, shared_folder  # noqa: E402
+from places import GOLDEN, TESTS, shared_folder  # noqa: E402
 
 hypothesis.settings.register_profile(
     "tests",
@@ -41,7 +54,31 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
+# Begun first, the longest first, so that no worker waits for another at the end.
+LONGEST = (
+    *("runs/test_training_on_meshes.py", "runs/test_train.py", "training/test_step.py"),
+    *("forecasting/test_forecaster_options.py", "models/test_time_moe.py"),
+    *("runtime/test_partitioning.py", "models/test_parity.py", "evaluation/test_studies.py"),
+    *("training/test_quantile_training.py", "models/test_quantile_heads.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
+
+
 PARITY = ("moe_tiny", "moe", "gqa", "dense")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache_settings() -> Iterator[None]:
+    """Undoes what a module's calls of the command line say about the cache of programs."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,64 @@
-"""Programs run by tests as users run them: in processes of their own, with emulated devices."""
+"""Programs run by tests as users run them: in processes with emulated devices, or in this one."""
 
+import contextlib
+import io
+import logging
 import os
+import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
+import jax
+from absl import app, flags
 from places import ROOT, TESTS
 
-from timemoe_jax.runtime import distributed
+from timemoe_jax.runtime import distributed, host_memory
+
+
+def run_here(*arguments: str | os.PathLike, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """What `python program arguments` does, in this process and on the first of its devices.
+
+    It saves the seconds in which an interpreter starts and imports JAX.
+    """
+    argv, out, err = [os.fspath(each) for each in arguments], io.StringIO(), io.StringIO()
+    status = 0
+    with (
+        _as_before(devices),
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            runpy.run_path(argv[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+    return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _as_before(devices: int) -> Iterator[None]:
+    """Undoes what a program does to its process: flags, warnings, logging and memory."""
+    app.define_help_flags()
+    first, handlers = jax.devices()[:devices], logging.root.handlers[:]
+    own = {"workdir", *(name for name, _ in distributed.FLAGS)}
+    with (
+        contextlib.chdir(ROOT),
+        warnings.catch_warnings(),
+        mock.patch.object(host_memory, "keep_freed_memory", return_value=False),
+        mock.patch.object(jax, "devices", return_value=first),
+    ):
+        try:
+            yield
+        finally:
+            logging.root.handlers[:] = handlers
+            for name in list(flags.FLAGS):
+                if name in own or name.split(".")[0] == "config":
+                    delattr(flags.FLAGS, name)
 
 
 def start_processes(

@@ -1,6 +1,6 @@
 """The bundled model's forecasts and ten updates of the smoke run, as they were once written down.
 
-On the machine and versions that wrote them they are the same bits; elsewhere they agree to 1e-6.
+On the machine and versions that wrote them they are the same bits; elsewhere they agree closely.
 `TIMEMOE_WRITE_GOLDEN=1 pytest tests/test_golden_numbers.py` writes them anew, after a change that
 is meant to change numbers.
 """
@@ -25,7 +25,10 @@ from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.metrics_log import read_metrics
 
 FOLDER = GOLDEN / "numbers"
+# Where other bits may be right. Losses agree to 1e-6; forecasts agree to a part of their series'
+# standard deviation, since float32 through a whole network differs that much between compilers.
 TOLERANCE = 1e-6
+FORECAST_TOLERANCE = 2e-5
 
 
 def machine() -> str:
@@ -37,14 +40,18 @@ def machine() -> str:
     return hashlib.sha256("\n".join([*parts, os.environ["XLA_FLAGS"]]).encode()).hexdigest()
 
 
-def forecasts() -> dict[str, np.ndarray]:
+def forecasts() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Forecasts by name, and the standard deviation of each series that they are of."""
     forecaster = Forecaster.from_pretrained("nano")
     hourly = list(load_sample("greensboro_hourly").values.T)
     daily = list(load_sample("new_york_daily").values.T)
     plain = forecaster.forecast(hourly, horizon=96)
-    short = forecaster.forecast([*daily, daily[0][:100]], horizon=30, normalize="none")
+    ragged = [*daily, daily[0][:100]]
+    short = forecaster.forecast(ragged, horizon=30, normalize="none")
     bands = forecaster.forecast(daily, horizon=8, quantile_levels=[0.1, 0.5, 0.9])
-    return {"hourly": plain.point, "ragged": short.point, "bands": bands.quantiles}
+    arrays = {"hourly": plain.point, "ragged": short.point, "bands": bands.quantiles}
+    series = {"hourly": hourly, "ragged": ragged, "bands": daily}
+    return arrays, {name: np.array([np.nanstd(s) for s in each]) for name, each in series.items()}
 
 
 def ten_updates(workdir: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -68,7 +75,11 @@ def ten_updates(workdir: Path) -> tuple[dict[str, np.ndarray], str]:
 
 @pytest.mark.parametrize("kind", ["forecasts", "updates"])
 def test_numbers_are_those_written_down(kind, tmp_path):
-    arrays, digest = (forecasts(), "") if kind == "forecasts" else ten_updates(tmp_path)
+    digest, scales = "", {}
+    if kind == "forecasts":
+        arrays, scales = forecasts()
+    else:
+        arrays, digest = ten_updates(tmp_path)
     if os.environ.get("TIMEMOE_WRITE_GOLDEN"):
         FOLDER.mkdir(parents=True, exist_ok=True)
         np.savez(FOLDER / f"{kind}.npz", **arrays)
@@ -81,7 +92,11 @@ def test_numbers_are_those_written_down(kind, tmp_path):
         for name, expected in golden.items():
             if same_machine:
                 np.testing.assert_array_equal(arrays[name], expected)
-            else:
+            elif kind == "updates":
                 np.testing.assert_allclose(arrays[name], expected, rtol=TOLERANCE, atol=TOLERANCE)
+            else:
+                scale = scales[name].reshape(-1, *[1] * (expected.ndim - 1))
+                error = (arrays[name] - expected) / scale
+                np.testing.assert_allclose(error, 0.0, rtol=0, atol=FORECAST_TOLERANCE)
     if same_machine:
         assert written["parameters"] == digest

@@ -1,4 +1,7 @@
-"""A model small enough to compile in a second, for every test that needs no particular one."""
+"""A model and a run small enough to compile in seconds, for tests that need no particular ones."""
+
+import os
+from typing import Any
 
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
@@ -13,3 +16,28 @@ TINY = TimeMoeConfig(
     horizon_lengths=(1, 4),
     initializer_range=0.4,
 )
+
+# Of a run of `train_main.py`; what it lacks is that of configs/smoke.py.
+TINY_RUN: dict[str, Any] = {
+    "model.hidden_size": 16,
+    "model.intermediate_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.num_key_value_heads": 2,
+    "model.num_experts": 4,
+    "model.horizon_lengths": "(1, 8)",
+    "data.length": 48,
+    "data.synthetic_sequences": 40,
+    "data.synthetic_length": 200,
+    "data.validation_fraction": 0.1,
+    "optimizer.warmup_steps": 2,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+}
+
+
+def training_program(workdir: os.PathLike, *flags: str, **fields: Any) -> list[str]:
+    """`train_main.py` and the arguments of a tiny run; `train__num_steps` is train.num_steps."""
+    every = TINY_RUN | {name.replace("__", "."): value for name, value in fields.items()}
+    start = ["train_main.py", "--config=configs/smoke.py", f"--workdir={os.fspath(workdir)}"]
+    return [*start, *flags, *(f"--config.{name}={value}" for name, value in every.items())]

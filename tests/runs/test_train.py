@@ -6,16 +6,14 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 from places import ROOT
-from processes import environments
+from processes import run_here, run_processes
 from tensorboardX.proto import event_pb2
+from tiny_model import training_program
 
 from timemoe_jax.checkpoints import store as checkpoint
 from timemoe_jax.checkpoints.load import load_model
@@ -26,56 +24,23 @@ from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.metrics_log import read_metrics
 from timemoe_jax.training.start import _check_same_model
 
-TINY = {
-    "model.hidden_size": 16,
-    "model.intermediate_size": 32,
-    "model.num_hidden_layers": 2,
-    "model.num_attention_heads": 2,
-    "model.num_key_value_heads": 2,
-    "model.num_experts": 4,
-    "model.horizon_lengths": "(1, 8)",
-    "data.length": 48,
-    "data.synthetic_sequences": 40,
-    "data.synthetic_length": 200,
-    "data.validation_fraction": 0.1,
-    "optimizer.warmup_steps": 2,
-    "train.num_steps": 150,  # enough that a kill at a step comes before the end
-    "train.batch_size": 8,
-    "train.log_every": 1,
-    "train.checkpoint_every": 40,
-    "train.eval_every": 75,
-}
+STEPS, EVERY = 60, 10
+RUN = {"train__num_steps": STEPS, "train__checkpoint_every": EVERY, "train__eval_every": STEPS // 2}
+SENT = ROOT / "tests/runs/send_itself.py"
 
 
-def _start(workdir, **overrides):
-    fields = TINY | {name.replace("__", "."): value for name, value in overrides.items()}
-    command = [sys.executable, "train_main.py", "--config=configs/smoke.py", f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in fields.items()]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environments(1, 1)[0], "PYTHONUNBUFFERED": "1"},
-    )
+def _result(done):
+    return done.returncode, done.stdout, done.stderr
 
 
-def _finish(process):
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+def _process(workdir, *before, **fields):
+    """A run in a process of its own."""
+    command = [*before, *training_program(workdir, **RUN | fields)]
+    return _result(*run_processes(command, 1, 1, timeout=240))
 
 
-def _run(workdir, **overrides):
-    return _finish(_start(workdir, **overrides))
-
-
-def _wait_for_step(workdir, step, process):
-    deadline = time.monotonic() + 200
-    while not any(r["step"] >= step for r in read_metrics(workdir / "metrics.jsonl")):
-        assert time.monotonic() < deadline, f"step {step} was never reached"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+def _run(workdir, **fields):
+    return _result(run_here(*training_program(workdir, **RUN | fields)))
 
 
 def _parameters(workdir):
@@ -86,7 +51,7 @@ def _parameters(workdir):
 def uninterrupted(tmp_path_factory):
     """A run that nothing happens to, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    code, out, err = _run(workdir)
+    code, out, err = _process(workdir)
     assert code == 0, err
     return workdir, out, err
 
@@ -102,23 +67,23 @@ def test_what_a_run_prints_and_writes(uninterrupted):
         "36 sequences",
         "windows",
         "updates per epoch",
-        "total updates: 150",
-        "step 150/150",
+        "total updates: 60",
+        "step 60/60",
     ):
         assert text in out
-    for text in ("loss", "lr", "points/s", "150/150"):
+    for text in ("loss", "lr", "points/s", "60/60"):
         assert text in err  # the progress bar
     records = read_metrics(workdir / "metrics.jsonl")
     steps = [r for r in records if "loss" in r]
-    assert [r["step"] for r in steps] == list(range(1, 151))
+    assert [r["step"] for r in steps] == list(range(1, STEPS + 1))
     names = {"loss", "loss_1", "loss_8", "balancing_loss", "expert_load", "router_entropy"}
     names |= {"dropped_share", "dead_expert_share", "router_z_loss"}
     names |= {"gradient_norm", "learning_rate", "points_per_second", "skipped_updates"}
     assert names <= set(steps[-1])
     np.testing.assert_allclose(np.sum(steps[-1]["expert_load"], axis=1), 1.0, rtol=1e-5)
     validations = [r for r in records if "validation_loss" in r]
-    assert [r["step"] for r in validations] == [75, 150]
-    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 150
+    assert [r["step"] for r in validations] == [30, 60]
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == STEPS
 
 
 def test_tensorboard_reads_the_events(uninterrupted):
@@ -150,33 +115,28 @@ def _scalars(data):
 
 def test_killed_twice_and_resumed_the_parameters_are_the_same_bits(uninterrupted, tmp_path):
     workdir = tmp_path / "killed"
-    for step in (50, 90):
-        process = _start(workdir)
-        _wait_for_step(workdir, step, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    code, out, err = _run(workdir)
+    for step in (25, 45):
+        code, _, err = _process(workdir, SENT, "SIGKILL", str(step))
+        assert code == -signal.SIGKILL, err
+    code, out, err = _process(workdir)
     assert code == 0, err
-    assert "resuming at step" in out
+    # Saving step 40 waits until step 30 is saved.
+    assert re.search(r"resuming at step (30|40)\b", out)
     for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
         assert a.tobytes() == b.tobytes()
     records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
-    assert [r["step"] for r in records] == list(range(1, 151))
+    assert [r["step"] for r in records] == list(range(1, STEPS + 1))
     whole = [r for r in read_metrics(uninterrupted[0] / "metrics.jsonl") if "loss" in r]
     assert [r["loss"] for r in records] == [r["loss"] for r in whole]
 
 
 def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
     workdir = tmp_path / "stopped"
-    process = _start(workdir, train__checkpoint_every=1000)
-    _wait_for_step(workdir, 3, process)
-    process.send_signal(signal.SIGTERM)
-    code, out, err = _finish(process)
+    code, out, err = _process(workdir, SENT, "SIGTERM", "3", train__checkpoint_every=1000)
     assert code == 0, err
     assert "stopped by SIGTERM at step" in out
     (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
-    assert 3 <= step < 150
+    assert 3 <= step < STEPS
     code, _, err = _run(workdir)
     assert code == 0, err
     for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
@@ -206,20 +166,17 @@ def test_a_mixed_run_is_logged_and_when_killed_ends_with_the_same_bits(policy, t
     assert code == 0, err
     # Of so few draws whole numbers are shared out.
     assert re.search(r"mixture: fixed: web 7[45]\.\d\d% \(", out)
-    process = _start(tmp_path / "killed", **fields)
-    # Saving step 80 waits until step 40 is saved.
-    _wait_for_step(tmp_path / "killed", 85, process)
-    process.kill()
-    process.communicate()
+    code, _, err = _process(tmp_path / "killed", SENT, "SIGKILL", "25", **fields)
+    assert code == -signal.SIGKILL, err
     code, out, err = _run(tmp_path / "killed", **fields)
     assert code == 0, err
-    assert re.search(r"resuming at step (40|80|120)\b", out)
+    assert re.search(r"resuming at step (10|20)\b", out)
     for a, b in zip(*(_parameters(tmp_path / name) for name in ("whole", "killed")), strict=True):
         np.testing.assert_array_equal(a, b)
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
     shares = [[(r["step"], r["share_web"]) for r in log if "loss" in r] for log in logs]
     assert shares[0] == shares[1]
-    assert len(shares[0]) == 150
+    assert len(shares[0]) == STEPS
     assert all(abs(r["share_energy"] + r["share_web"] - 1) < 1e-6 for r in logs[0] if "loss" in r)
     assert abs(np.mean([share for _, share in shares[0]]) - 0.75) < 0.06
 
@@ -229,7 +186,7 @@ def test_a_finished_run_stays_as_it_is(uninterrupted):
     before = (workdir / "metrics.jsonl").read_text()
     code, out, err = _run(workdir)
     assert code == 0, err
-    assert "resuming at step 150" in out
+    assert "resuming at step 60" in out
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
@@ -243,18 +200,18 @@ def test_another_model_is_not_resumed(uninterrupted):
 def test_a_damaged_checkpoint_is_not_resumed_but_named(uninterrupted, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(uninterrupted[0], workdir)
-    newest = workdir / "checkpoints" / "150"
+    newest = workdir / "checkpoints" / "60"
     largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     code, _, err = _run(workdir)
     assert code == 2
     line = _only_line(err)
-    assert "step 150" in line
-    assert "newest good checkpoint is step 120" in line
+    assert "step 60" in line
+    assert "newest good checkpoint is step 50" in line
     shutil.rmtree(newest)
     code, out, err = _run(workdir)
     assert code == 0, err
-    assert "resuming at step 120" in out
+    assert "resuming at step 50" in out
 
 
 def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):
@@ -346,32 +303,27 @@ def test_updates_that_are_not_finite_end_the_run(tmp_path):
     ],
 )
 def test_nonsense_is_one_line_and_status_2(tmp_path, arguments, message):
-    command = [sys.executable, "train_main.py", "--config=configs/smoke.py"]
-    command += [f"--workdir={tmp_path / 'run'}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = ["train_main.py", "--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}"]
+    done = run_here(*command, *arguments)
     assert done.returncode == 2
     assert message in _only_line(done.stderr)
 
 
 def test_a_config_that_is_not_there(tmp_path):
-    command = [sys.executable, "train_main.py", "--config=configs/none.py", f"--workdir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run_here("train_main.py", "--config=configs/none.py", f"--workdir={tmp_path}")
     assert done.returncode == 2
     assert "configs/none.py" in _only_line(done.stderr)
 
 
 def test_help():
-    command = [sys.executable, "train_main.py", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run_here("train_main.py", "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
     assert "--config=configs/smoke.py" in done.stdout
 
 
-def test_flags_that_are_missing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "train_main.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+def test_flags_that_are_missing():
+    (done,) = run_processes(["train_main.py"], 1, 1)
     assert done.returncode == 2
     assert "--config, --workdir" in _only_line(done.stderr)
 

@@ -8,40 +8,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from processes import run_processes, start_processes
+from processes import run_here, run_processes, start_processes
+from tiny_model import training_program
 
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.step import list_steps
 from timemoe_jax.training.metrics_log import read_metrics
 
 STEPS, KILLED_AFTER = 40, 16
-FIELDS = {
-    "model.hidden_size": 16,
-    "model.intermediate_size": 32,
-    "model.num_hidden_layers": 2,
-    "model.num_attention_heads": 2,
-    "model.num_key_value_heads": 2,
-    "model.num_experts": 4,
-    "model.horizon_lengths": "(1, 8)",
-    "data.length": 48,
-    "data.synthetic_sequences": 40,
-    "data.synthetic_length": 200,
-    "data.validation_fraction": 0.1,
-    "optimizer.warmup_steps": 2,
-    "train.num_steps": STEPS,
-    "train.batch_size": 8,
-    "train.log_every": 1,
-    "train.checkpoint_every": 8,
-    "train.eval_every": STEPS,
-}
+RUN = {"train__num_steps": STEPS, "train__checkpoint_every": 8, "train__eval_every": STEPS}
 
 
 def arguments(workdir: Path, *flags: str, **mesh: int) -> list[str]:
-    fields = FIELDS | {f"mesh.{axis}": size for axis, size in mesh.items()}
-    return [
-        *("train_main.py", "--config=configs/smoke.py", f"--workdir={workdir}", *flags),
-        *(f"--config.{name}={value}" for name, value in fields.items()),
-    ]
+    sizes = {f"mesh__{axis}": size for axis, size in mesh.items()}
+    return training_program(workdir, *flags, **RUN, **sizes)
 
 
 def curve(workdir: Path) -> dict[int, float]:
@@ -55,7 +35,7 @@ def curve(workdir: Path) -> dict[int, float]:
 def alone(tmp_path_factory) -> dict[int, float]:
     """The losses of one process with one device that nobody killed."""
     workdir = tmp_path_factory.mktemp("alone")
-    (done,) = run_processes(arguments(workdir), 1, 1, timeout=240)
+    done = run_here(*arguments(workdir))
     assert done.returncode == 0, done.stderr
     return curve(workdir)
 
@@ -96,7 +76,11 @@ def test_killed_on_two_processes_and_resumed_elsewhere_the_losses_are_the_same(
     workdir = tmp_path / "resumed"
     shutil.copytree(killed, workdir)
     flags = ["--distributed=auto"] * (processes > 1)
-    every = run_processes(arguments(workdir, *flags, **mesh), processes, devices, timeout=240)
+    command = arguments(workdir, *flags, **mesh)
+    if processes == 1:
+        every = [run_here(*command, devices=devices)]
+    else:
+        every = run_processes(command, processes, devices, timeout=240)
     assert all(done.returncode == 0 for done in every), every
     assert f"resuming at step {list_steps(killed / 'checkpoints')[-1]}" in every[0].stdout
     found = curve(workdir)
@@ -114,7 +98,7 @@ def test_fine_tuning_on_a_mesh_starts_from_a_checkpoint(killed, tmp_path):
     # At a rate of nothing it stays where it started.
     args += [f"--config.train.init_from={killed}", "--config.train.num_steps=3"]
     args += ["--config.optimizer.learning_rate=1e-12", "--config.optimizer.end_learning_rate=0"]
-    (done,) = run_processes(args, 1, 4, timeout=240)
+    done = run_here(*args, devices=4)
     assert done.returncode == 0, done.stderr
     models = [load_model(folder) for folder in (killed, tmp_path / "tuned")]
     for a, b in zip(*(jax.tree.leaves(model.params) for model in models), strict=True):

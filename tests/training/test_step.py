@@ -17,6 +17,7 @@ from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn.experts.parallel import Experts
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
+from timemoe_jax.training import step as training_step
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
 from timemoe_jax.training.losses import forecast_losses
 from timemoe_jax.training.objective import make_loss, read_at
@@ -24,7 +25,6 @@ from timemoe_jax.training.optimizer import learning_rate_schedule
 from timemoe_jax.training.step import (
     batch_arrays,
     compile_train_step,
-    create_state,
     make_train_step,
     make_validation,
 )
@@ -48,6 +48,7 @@ CONFIG = RunConfig(
 
 
 # Compiled once for each configuration.
+_initial_state = functools.cache(training_step.create_state)
 _step = functools.cache(make_train_step)
 _validation = functools.cache(make_validation)
 
@@ -66,6 +67,15 @@ def _with(section, **values):
     return dataclasses.replace(
         CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **values)}
     )
+
+
+def create_state(config, params=None, mesh=None):
+    """One of its own, since an update takes its state's buffers."""
+    if params is not None:
+        return training_step.create_state(config, params, mesh)
+    # Its model, optimizer and seed are all that the state depends on.
+    parts = {name: getattr(config, name) for name in ("model", "optimizer", "seed")}
+    return jax.tree.map(jnp.copy, _initial_state(dataclasses.replace(CONFIG, **parts), mesh=mesh))
 
 
 def _batch(seed=0, rows=8, length=24):
@@ -382,7 +392,7 @@ def test_what_is_float32_in_mixed_precision():
     """Router, softmax, norms and loss; every other product has bfloat16 operands."""
     model = dataclasses.replace(MODEL, dtype="bfloat16", num_experts=6, hidden_size=20)
     config = dataclasses.replace(CONFIG, model=model)
-    params = jax.eval_shape(lambda: create_state(config).params)
+    params = jax.eval_shape(lambda: training_step.create_state(config).params)
     equations = list(_equations(jax.make_jaxpr(make_loss(config))(params, _batch()).jaxpr))
     # Exponentials are those of softmaxes, logarithms those of the router's, roots those of norms.
     for name in ("exp", "log", "rsqrt", "reduce_max"):
