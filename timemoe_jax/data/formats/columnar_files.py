@@ -5,10 +5,10 @@ reads, and a file that has changed since it was opened is an error. This needs p
 imported when a file is opened; its extension types are never unpickled.
 """
 
-import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from timemoe_jax.data.formats.reading import open_binary, reading
 from timemoe_jax.data.formats.table_layout import Kind
 from timemoe_jax.data.series_source import float_of
 from timemoe_jax.errors import DataError
@@ -43,27 +44,9 @@ def import_pyarrow() -> ModuleType:
     return pyarrow
 
 
-@contextlib.contextmanager
-def naming(path: Path, kind: str) -> Iterator[None]:
+def naming(path: Path, kind: str) -> AbstractContextManager[None]:
     """Turns what pyarrow raises into an error that names the file."""
-    pa = import_pyarrow()
-    try:
-        yield
-    except DataError:
-        raise
-    except (
-        pa.ArrowException,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} cannot be read as {kind}: {reason}") from None
+    return reading(path, kind, import_pyarrow().ArrowException)
 
 
 class ColumnarFile:
@@ -221,11 +204,8 @@ def open_columnar_file(path: Path) -> ColumnarFile:
     if path.suffix.lower() in PARQUET_ENDINGS:
         file: ColumnarFile = ParquetFile(path)
     else:
-        try:
-            with open(path, "rb") as stream:
-                start = stream.read(len(_ARROW_FILE))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        with open_binary(path) as stream:
+            start = stream.read(len(_ARROW_FILE))
         if start.startswith(_FEATHER_1):
             raise DataError(f"{path} is of Feather version 1; write it again as version 2")
         file = ArrowFile(path) if start == _ARROW_FILE else ArrowStream(path)

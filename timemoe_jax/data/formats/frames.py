@@ -23,15 +23,8 @@ from timemoe_jax.errors import DataError
 LINES = "timemoe_jax.lines"
 
 _KINDS: dict[str, Kind] = {
-    "floating": "number",
-    "integer": "number",
-    "mixed-integer-float": "number",
-    "decimal": "number",
-    "empty": "number",
-    "datetime64": "time",
-    "datetime": "time",
-    "date": "time",
-    "period": "time",
+    **dict.fromkeys(("floating", "integer", "mixed-integer-float", "decimal", "empty"), "number"),
+    **dict.fromkeys(("datetime64", "datetime", "date", "period"), "time"),
     "string": "text",
 }
 
@@ -44,15 +37,9 @@ def frame_source(
     A long frame has an id column (unique_id, item_id or id), a target column (y or target) and
     maybe one of times (ds or timestamp); a frame with lists has them in a column target or
     sequence; in any other, every numeric column is a series. Named levels of the index and an
-    index of times count as columns. The rows of each series are put in the order of their times.
-
-    Args:
-      frame: a pandas DataFrame; NaN, None and NA are missing values. Not modified.
-      names: which columns are which, where their names do not say.
-      where: what to call the frame in a message.
-
-    Returns:
-      the series, in the order in which they appear, named by id or column.
+    index of times count as columns. NaN, None and NA are missing values. The rows of each series
+    are put in the order of their times, and the series, named by id or column, in the order in
+    which they appear. The frame is not modified.
 
     Raises:
       DataError: `frame` is no data frame, the columns can be understood in more than one way or
@@ -77,11 +64,7 @@ class _FrameSource(ArraySource):
 
 
 def columns_of(df: Any, where: str) -> Any:
-    """Copies a frame, with names as text, and an index of names or times among its columns.
-
-    Raises:
-      DataError: `df` is no pandas DataFrame, has no rows, or has two columns of one name.
-    """
+    """Copies a frame, with names as text, and an index of names or times among its columns."""
     import pandas as pd
 
     if not isinstance(df, pd.DataFrame):
@@ -101,12 +84,7 @@ def columns_of(df: Any, where: str) -> Any:
 
 
 def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[str] = ()) -> Layout:
-    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none.
-
-    Raises:
-      DataError: the columns can be understood in more than one way or in none, or one that should
-        hold numbers does not.
-    """
+    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none."""
     import pandas as pd
 
     kinds = {name: kind_in(frame, name) for name in frame.columns if name not in covariates}

@@ -37,17 +37,12 @@ SUPPORTED = (
 
 
 def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens files and folders as one source.
+    """Opens files and folders as one source of all their series, in order.
 
-    Args:
-      paths: a file, a folder, or several with commas between. A folder with meta.json is in the
-        Time-300B layout, one with .arrow files and state.json a Hugging Face dataset; any other
-        is searched, in sorted order, for such folders and for files of a kind that is read. What
-        a search passes over is listed in `skipped_files`.
-      names: which columns of a table are which, where their names do not say.
-
-    Returns:
-      the series of all of them, in order.
+    `paths` is a file, a folder, or several with commas between. A folder with meta.json is in the
+    Time-300B layout, one with .arrow files and state.json a Hugging Face dataset; any other is
+    searched, in sorted order, for such folders and for files of a kind that is read. What a search
+    passes over is listed in `skipped_files`. `names` says which columns of a table are which.
 
     Raises:
       DataError: a path does not exist or is of no supported kind, or nothing was found.
@@ -83,11 +78,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens one file, or one folder that is a source by itself, as `find_files` gives it.
-
-    Raises:
-      DataError: it is not what its ending says, or is damaged.
-    """
+    """Opens one file, or one folder that is a source by itself, as `find_files` gives it."""
     if path.is_dir():
         if (path / "meta.json").exists():
             return TimeMoeFolderSource(path)
@@ -99,21 +90,15 @@ def _is_one_source(folder: Path) -> bool:
     return (folder / "meta.json").exists() or is_dataset_folder(folder)
 
 
-def _open_csv(path: Path, names: ColumnNames | None) -> SequenceSource:
-    return frame_source(read_csv_frame(path, names), names, str(path))
-
-
-def _open_columnar(path: Path, names: ColumnNames | None) -> SequenceSource:
-    return open_columnar([path], names)
-
-
 _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
     ".jsonl": lambda path, _: JsonlSource(path),
     ".npy": lambda path, _: NpySource(path),
     ".npz": lambda path, _: NpzSource(path),
-    ".csv": _open_csv,
+    ".csv": lambda path, names: frame_source(read_csv_frame(path, names), names, str(path)),
     ".tsf": lambda path, _: TsfSource(path),
-    **dict.fromkeys((*PARQUET_ENDINGS, *ARROW_ENDINGS), _open_columnar),
+    **dict.fromkeys(
+        (*PARQUET_ENDINGS, *ARROW_ENDINGS), lambda path, names: open_columnar([path], names)
+    ),
 }
 
 

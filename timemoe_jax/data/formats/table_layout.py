@@ -46,9 +46,8 @@ class Layout:
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
     """Finds out how a table holds series, from what its columns hold.
 
-    Raises:
-      DataError: a column that was named is not there or is of the wrong kind, or the columns can
-        be understood in more than one way, or in none.
+    A DataError says that a named column is absent or of the wrong kind, or that the columns can be
+    understood in more than one way, or in none.
     """
     named = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
     for name in named:

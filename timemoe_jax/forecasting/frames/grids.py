@@ -62,9 +62,6 @@ def parse_frequency(freq: Any, times: TimeType) -> Frequency:
 
     That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
     step numbers it is an integer.
-
-    Raises:
-      DataError: it is none, does not fit the column of times, or is not supported.
     """
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
@@ -224,11 +221,7 @@ def _month_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
 def lay_out(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
-    """Makes the grid from the first to the last of some increasing times.
-
-    Raises:
-      DataError: a time is not on the grid, or the grid would be far longer than the rows.
-    """
+    """Makes the grid from the first to the last of some increasing times."""
     if frequency.base is not None:
         return _lay_out_dates(instants, frequency, times, where)
     step = frequency.step

@@ -123,9 +123,6 @@ def prepare_frame(
 
     The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
     `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
-
-    Raises:
-      DataError: the frame or a covariate cannot be used.
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     names = ColumnNames(id_column, timestamp_column, targets)

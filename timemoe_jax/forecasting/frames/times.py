@@ -88,10 +88,6 @@ def read_times(frame: Any, name: str, where: str) -> tuple[Int64[np.ndarray, " r
 
     The column holds datetime64 with or without a time zone, periods, integers, dates as text, or
     `datetime` and `date` objects; text and objects become datetime64.
-
-    Raises:
-      DataError: a time is missing or no date, the time zones are mixed, or the column holds
-        something else.
     """
     import pandas as pd
 

@@ -35,16 +35,9 @@ class TimeMoeFolderSource(SequenceSource):
     """The series of one folder in the Time-300B layout, in their original units.
 
     A large meta.json is converted once to an index that later openings use: see
-    `timemoe_jax.data.formats.time300b.index`.
-
-    Args:
-      folder: holds `meta.json` and the binary files that it names.
-
-    Attributes:
-      lengths: the points of each series [num_sequences]; read-only, int32 where that suffices.
-      source_name: the name of the folder.
-      domain: the name of the folder around it if that is one of `DOMAINS`, else None.
-      frequency: what `freq` or `frequency` of meta.json says of series without one of their own.
+    `timemoe_jax.data.formats.time300b.index`. `lengths` is read-only, int32 where that suffices;
+    `source_name` is the name of the folder; `domain` is the name of the folder around it if that is
+    one of `DOMAINS`, else None; `frequency` is that of series without one of their own.
 
     Raises:
       DataError: a file is missing, damaged, or at odds with `meta.json`.
@@ -173,14 +166,10 @@ def write_meta(
 ) -> None:
     """Writes the meta.json of a folder whose sequences follow each other in its data files.
 
-    Args:
-      folder: holds the data files.
-      dtype: of the data files, a key of `DTYPES`.
-      files: the points of each data file.
-      entries: of each sequence its points, and the JSON of what else is known of it, with a comma
-        before: `', "mean": 1.5, "std": 2.0'`, or "". Taken one at a time.
-      num_sequences: how many entries there are.
-      frequency: the sampling frequency of sequences that have none of their own.
+    `files` holds the points of each data file. `entries` are taken one at a time: of each sequence
+    its points, and the JSON of what else is known of it, with a comma before, such as
+    `', "mean": 1.5, "std": 2.0'`, or "". `frequency` is that of sequences that have none of their
+    own.
     """
     folder = Path(folder)
     head: dict[str, Any] = {} if frequency is None else {"frequency": frequency}

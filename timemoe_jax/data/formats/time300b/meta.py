@@ -144,11 +144,7 @@ class FolderMeta:
 
 
 def check_files(path: Path, dtype: str, files: dict[str, Any]) -> dict[str, int]:
-    """Compares the data files on disk with what meta.json says, and returns them in order.
-
-    Raises:
-      DataError: the dtype is unknown, or a file is missing or of another size.
-    """
+    """Compares the data files on disk with what meta.json says, and returns them in order."""
     if dtype not in DTYPES:
         raise DataError(f"{path}: dtype is {_short(dtype)}; it must be one of {', '.join(DTYPES)}")
     itemsize = np.dtype(DTYPES[dtype]).itemsize
