@@ -14,20 +14,17 @@ from timemoe_jax.errors import DataError
 
 
 class SequenceSource(abc.ABC):
-    """Series of numbers that are read one at a time.
+    """Series of numbers that are read one at a time."""
 
-    Attributes:
-      lengths: the number of points of each series [num_sequences], known without reading any.
-      skipped_files: files that a search of a folder passed over, since their kind is not read.
-      ignored_columns: columns of tables that are neither values nor ids nor times.
-      frequency: of all series, as the file says it or a pandas alias; None if it does not.
-      aligned: whether all series have the same times, as the columns of a table do.
-    """
-
+    # The points of each series, known without reading any.
     lengths: Int64[np.ndarray, " num_sequences"]
+    # Files that a search of a folder passed over, since their kind is not read.
     skipped_files: tuple[str, ...] = ()
+    # Columns of tables that are neither values nor ids nor times.
     ignored_columns: tuple[str, ...] = ()
+    # Of all series, as the file says it or a pandas alias; None if it does not.
     frequency: str | None = None
+    # Whether all series have the same times, as the columns of a table do.
     aligned: bool = False
 
     def __len__(self) -> int:

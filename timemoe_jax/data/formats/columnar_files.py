@@ -6,7 +6,6 @@ imported when a file is opened; its extension types are never unpickled.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from timemoe_jax.data.formats.reading import open_binary, reading
-from timemoe_jax.data.formats.table_layout import Kind
+from timemoe_jax.data.formats.table_layout import Kind, check_differ
 from timemoe_jax.data.series_source import float_of
 from timemoe_jax.errors import DataError
 
@@ -211,9 +210,7 @@ def open_columnar_file(path: Path) -> ColumnarFile:
         file = ArrowFile(path) if start == _ARROW_FILE else ArrowStream(path)
     with naming(path, "a table"):
         # Names that are not UTF-8 raise an error when they are looked at.
-        twice = [name for name, times in Counter(file.schema.names).items() if times > 1]
-    if twice:
-        raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
+        check_differ(path, file.schema.names)
     return file
 
 

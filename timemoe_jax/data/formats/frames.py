@@ -1,6 +1,6 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from timemoe_jax.data.formats.table_layout import (
     ColumnNames,
     Kind,
     Layout,
+    check_differ,
     find_layout,
 )
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of
@@ -75,9 +76,7 @@ def columns_of(df: Any, where: str) -> Any:
     said = timed or any(name is not None for name in df.index.names)
     frame = df.reset_index(allow_duplicates=True) if said else df.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"{where} has more than one column {twice[0]!r}; the names must differ")
+    check_differ(where, frame.columns)
     if not len(frame):
         raise DataError(f"{where} has no rows; give at least one")
     return frame
@@ -153,12 +152,13 @@ def kind_of(column: Any) -> Kind:
     return "list" if sequences else "other"
 
 
-def date_namer(frame: Any, column: str, where: str) -> Callable[[int], str]:
-    """Names a cell of a column of times by its row, and says why it should hold a date."""
-    why = ""
+def dates_of(frame: Any, column: str, where: str) -> Shaped[np.ndarray, " rows"]:
+    """A column of dates as text, as datetime64; an error names the row that has none, and why."""
+    why = ":"
     if column == frame.columns[0] and column not in TIME_NAMES and LINES in frame.attrs:
         why = " is first and not numeric, so it must hold dates in every row, but"
-    return lambda row: f"{where}: column {column!r}{why or ':'} {row_name(frame, row)}"
+    cells = ["" if cell is None or cell != cell else str(cell) for cell in frame[column]]
+    return parse_dates(cells, lambda row: f"{where}: column {column!r}{why} {row_name(frame, row)}")
 
 
 def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:
@@ -192,8 +192,7 @@ def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
     column = frame[name]
     kind = kind_of(column)
     if kind == "text":
-        cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-        return parse_dates(cells, date_namer(frame, name, where))
+        return dates_of(frame, name, where)
     missing = column.isna().to_numpy()
     if missing.any():
         row = row_name(frame, int(missing.argmax()))

@@ -81,25 +81,22 @@ class NpzSource(SequenceSource):
         ):
             return np.lib.format.read_array(stream, allow_pickle=False)
 
-    def _row(self, values: np.ndarray, row: int, i: int) -> Float[np.ndarray, " T"]:
+    def _row(self, values: np.ndarray, row: int, i: int, part: slice) -> Float[np.ndarray, " _"]:
         _check_array(self.name(i), values.shape, values.dtype)
         rows = np.atleast_2d(values)
         if row >= len(rows) or rows.shape[1] != self.lengths[i]:
             raise DataError(f"{self._path} has changed since it was opened; open it again")
-        return rows[row]
+        return rows[row, part].astype(float_of(rows.dtype))
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         key, row = self._locate(i)
-        values = self._row(self._array(key), row, i)[start:stop]
-        return values.astype(float_of(values.dtype))
+        return self._row(self._array(key), row, i, slice(start, stop))
 
     def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
         for key, begin, end in zip(self._keys, self._begins, self._begins[1:], strict=False):
-            values = self._array(key) if end > begin else None
+            values = self._array(key)
             for i in range(begin, end):
-                assert values is not None
-                row = self._row(values, i - begin, i)
-                yield row.astype(float_of(row.dtype))
+                yield self._row(values, i - begin, i, slice(None))
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""

@@ -51,11 +51,7 @@ def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over.
-
-    Raises:
-      DataError: `path` is a file of a kind that is not read.
-    """
+    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over."""
     if not path.is_dir() or _is_one_source(path):
         if not path.is_dir() and path.suffix.lower() not in _KINDS:
             raise DataError(f"{path} has an ending that is not read; give {SUPPORTED}")

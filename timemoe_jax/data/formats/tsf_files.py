@@ -1,13 +1,13 @@
 """Monash .tsf files (Godahewa et al., 2021, arXiv 2105.06643) as sources of series."""
 
-import dataclasses
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from timemoe_jax.data.formats.frames import is_number
 from timemoe_jax.data.formats.reading import LineSource, open_binary
 from timemoe_jax.errors import DataError
 
@@ -27,8 +27,7 @@ _ALIASES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TsfHeader:
+class TsfHeader(NamedTuple):
     """What a .tsf file says about all of its series; None where it does not."""
 
     attributes: tuple[tuple[str, str], ...] = ()  # names and types: "string", "numeric" or "date"
@@ -171,11 +170,7 @@ def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
         pass
     for position, cell in enumerate(values.split(b",")):
         text = cell.strip().decode("ascii", "replace")
-        try:
-            wrong = "_" in text or (text != MISSING and float(text) is None)
-        except ValueError:
-            wrong = True
-        if wrong:
+        if text != MISSING and not is_number(text):
             raise DataError(
                 f"{where}: value {position} is {text[:_MOST_SHOWN]!r}; it must be a number or "
                 f"{MISSING}"

@@ -6,7 +6,7 @@ not known is used as it was one horizon earlier, so that it is known at every st
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -26,8 +26,7 @@ from timemoe_jax.forecasting.frames.rows import SortedRows
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
+class _Column(NamedTuple):
     """The past and future rows of a covariate: numbers, or indices of `categories`, -1 for none."""
 
     name: str
@@ -36,8 +35,7 @@ class _Column:
     future: np.ndarray | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CovariateTable:
+class CovariateTable(NamedTuple):
     """The covariates of one series, as columns of numbers.
 
     A column of categories has become one of 0 and 1 for each category in the history of the series,
@@ -97,12 +95,10 @@ class AlignedCovariates:
                 future.append(
                     np.where(np.isin(after, before[before >= 0]), after == category, np.nan)
                 )
-        shape = (len(names), -1) if names else (0, len(series.values))
-        ahead = (len(names), -1) if names else (0, self.horizon)
         return CovariateTable(
             tuple(names),
-            np.array(past, np.float64).reshape(shape).T,
-            np.array(future, np.float64).reshape(ahead).T,
+            np.array(past, np.float64).reshape(len(names), len(series.values)).T,
+            np.array(future, np.float64).reshape(len(names), self.horizon).T,
         )
 
 

@@ -7,7 +7,7 @@ in local time, so that a day ends where the next one begins, whatever its length
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -22,8 +22,7 @@ MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Frequency:
+class Frequency(NamedTuple):
     """The step between the times of a series: a pandas alias, or for step numbers the step as text.
 
     `step` counts units of the column, or multiples of `base`, the pandas offset of a calendar; that
@@ -241,14 +240,13 @@ def _lay_out_dates(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
     days, clock, on_clock = _dates(instants, times)
-    _refuse(instants, on_clock, frequency, times, where)
     calendar = _dates_between(frequency.base, int(days[0]), int(days[-1]))
     places = np.searchsorted(calendar, days)
-    room = np.append(calendar, days[-1] + 1)
-    _refuse(instants, room[places] == days, frequency, times, where)
+    on_calendar = np.append(calendar, days[-1] + 1)[places] == days
     phases, counts = np.unique(places % frequency.step, return_counts=True)
     on_phase = places % frequency.step == phases[counts.argmax()]
-    _refuse(instants, on_phase, frequency, times, where)
+    for fits in (on_clock, on_calendar, on_phase):
+        _refuse(instants, fits, frequency, times, where)
     positions = (places - places[0]) // frequency.step
     _check_room(instants, int(positions[-1]) + 1, times, where)
     if positions[-1] + 1 == len(instants):

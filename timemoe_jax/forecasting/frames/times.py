@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from timemoe_jax.data.formats.dates import parse_dates
-from timemoe_jax.data.formats.frames import date_namer, row_name
+from timemoe_jax.data.formats.frames import dates_of, row_name
 from timemoe_jax.errors import DataError
 
 # Units of a datetime64 in a second.
@@ -143,8 +142,7 @@ def _as_times(frame: Any, name: str, where: str) -> Any:
                 return pd.to_datetime(column, format=layout)
             except (Warning, ValueError, TypeError, OverflowError):
                 continue
-    cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-    parse_dates(cells, date_namer(frame, name, where))
+    dates_of(frame, name, where)
     # All of them are dates, so that pandas can only have refused their time zones.
     raise DataError(
         f"{title} mixes time zones or offsets from UTC; bring all rows to one time zone, "

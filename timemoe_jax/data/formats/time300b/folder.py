@@ -106,16 +106,14 @@ def write_time_moe_folder(
     dtype: str = "float32",
     points_per_file: int = 1 << 28,
 ) -> None:
-    """Writes series in the Time-300B layout, as they are (not standardized).
+    """Writes series [T] in the Time-300B layout, as they are (not standardized).
 
-    Args:
-      folder: made if it does not exist; must not hold a meta.json.
-      sequences: one-dimensional series; taken one at a time, so a source can be given.
-      dtype: "float16", "float32" or "float64".
-      points_per_file: where to begin the next file, if need be in the middle of a series.
+    The folder is made if it does not exist. The series are taken one at a time, so that a source
+    can be given. `dtype` is "float16", "float32" or "float64"; a file that has `points_per_file` is
+    full, and a series may continue in the next.
 
     Raises:
-      DataError: the folder is in use, or a series is not one-dimensional or does not fit `dtype`.
+      DataError: the folder holds a meta.json, or a series is not [T] or does not fit `dtype`.
     """
     files, lengths = write_points(folder, sequences, dtype=dtype, points_per_file=points_per_file)
     entries = ((length, "") for length in lengths)

@@ -284,15 +284,10 @@ class _Table:
         """Takes the next sequences."""
         self._follow(columns.offsets, columns.lengths)
         self._has_statistics |= not np.isnan(columns.stds).all()
-        values = {
-            "length": columns.lengths,
-            "offset": columns.offsets,
-            "mean": columns.means,
-            "std": columns.stds,
-            "frequency": self._codes(columns.frequencies),
-        }
-        for name, column in self._columns.items():
-            column.add(values[name])
+        codes = self._codes(columns.frequencies)
+        values = (columns.lengths, columns.offsets, columns.means, columns.stds, codes)
+        for column, added in zip(self._columns.values(), values, strict=True):
+            column.add(added)
         self.count += len(columns.lengths)
 
     def _codes(self, frequencies: list[str | None]) -> np.ndarray:
