@@ -203,7 +203,7 @@ def open_columnar_file(path: Path) -> ColumnarFile:
     if path.suffix.lower() in PARQUET_ENDINGS:
         file: ColumnarFile = ParquetFile(path)
     else:
-        with open_binary(path) as stream:
+        with naming(path, "Arrow"), open_binary(path) as stream:
             start = stream.read(len(_ARROW_FILE))
         if start.startswith(_FEATHER_1):
             raise DataError(f"{path} is of Feather version 1; write it again as version 2")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from timemoe_jax.data.formats.frames import codes_of, columns_of, numbers_of
+from timemoe_jax.data.formats.frames import codes_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.grids import (
@@ -102,23 +102,15 @@ class TimedFrame:
         return sum(series.reordered for series in self.series)
 
 
-def read_frame(
-    df: Any,
-    *,
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
-    freq: Any = None,
-    covariates: Sequence[str] = (),
-    where: str = "df",
+def series_of(
+    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
 ) -> TimedFrame:
-    """Takes the series out of a data frame, each on the regular times of its frequency.
+    """Takes the series out of a frame that `columns_of` has made, each on regular times.
 
     A long frame has an id column (unique_id, item_id or id), one of times (ds or timestamp) and a
     target (y or target); in one without an id column every numeric column is a series. Rows may be
     in any order. Times without a row get the value NaN, on the calendar of the frequency: a
-    weekend is no gap in business days. NaN, None and NA are missing values. Named levels of the
-    index and an index of times count as columns. The frame is not modified.
+    weekend is no gap in business days. NaN, None and NA are missing values.
 
     `freq` is the step between the times of all series: a pandas alias or offset, or an integer for
     step numbers. By default it is found for each series; one whose own rows are too few or too
@@ -129,16 +121,6 @@ def read_frame(
         number (booleans and text are none) or infinite; a time is missing, comes twice in a
         series, or is not on the grid of the frequency; no frequency can be found.
     """
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
-    others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-    names = ColumnNames(id_column, timestamp_column, targets)
-    return series_of(columns_of(df, where), names, freq, others, where)
-
-
-def series_of(
-    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
-) -> TimedFrame:
-    """As `read_frame`, for a frame that `columns_of` has made."""
     layout = timed_layout(frame, names, covariates, where)
     instants, times = read_times(frame, str(layout.timestamp), where)
     codes, ids = None, None
