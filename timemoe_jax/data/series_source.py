@@ -16,8 +16,7 @@ from timemoe_jax.errors import DataError
 class SequenceSource(abc.ABC):
     """Series of numbers that are read one at a time."""
 
-    # The points of each series, known without reading any.
-    lengths: Int64[np.ndarray, " num_sequences"]
+    lengths: Int64[np.ndarray, " num_sequences"]  # points of each, known without reading any
     # Files that a search of a folder passed over, since their kind is not read.
     skipped_files: tuple[str, ...] = ()
     # Columns of tables that are neither values nor ids nor times.

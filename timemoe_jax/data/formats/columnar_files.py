@@ -219,15 +219,13 @@ def kind_of(data_type: Any) -> Kind:
     types = import_pyarrow().types
     if types.is_dictionary(data_type):
         return kind_of(data_type.value_type)
-    if types.is_integer(data_type) or types.is_floating(data_type) or types.is_null(data_type):
-        return "number"
-    if types.is_decimal(data_type):
+    is_number = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    if any(test(data_type) for test in is_number):
         return "number"
     if types.is_timestamp(data_type) or types.is_date(data_type):
         return "time"
-    if types.is_string(data_type) or types.is_large_string(data_type):
-        return "text"
-    if types.is_string_view(data_type):
+    is_text = (types.is_string, types.is_large_string, types.is_string_view)
+    if any(test(data_type) for test in is_text):
         return "text"
     if is_list(data_type) and kind_of(data_type.value_type) in ("number", "list"):
         return "list"

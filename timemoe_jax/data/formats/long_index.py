@@ -10,15 +10,11 @@ from timemoe_jax.errors import DataError
 
 
 class LongPart(NamedTuple):
-    """Some consecutive rows of a long table.
+    """Some consecutive rows of a long table."""
 
-    `codes` holds for each row the position of its id in `labels`, -1 where it has none; `times` are
-    integers, floating-point numbers or datetime64, and None without a timestamp column.
-    """
-
-    codes: Int64[np.ndarray, " rows"]
+    codes: Int64[np.ndarray, " rows"]  # positions of the ids in `labels`, -1 for none
     labels: Sequence[Any]
-    times: Shaped[np.ndarray, " rows"] | None
+    times: Shaped[np.ndarray, " rows"] | None  # integers, floats or datetime64, if there are any
 
 
 class LongIndex:

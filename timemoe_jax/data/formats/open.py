@@ -100,17 +100,13 @@ _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SourcePart:
-    """The series of a source that one file or folder holds: from `first` to before `stop`.
-
-    The series of an `endless` part are generated: they are in random order already, and more than
-    any run takes.
-    """
+    """The series of a source that one file or folder holds: from `first` to before `stop`."""
 
     domain: str
     name: str
     first: int
     stop: int
-    endless: bool = False
+    endless: bool = False  # generated: in random order already, and more than any run takes
 
     @property
     def label(self) -> str:

@@ -45,10 +45,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 class LineSource(SequenceSource):
-    """The series of a text file with one per line.
-
-    Opening scans the file once and keeps where each line begins; a read takes one line.
-    """
+    """The series of a text file with one per line, which a scan finds and a read parses."""
 
     _path: Path
 

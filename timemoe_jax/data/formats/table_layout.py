@@ -29,16 +29,13 @@ class ColumnNames(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a table holds series; a wide one has no id, and one of lists no timestamp.
-
-    `ignored` lists the columns that hold neither ids nor times nor values.
-    """
+    """How a table holds series; a wide one has no id, and one of lists no timestamp."""
 
     kind: Literal["wide", "long", "list"]
     id: str | None
     timestamp: str | None
     targets: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...]  # columns that hold neither ids nor times nor values
 
 
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:

@@ -50,18 +50,13 @@ class CovariateTable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AlignedCovariates:
-    """The covariates of all series of a frame.
-
-    The columns in `lagged`, whose future is not known, are used one `horizon` later.
-    `extra_ids` holds the number of rows for each id of the frame of the future that no series has,
-    `extra_rows` how many rows of the other ids are at times that are not forecast.
-    """
+    """The covariates of all series of a frame."""
 
     known: tuple[str, ...]
-    lagged: tuple[str, ...]
+    lagged: tuple[str, ...]  # their future is not known: they are used one `horizon` later
     horizon: int
-    extra_ids: dict[Any, int]
-    extra_rows: int
+    extra_ids: dict[Any, int]  # ids of the future that no series has, and how many rows they have
+    extra_rows: int  # rows of the other ids, at times that are not forecast
     _timed: TimedFrame = dataclasses.field(repr=False)
     _columns: tuple[_Column, ...] = dataclasses.field(repr=False)
     _future_rows: Int64[np.ndarray, "ids H"] | None = dataclasses.field(repr=False)
@@ -160,16 +155,10 @@ def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustmen
     """Estimates what the covariates contribute to each series, from that series alone."""
     effects = []
     for i, series in enumerate(timed.series):
-        table = aligned.table(i)
+        names, past, future = aligned.table(i)
+        season, where = season_of_frequency(series.freq), f"series {series.name}"
         effects.append(
-            fit_covariates(
-                series.values,
-                table.past,
-                table.future,
-                season=season_of_frequency(series.freq),
-                names=table.names,
-                where=f"series {series.name}",
-            )
+            fit_covariates(series.values, past, future, season=season, names=names, where=where)
         )
     return effects
 

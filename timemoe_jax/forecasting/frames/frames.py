@@ -70,20 +70,17 @@ class TimedSeries:
 class TimedFrame:
     """The series of a data frame, by id in the order of the rows, then by target.
 
-    `ids` is a pandas Index of the ids, in the dtype of their column, and `codes` holds the position
-    of each series' id in it; without an id column they are None and 0. `ignored` lists the columns
-    that are neither ids nor times nor targets nor covariates, and `times` says what the column of
-    times holds.
+    Without an id column `ids` is None, and `codes` holds 0.
     """
 
     series: tuple[TimedSeries, ...]
-    ids: Any
-    codes: Int64[np.ndarray, " N"]
+    ids: Any  # a pandas Index, in the dtype of the id column
+    codes: Int64[np.ndarray, " N"]  # the position of each series' id in `ids`
     id_column: str | None
     timestamp_column: str
     targets: tuple[str, ...]
     covariates: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...]  # all other columns
     times: TimeType
 
     @property

@@ -23,29 +23,21 @@ MIN_GRID_ROOM = 10_000
 
 
 class Frequency(NamedTuple):
-    """The step between the times of a series: a pandas alias, or for step numbers the step as text.
+    """The step between the times of a series."""
 
-    `step` counts units of the column, or multiples of `base`, the pandas offset of a calendar; that
-    is None for spans of time, periods and step numbers.
-    """
-
-    alias: str
-    step: int
-    base: Any = None
+    alias: str  # of pandas, or for step numbers the step as text
+    step: int  # in units of the column, or multiples of `base`
+    base: Any = None  # the pandas offset of a calendar; None for spans, periods and step numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """All times of a series from its first to its last, in integers as `TimeType.index` takes them.
-
-    `positions` says where the given rows are among them, None where every point has a row; `clock`
-    is the time of day of a calendar's dates, in units of the column, else 0.
-    """
+    """All times of a series from its first to its last."""
 
     frequency: Frequency
-    instants: Int64[np.ndarray, " T"]
-    positions: Int64[np.ndarray, " rows"] | None
-    clock: int
+    instants: Int64[np.ndarray, " T"]  # as `TimeType.index` takes them
+    positions: Int64[np.ndarray, " rows"] | None  # of the rows, None where every point has one
+    clock: int  # the time of day of a calendar's dates, in units of the column, else 0
 
     def place(self, values: Shaped[np.ndarray, " rows"], absent: float) -> Shaped[np.ndarray, " T"]:
         """Lays what the rows hold on the grid, with `absent` where there is no row."""

@@ -17,16 +17,12 @@ from timemoe_jax.forecasting.frames.regression import Adjustment
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameInputs:
-    """The series of a data frame, ready to be forecast.
-
-    `effects` is what covariates contribute to each series, None without covariates; `extra_ids` and
-    `extra_rows` are those of `AlignedCovariates`.
-    """
+    """The series of a data frame, ready to be forecast."""
 
     timed: TimedFrame
     horizon: int
-    effects: list[Adjustment] | None = None
-    extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)
+    effects: list[Adjustment] | None = None  # of the covariates of each series, if there are any
+    extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)  # see `AlignedCovariates`
     extra_rows: int = 0
 
     @property

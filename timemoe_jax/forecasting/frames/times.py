@@ -16,12 +16,9 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 @dataclasses.dataclass(frozen=True)
 class TimeType:
-    """What a column of times holds, and how it is written back.
+    """What a column of times holds, and how it is written back."""
 
-    `dtype` is datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
-    """
-
-    dtype: Any
+    dtype: Any  # datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer
 
     @property
     def is_datetime(self) -> bool:
@@ -46,10 +43,7 @@ class TimeType:
         return _PER_SECOND[str(self.unit)]
 
     def index(self, instants: Int64[np.ndarray, " T"]) -> Any:
-        """The times as a pandas Index of this type.
-
-        `instants` are units since 1970 UTC, ordinals of periods, or step numbers.
-        """
+        """Units since 1970 UTC, ordinals of periods, or step numbers, as a pandas Index."""
         import pandas as pd
 
         if isinstance(self.dtype, pd.PeriodDtype):

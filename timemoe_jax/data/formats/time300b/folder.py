@@ -127,11 +127,7 @@ def write_points(
     dtype: str = "float32",
     points_per_file: int = 1 << 28,
 ) -> tuple[dict[str, int], Sequence[int]]:
-    """Writes the data files of a folder, which is no source before `write_meta` completes it.
-
-    Takes and raises what `write_time_moe_folder` does; returns the points of each file, and of
-    each sequence.
-    """
+    """As `write_time_moe_folder`, but without meta.json; returns the points of files and series."""
     folder = Path(folder)
     if dtype not in ("float16", "float32", "float64") or points_per_file < 1:
         raise DataError(
@@ -165,9 +161,7 @@ def write_meta(
     """Writes the meta.json of a folder whose sequences follow each other in its data files.
 
     `files` holds the points of each data file. `entries` are taken one at a time: of each sequence
-    its points, and the JSON of what else is known of it, with a comma before, such as
-    `', "mean": 1.5, "std": 2.0'`, or "". `frequency` is that of sequences that have none of their
-    own.
+    its points, and the JSON of what else is known of it, such as `', "mean": 1.5, "std": 2.0'`.
     """
     folder = Path(folder)
     head: dict[str, Any] = {} if frequency is None else {"frequency": frequency}

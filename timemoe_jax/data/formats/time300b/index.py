@@ -49,12 +49,9 @@ Scratch = Callable[[], IO[bytes]]
 
 
 class Entry(NamedTuple):
-    """Where a sequence begins, counted over all files, and the mean and std that undo its scaling.
+    """Where a sequence begins, and what undoes its scaling: NaN where it is stored as it was."""
 
-    Both are NaN where the values are stored as they were.
-    """
-
-    offset: int
+    offset: int  # points of all files before it
     mean: float
     std: float
 

@@ -51,28 +51,21 @@ _DECODER = json.JSONDecoder()
 
 
 class Columns(NamedTuple):
-    """Some consecutive sequences of meta.json: their offsets over all files, and their points.
+    """Some consecutive sequences of meta.json."""
 
-    `means` and `stds` undo the scaling of the stored values, NaN where they are not scaled;
-    `frequencies` are sampling frequencies as text, None where a sequence has none.
-    """
-
-    offsets: Int64[np.ndarray, " n"]
+    offsets: Int64[np.ndarray, " n"]  # points of all files before each
     lengths: Int64[np.ndarray, " n"]
-    means: Float64[np.ndarray, " n"]
+    means: Float64[np.ndarray, " n"]  # NaN, as `stds`, where the stored values are not scaled
     stds: Float64[np.ndarray, " n"]
-    frequencies: list[str | None]
+    frequencies: list[str | None]  # None where a sequence has none of its own
 
 
 class Layout(NamedTuple):
-    """What meta.json says about a folder as a whole: the dtype and the points of each data file.
+    """What meta.json says about a folder as a whole."""
 
-    `dtype` is a key of `DTYPES`; `frequency` that of sequences that have none of their own.
-    """
-
-    dtype: str
-    files: dict[str, int]
-    frequency: str | None
+    dtype: str  # a key of `DTYPES`
+    files: dict[str, int]  # the points of each data file
+    frequency: str | None  # of sequences that have none of their own
 
 
 class FolderMeta:
@@ -94,7 +87,9 @@ class FolderMeta:
         while mark == ",":
             key = self._key()
             if key == "scales" and text.peek() == "[":
-                self._look_early()
+                if {"dtype", "files"} <= self._found.keys():
+                    # A missing file is noticed before the long reading.
+                    check_files(self._path, self._found["dtype"], self._found["files"])
                 self._found[key] = 0
                 for entries in text.elements("scales"):
                     yield _columns(self._path, entries, self._found[key])
@@ -122,11 +117,6 @@ class FolderMeta:
             raise DataError(
                 f"{self._path}: {key} must be of type {kind.__name__}, not {type(value).__name__}"
             )
-
-    def _look_early(self) -> None:
-        """Refuses a missing file before the long reading, where the files are listed first."""
-        if {"dtype", "files"} <= self._found.keys():
-            check_files(self._path, self._found["dtype"], self._found["files"])
 
     def layout(self) -> Layout:
         """What the whole file says, once `columns` has come to its end."""
