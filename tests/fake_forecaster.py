@@ -5,9 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from timemoe_jax.data.formats.frames import columns_of
+from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.data.series import validate_series
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.frames import read_frame, to_frame
+from timemoe_jax.forecasting.frames.frames import series_of, to_frame
+
+
+def read_frame(
+    df, *, id_column=None, timestamp_column=None, target=None, freq=None, covariates=(), where="df"
+):
+    """The series of a data frame, as `Forecaster.predict_df` reads it."""
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    names = ColumnNames(id_column, timestamp_column, targets)
+    return series_of(columns_of(df, where), names, freq, others, where)
 
 
 @dataclasses.dataclass(frozen=True)

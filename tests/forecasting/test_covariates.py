@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from fake_forecaster import read_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from timemoe_jax.data.formats.frames import columns_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
-from timemoe_jax.forecasting.frames.frames import read_frame
 from timemoe_jax.forecasting.frames.prepare import prepare_frame
 from timemoe_jax.forecasting.frames.regression import MIN_POINTS, fit_covariates
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive

@@ -6,12 +6,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pytest
+from fake_forecaster import read_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
 from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.frames import future_index, read_frame, to_frame
+from timemoe_jax.forecasting.frames.frames import future_index, to_frame
 
 FREQUENCIES = (
     *("s", "30s", "min", "5min", "15min", "h", "3h", "36h", "D", "2D", "5D", "B"),

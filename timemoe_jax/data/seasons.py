@@ -14,16 +14,9 @@ _LONG_STEPS = (
     (91.3, 0.05, QUARTERS_IN_YEAR),
 )
 _OF_OFFSET = {
-    "D": DAYS_IN_WEEK,
-    "B": 5,
-    "C": 5,
-    "W": WEEKS_IN_YEAR,
-    "SM": 24,
-    "M": MONTHS_IN_YEAR,
-    "BM": MONTHS_IN_YEAR,
-    "CBM": MONTHS_IN_YEAR,
-    "Q": QUARTERS_IN_YEAR,
-    "BQ": QUARTERS_IN_YEAR,
+    **{"D": DAYS_IN_WEEK, "B": 5, "C": 5, "W": WEEKS_IN_YEAR, "SM": 24},
+    **dict.fromkeys(("M", "BM", "CBM"), MONTHS_IN_YEAR),
+    **dict.fromkeys(("Q", "BQ"), QUARTERS_IN_YEAR),
 }
 
 # Points of a season that calendars give to series: quarters and months in a year, days in a week
@@ -38,14 +31,10 @@ SAME_AUTOCORRELATION = 0.05
 
 
 def season_of_times(times: Shaped[np.ndarray, " T"] | None) -> int:
-    """Guesses the points in a season from the median step.
+    """Guesses the points in a season from the median step of dates.
 
-    Args:
-      times: the dates [T], datetime64; None if there are none.
-
-    Returns:
-      the steps in a day where a step is at most half a day; else 7 for days, 52 for weeks, 12 for
-      months, 4 for quarters; 1 for anything else, and without dates.
+    They are the steps in a day where a step is at most half a day; else 7 for days, 52 for weeks,
+    12 for months, 4 for quarters; 1 for anything else, and without dates.
     """
     if times is None or len(times) < 2:
         return 1
@@ -59,16 +48,10 @@ def season_of_times(times: Shaped[np.ndarray, " T"] | None) -> int:
 
 
 def season_of_frequency(freq: str) -> int:
-    """Looks up the points in the most usual season of a frequency.
+    """Looks up the points in the most usual season of a pandas alias.
 
-    It is a day for hours and shorter steps, a week for days, and a year for weeks, months and
-    quarters.
-
-    Args:
-      freq: a pandas alias, or a step number as text.
-
-    Returns:
-      the number of points; 1 where there is no season, and for step numbers.
+    The season is a day for hours and shorter steps, a week for days, and a year for weeks, months
+    and quarters. The result is 1 where there is no season, and for step numbers.
     """
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
@@ -95,13 +78,7 @@ def season_of_values(values: Float64[np.ndarray, " T"]) -> int:
     series holds it three times and the autocorrelation at that lag is 0.2 or more, within 0.03 of
     the highest at lags up to a sixteenth away, and 0.1 above the lowest at any shorter lag, which
     that of a trend is not. Of the lengths within 0.05 of the highest autocorrelation, the shortest
-    is the season.
-
-    Args:
-      values: NaN where a value is missing; pairs with one do not count.
-
-    Returns:
-      the points in the season; 1 where there is none.
+    is the season; without any it is 1. Pairs with a missing value, NaN, do not count.
     """
     observed = ~np.isnan(values)
     if observed.sum() < 3:

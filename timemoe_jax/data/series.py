@@ -29,13 +29,9 @@ def validate_series(
 ) -> list[Float64[np.ndarray, " _"]]:
     """Turns the series that a caller gives into float64 arrays, or says what is wrong with them.
 
-    Args:
-      inputs: one series [T], several of one length [N, T], or a list of series of different
-        lengths; numbers of any dtype, NaN where a value is missing. Not modified.
-      names: what to call each series in an error; by default "series 0" and so on.
-
-    Returns:
-      one array [T] per series; they may share memory with the input.
+    `inputs` is one series [T], several of one length [N, T], or a list of series of different
+    lengths; numbers of any dtype, NaN where a value is missing. It is not modified, but the arrays
+    that are returned, a [T] per series, may share its memory.
 
     Raises:
       DataError: there is no series, or not a name for each; or one is empty, not numeric, of the
@@ -109,15 +105,10 @@ def positive_int(name: str, value: Any) -> int:
 def location_and_scale(
     values: Float[np.ndarray, "N T"],
 ) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
-    """Mean and population standard deviation of the observed values of each row.
+    """Mean and population standard deviation of the observed values, at least one, of each row.
 
-    Exact for magnitudes whose squares overflow: the rows are scaled first.
-
-    Args:
-      values: NaN where missing; every row has an observed value.
-
-    Returns:
-      the means, and the deviations: exactly 0 for a constant row.
+    They are exact for magnitudes whose squares overflow, since the rows are scaled first. The
+    deviation of a constant row is exactly 0.
     """
     values = values.astype(np.float64)
     observed = ~np.isnan(values)

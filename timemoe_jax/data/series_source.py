@@ -14,20 +14,16 @@ from timemoe_jax.errors import DataError
 
 
 class SequenceSource(abc.ABC):
-    """Series of numbers that are read one at a time.
+    """Series of numbers that are read one at a time."""
 
-    Attributes:
-      lengths: the number of points of each series [num_sequences], known without reading any.
-      skipped_files: files that a search of a folder passed over, since their kind is not read.
-      ignored_columns: columns of tables that are neither values nor ids nor times.
-      frequency: of all series, as the file says it or a pandas alias; None if it does not.
-      aligned: whether all series have the same times, as the columns of a table do.
-    """
-
-    lengths: Int64[np.ndarray, " num_sequences"]
+    lengths: Int64[np.ndarray, " num_sequences"]  # points of each, known without reading any
+    # Files that a search of a folder passed over, since their kind is not read.
     skipped_files: tuple[str, ...] = ()
+    # Columns of tables that are neither values nor ids nor times.
     ignored_columns: tuple[str, ...] = ()
+    # Of all series, as the file says it or a pandas alias; None if it does not.
     frequency: str | None = None
+    # Whether all series have the same times, as the columns of a table do.
     aligned: bool = False
 
     def __len__(self) -> int:
@@ -41,15 +37,9 @@ class SequenceSource(abc.ABC):
         return self._read(i, 0, int(self.lengths[i]))
 
     def read(self, i: SupportsIndex, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        """Reads a part of one series.
+        """Reads points `start` to `stop` of series `i`, fewer where the series ends before.
 
-        Args:
-          i: which series.
-          start: the first point.
-          stop: the point after the last; the end of the series when it lies beyond.
-
-        Returns:
-          the points in the units of the series, float32 or float64; NaN where one is missing.
+        They are float32 or float64, in the units of the series; NaN where one is missing.
 
         Raises:
           IndexError: there is no such series.
@@ -60,17 +50,9 @@ class SequenceSource(abc.ABC):
     def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         """Reads a part as it is stored: `read` gives a positive multiple of it, moved.
 
-        The multiple and the move are one for all of a series, so that a z-score by the statistics
-        of the whole series is the same, and it is less work. So is not to check the arguments,
-        which must be of a part that is there.
-
-        Args:
-          i: which series.
-          start: the first point.
-          stop: the point after the last.
-
-        Raises:
-          DataError: the file has changed.
+        The multiple and the move are the same for all of a series, so that a z-score by the
+        statistics of the whole series is the same, too. This is less work than `read`: it neither
+        scales nor checks its arguments, which must be of a part that is there.
         """
         return self._read(i, start, stop)
 
@@ -118,15 +100,7 @@ def float_of(dtype: np.dtype) -> type:
 
 
 class ArraySource(SequenceSource):
-    """Series that are in memory already.
-
-    Args:
-      series: one array [T] for each.
-      names: what to call each in a message; by default "series 0" and so on.
-
-    Raises:
-      DataError: there are not as many names as series.
-    """
+    """Series in memory, each an array [T]; `names` are by default "series 0" and so on."""
 
     def __init__(
         self, series: Sequence[Float[np.ndarray, " _"]], names: Sequence[str] | None = None
@@ -152,7 +126,39 @@ class ArraySource(SequenceSource):
         return self._names[i]
 
 
-class ConcatSource(SequenceSource):
+class _DelegatingSource(SequenceSource):
+    """Series that lie in other sources."""
+
+    @abc.abstractmethod
+    def _locate(self, i: int) -> tuple[SequenceSource, int]:
+        """The source that holds series `i`, and the number that the series has there."""
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        source, inner = self._locate(i)
+        return source.read(inner, start, stop)
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        source, inner = self._locate(i)
+        return source.read_stored(inner, start, stop)
+
+    def name(self, i: int) -> str:
+        """What the source that holds series `i` calls it in a message."""
+        source, inner = self._locate(i)
+        return source.name(inner)
+
+    def label(self, i: int) -> str:
+        """The name that series `i` has of its own, in the source that holds it."""
+        source, inner = self._locate(i)
+        return source.label(inner)
+
+    def frequency_of(self, i: SupportsIndex) -> str | None:
+        """The sampling frequency of series `i`, as the source that holds it knows it."""
+        source, inner = self._locate(self._checked(i))
+        return source.frequency_of(inner)
+
+
+class ConcatSource(_DelegatingSource):
     """The series of several sources, one source after the other."""
 
     def __init__(self, sources: Sequence[SequenceSource], skipped_files: Sequence[str] = ()):
@@ -183,41 +189,9 @@ class ConcatSource(SequenceSource):
         which = bisect.bisect_right(self._ends, i)
         return self._sources[which], i - (self._ends[which - 1] if which else 0)
 
-    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        source, inner = self._locate(i)
-        return source.read(inner, start, stop)
 
-    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        """As `SequenceSource.read_stored` says."""
-        source, inner = self._locate(i)
-        return source.read_stored(inner, start, stop)
-
-    def name(self, i: int) -> str:
-        """What to call series `i` in a message."""
-        source, inner = self._locate(i)
-        return source.name(inner)
-
-    def label(self, i: int) -> str:
-        """The name that series `i` has of its own, in the source that holds it."""
-        source, inner = self._locate(i)
-        return source.label(inner)
-
-    def frequency_of(self, i: SupportsIndex) -> str | None:
-        """The sampling frequency of series `i`, as the source that holds it knows it."""
-        source, inner = self._locate(self._checked(i))
-        return source.frequency_of(inner)
-
-
-class SubsetSource(SequenceSource):
-    """Some of the series of another source, in the order given.
-
-    Args:
-      source: all the series.
-      ids: the numbers of those to keep.
-
-    Raises:
-      DataError: a number is not one of a series of the source.
-    """
+class SubsetSource(_DelegatingSource):
+    """The series of another source whose numbers are `ids`, in that order."""
 
     def __init__(self, source: SequenceSource, ids: Int64[np.ndarray, " num_sequences"]):
         outside = ids[(ids < 0) | (ids >= len(source))]
@@ -233,21 +207,5 @@ class SubsetSource(SequenceSource):
         """Those of the source."""
         return self._source.groups()[self._ids]
 
-    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        return self._source.read(int(self._ids[i]), start, stop)
-
-    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        """As `SequenceSource.read_stored` says."""
-        return self._source.read_stored(int(self._ids[i]), start, stop)
-
-    def frequency_of(self, i: SupportsIndex) -> str | None:
-        """The sampling frequency of series `i`, as the source knows it."""
-        return self._source.frequency_of(int(self._ids[self._checked(i)]))
-
-    def label(self, i: int) -> str:
-        """The name that series `i` has of its own, in the source."""
-        return self._source.label(int(self._ids[i]))
-
-    def name(self, i: int) -> str:
-        """What to call series `i` in a message: its name in the source."""
-        return self._source.name(int(self._ids[i]))
+    def _locate(self, i: int) -> tuple[SequenceSource, int]:
+        return self._source, int(self._ids[i])

@@ -317,7 +317,7 @@ class Forecaster:
         """Forecasts the series of a data frame, on their own calendar.
 
         Args:
-          df: a pandas DataFrame, long or wide: see `forecasting.frames.frames.read_frame`.
+          df: a pandas DataFrame, long or wide: see `forecasting.frames.frames.series_of`.
           horizon: points to forecast.
           id_column, timestamp_column, target: which columns are which; by default found by name.
           freq: the step between times; by default found for each series.

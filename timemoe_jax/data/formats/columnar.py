@@ -40,12 +40,7 @@ _INFO = "dataset_info.json"
 def open_columnar(
     paths: Sequence[Path], names: ColumnNames | None = None, where: str | None = None
 ) -> SequenceSource:
-    """Opens Parquet or Arrow files, which continue each other, as one table of series.
-
-    Raises:
-      DataError: pyarrow is not installed, a file cannot be read, files differ in their columns,
-        there are no rows, or the columns cannot be understood.
-    """
+    """Opens Parquet or Arrow files, which continue each other, as one table of series."""
     where = where or str(paths[0])
     table = _Table(where, [open_columnar_file(path) for path in paths])
     with naming(paths[0], "a table"):
@@ -75,11 +70,7 @@ def is_cache(path: Path) -> bool:
 
 
 def open_dataset_folder(folder: Path, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens a Hugging Face dataset that `save_to_disk` wrote, without their library.
-
-    Raises:
-      DataError: a file is missing or damaged, or rows were selected without being written.
-    """
+    """Opens a Hugging Face dataset that `save_to_disk` wrote, without their library."""
     path = folder / STATE
     try:
         state = json.loads(path.read_bytes())

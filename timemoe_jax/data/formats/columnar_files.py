@@ -5,10 +5,9 @@ reads, and a file that has changed since it was opened is an error. This needs p
 imported when a file is opened; its extension types are never unpickled.
 """
 
-import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from timemoe_jax.data.formats.table_layout import Kind
+from timemoe_jax.data.formats.reading import open_binary, reading
+from timemoe_jax.data.formats.table_layout import Kind, check_differ
 from timemoe_jax.data.series_source import float_of
 from timemoe_jax.errors import DataError
 
@@ -43,27 +43,9 @@ def import_pyarrow() -> ModuleType:
     return pyarrow
 
 
-@contextlib.contextmanager
-def naming(path: Path, kind: str) -> Iterator[None]:
+def naming(path: Path, kind: str) -> AbstractContextManager[None]:
     """Turns what pyarrow raises into an error that names the file."""
-    pa = import_pyarrow()
-    try:
-        yield
-    except DataError:
-        raise
-    except (
-        pa.ArrowException,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} cannot be read as {kind}: {reason}") from None
+    return reading(path, kind, import_pyarrow().ArrowException)
 
 
 class ColumnarFile:
@@ -221,19 +203,14 @@ def open_columnar_file(path: Path) -> ColumnarFile:
     if path.suffix.lower() in PARQUET_ENDINGS:
         file: ColumnarFile = ParquetFile(path)
     else:
-        try:
-            with open(path, "rb") as stream:
-                start = stream.read(len(_ARROW_FILE))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        with naming(path, "Arrow"), open_binary(path) as stream:
+            start = stream.read(len(_ARROW_FILE))
         if start.startswith(_FEATHER_1):
             raise DataError(f"{path} is of Feather version 1; write it again as version 2")
         file = ArrowFile(path) if start == _ARROW_FILE else ArrowStream(path)
     with naming(path, "a table"):
         # Names that are not UTF-8 raise an error when they are looked at.
-        twice = [name for name, times in Counter(file.schema.names).items() if times > 1]
-    if twice:
-        raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
+        check_differ(path, file.schema.names)
     return file
 
 
@@ -242,15 +219,13 @@ def kind_of(data_type: Any) -> Kind:
     types = import_pyarrow().types
     if types.is_dictionary(data_type):
         return kind_of(data_type.value_type)
-    if types.is_integer(data_type) or types.is_floating(data_type) or types.is_null(data_type):
-        return "number"
-    if types.is_decimal(data_type):
+    is_number = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    if any(test(data_type) for test in is_number):
         return "number"
     if types.is_timestamp(data_type) or types.is_date(data_type):
         return "time"
-    if types.is_string(data_type) or types.is_large_string(data_type):
-        return "text"
-    if types.is_string_view(data_type):
+    is_text = (types.is_string, types.is_large_string, types.is_string_view)
+    if any(test(data_type) for test in is_text):
         return "text"
     if is_list(data_type) and kind_of(data_type.value_type) in ("number", "list"):
         return "list"

@@ -13,7 +13,6 @@ import os
 import re
 from _csv import Reader
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from jaxtyping import Float64, Shaped
 
 from timemoe_jax.data.formats.dates import DATE
 from timemoe_jax.data.formats.frames import LINES, columns_of, is_number, layout_of, wide_columns
-from timemoe_jax.data.formats.table_layout import ID_NAMES, TIME_NAMES, ColumnNames
+from timemoe_jax.data.formats.table_layout import ID_NAMES, TIME_NAMES, ColumnNames, check_differ
 from timemoe_jax.errors import DataError
 
 # Cells, in lower case and without surrounding blanks, that stand for a missing value.
@@ -35,22 +34,17 @@ MISSING = frozenset(
 # Rows turned from text into numbers at a time, so that the text of a large file is never held.
 CHUNK = 16384
 
-_WHOLE_NUMBER = re.compile(
-    r"0|-?[1-9][0-9]{0,17}"
-)  # fits into 64 bits, and becomes the same text again
+# A whole number that fits into 64 bits, and becomes the same text again.
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """The series of one CSV file, in the order of their times.
 
-    Attributes:
-      path: the file.
-      timestamps: the date column [T], datetime64; None without one.
-      timestamp_name: its header; None without a date column.
-      columns: the headers of the C numeric columns.
-      values: float64 [T, C] as the file has them: NaN where a cell is missing, and infinities
-        where the file says so.
+    `timestamps` holds the dates [T], datetime64, under the header `timestamp_name`; both are None
+    where the file has no dates. `values` holds the C numeric `columns` as the file has them: NaN
+    where a cell is missing, and infinities where the file says so.
     """
 
     path: Path
@@ -68,9 +62,6 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
     the like are missing values. Infinities are kept: what to do with them is for the caller to
     decide. Dates with a time zone become UTC. Blank lines are skipped, except between the values
     of a file with a single column. Rows that are not in the order of their dates are sorted.
-
-    Args:
-      path: the file.
 
     Raises:
       DataError: the file cannot be read, is not UTF-8, is empty, has no header, no row, no
@@ -173,9 +164,7 @@ def _header(reader: Reader, path: Path) -> list[str]:
     names = [name.strip() for name in next((row for row in reader if row), [])]
     if not names:
         raise DataError(f"{path} is empty; it must have a header line and a row per time step")
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise DataError(f"{path} has more than one column {twice[0]!r}; the names must differ")
+    check_differ(path, names)
     numeric = [name for name in names if name and _is_number(name)]
     dated = names[0] not in numeric and bool(DATE.match(names[0]))
     # Data frames without names of columns write the header 0, 1, 2.

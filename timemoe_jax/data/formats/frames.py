@@ -1,6 +1,6 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from timemoe_jax.data.formats.table_layout import (
     ColumnNames,
     Kind,
     Layout,
+    check_differ,
     find_layout,
 )
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of
@@ -23,15 +24,8 @@ from timemoe_jax.errors import DataError
 LINES = "timemoe_jax.lines"
 
 _KINDS: dict[str, Kind] = {
-    "floating": "number",
-    "integer": "number",
-    "mixed-integer-float": "number",
-    "decimal": "number",
-    "empty": "number",
-    "datetime64": "time",
-    "datetime": "time",
-    "date": "time",
-    "period": "time",
+    **dict.fromkeys(("floating", "integer", "mixed-integer-float", "decimal", "empty"), "number"),
+    **dict.fromkeys(("datetime64", "datetime", "date", "period"), "time"),
     "string": "text",
 }
 
@@ -44,15 +38,9 @@ def frame_source(
     A long frame has an id column (unique_id, item_id or id), a target column (y or target) and
     maybe one of times (ds or timestamp); a frame with lists has them in a column target or
     sequence; in any other, every numeric column is a series. Named levels of the index and an
-    index of times count as columns. The rows of each series are put in the order of their times.
-
-    Args:
-      frame: a pandas DataFrame; NaN, None and NA are missing values. Not modified.
-      names: which columns are which, where their names do not say.
-      where: what to call the frame in a message.
-
-    Returns:
-      the series, in the order in which they appear, named by id or column.
+    index of times count as columns. NaN, None and NA are missing values. The rows of each series
+    are put in the order of their times, and the series, named by id or column, in the order in
+    which they appear. The frame is not modified.
 
     Raises:
       DataError: `frame` is no data frame, the columns can be understood in more than one way or
@@ -77,11 +65,7 @@ class _FrameSource(ArraySource):
 
 
 def columns_of(df: Any, where: str) -> Any:
-    """Copies a frame, with names as text, and an index of names or times among its columns.
-
-    Raises:
-      DataError: `df` is no pandas DataFrame, has no rows, or has two columns of one name.
-    """
+    """Copies a frame, with names as text, and an index of names or times among its columns."""
     import pandas as pd
 
     if not isinstance(df, pd.DataFrame):
@@ -92,21 +76,14 @@ def columns_of(df: Any, where: str) -> Any:
     said = timed or any(name is not None for name in df.index.names)
     frame = df.reset_index(allow_duplicates=True) if said else df.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"{where} has more than one column {twice[0]!r}; the names must differ")
+    check_differ(where, frame.columns)
     if not len(frame):
         raise DataError(f"{where} has no rows; give at least one")
     return frame
 
 
 def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[str] = ()) -> Layout:
-    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none.
-
-    Raises:
-      DataError: the columns can be understood in more than one way or in none, or one that should
-        hold numbers does not.
-    """
+    """Finds out which columns of a frame hold ids, times and values; `covariates` hold none."""
     import pandas as pd
 
     kinds = {name: kind_in(frame, name) for name in frame.columns if name not in covariates}
@@ -175,12 +152,13 @@ def kind_of(column: Any) -> Kind:
     return "list" if sequences else "other"
 
 
-def date_namer(frame: Any, column: str, where: str) -> Callable[[int], str]:
-    """Names a cell of a column of times by its row, and says why it should hold a date."""
-    why = ""
+def dates_of(frame: Any, column: str, where: str) -> Shaped[np.ndarray, " rows"]:
+    """A column of dates as text, as datetime64; an error names the row that has none, and why."""
+    why = ":"
     if column == frame.columns[0] and column not in TIME_NAMES and LINES in frame.attrs:
         why = " is first and not numeric, so it must hold dates in every row, but"
-    return lambda row: f"{where}: column {column!r}{why or ':'} {row_name(frame, row)}"
+    cells = ["" if cell is None or cell != cell else str(cell) for cell in frame[column]]
+    return parse_dates(cells, lambda row: f"{where}: column {column!r}{why} {row_name(frame, row)}")
 
 
 def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:
@@ -214,8 +192,7 @@ def _times(frame: Any, name: str, where: str) -> Shaped[np.ndarray, " rows"]:
     column = frame[name]
     kind = kind_of(column)
     if kind == "text":
-        cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-        return parse_dates(cells, date_namer(frame, name, where))
+        return dates_of(frame, name, where)
     missing = column.isna().to_numpy()
     if missing.any():
         row = row_name(frame, int(missing.argmax()))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from timemoe_jax.data.formats.lines import LineSource, open_binary
-from timemoe_jax.data.formats.npy_files import NUMBERS
+from timemoe_jax.data.formats.reading import LineSource, open_binary
 from timemoe_jax.errors import DataError
+
+_NUMBERS = {int, float, type(None)}
 
 
 class JsonlSource(LineSource):
@@ -25,26 +26,24 @@ class JsonlSource(LineSource):
             self._scan(stream, 1, lambda line, number: len(self._parse(line, number)))
 
     def _parse(self, line: bytes, number: int) -> Float[np.ndarray, " T"]:
-        return _parse_line(line, f"{self._path} line {number}")
-
-
-def _parse_line(line: bytes, where: str) -> Float[np.ndarray, " T"]:
-    """Turns one line of a .jsonl file into a float64 series."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON: {error}") from None
-    if isinstance(values, dict):
-        if "sequence" not in values:
-            raise DataError(f'{where} has no "sequence", but {sorted(values)}')
-        values = values["sequence"]
-    if not isinstance(values, list):
-        raise DataError(f'{where} must be {{"sequence": [...]}} or a list of numbers')
-    # Types rather than isinstance: true and false are whole numbers to Python.
-    if not set(map(type, values)) <= NUMBERS:
-        at, value = next((k, v) for k, v in enumerate(values) if type(v) not in NUMBERS)
-        raise DataError(f"{where}: value {at} is {str(value)[:40]!r}; it must be a number or null")
-    try:
-        return np.array(values, np.float64)
-    except OverflowError:
-        raise DataError(f"{where} holds a whole number too large for float64") from None
+        where = f"{self._path} line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not valid JSON: {error}") from None
+        if isinstance(values, dict):
+            if "sequence" not in values:
+                raise DataError(f'{where} has no "sequence", but {sorted(values)}')
+            values = values["sequence"]
+        if not isinstance(values, list):
+            raise DataError(f'{where} must be {{"sequence": [...]}} or a list of numbers')
+        # Types rather than isinstance: true and false are whole numbers to Python.
+        if not set(map(type, values)) <= _NUMBERS:
+            at, value = next((k, v) for k, v in enumerate(values) if type(v) not in _NUMBERS)
+            raise DataError(
+                f"{where}: value {at} is {str(value)[:40]!r}; it must be a number or null"
+            )
+        try:
+            return np.array(values, np.float64)
+        except OverflowError:
+            raise DataError(f"{where} holds a whole number too large for float64") from None

@@ -10,15 +10,11 @@ from timemoe_jax.errors import DataError
 
 
 class LongPart(NamedTuple):
-    """Some consecutive rows of a long table.
+    """Some consecutive rows of a long table."""
 
-    `codes` holds for each row the position of its id in `labels`, -1 where it has none; `times` are
-    integers, floating-point numbers or datetime64, and None without a timestamp column.
-    """
-
-    codes: Int64[np.ndarray, " rows"]
+    codes: Int64[np.ndarray, " rows"]  # positions of the ids in `labels`, -1 for none
     labels: Sequence[Any]
-    times: Shaped[np.ndarray, " rows"] | None
+    times: Shaped[np.ndarray, " rows"] | None  # integers, floats or datetime64, if there are any
 
 
 class LongIndex:
@@ -49,24 +45,16 @@ class LongIndex:
             row += len(at)
         if not sorted_by_time:
             codes, first, count = self._sorted_runs(parts)
-        self._arrange(_joined(codes), _joined(first), _joined(count))
         self.ids = tuple(str(label) for label in self._codes)
-
-    def _arrange(
-        self,
-        codes: Int64[np.ndarray, " runs"],
-        first: Int64[np.ndarray, " runs"],
-        count: Int64[np.ndarray, " runs"],
-    ) -> None:
-        """Puts the runs of each series together."""
-        order = np.argsort(codes, kind="stable")
-        self._first = first[order]
+        of_run, counts = np.concatenate(codes), np.concatenate(count)
+        # The runs of each series, put together.
+        order = np.argsort(of_run, kind="stable")
+        self._first = np.concatenate(first)[order]
         # Points are numbered through all series: run k holds those from the k-th number on.
-        self._points = np.concatenate([np.zeros(1, np.int64), np.cumsum(count[order])])
-        lengths = np.zeros(len(self._codes), np.int64)
-        np.add.at(lengths, codes, count)
-        self.lengths = lengths
-        self._begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        self._points = np.concatenate([[0], np.cumsum(counts[order])])
+        self.lengths = np.zeros(len(self.ids), np.int64)
+        np.add.at(self.lengths, of_run, counts)
+        self._begins = np.concatenate([[0], np.cumsum(self.lengths)])
 
     def rows(self, i: int, start: int, stop: int) -> Int64[np.ndarray, " _"]:
         """The rows of points `start` to `stop` of series `i`; `stop` may lie in a later series."""
@@ -142,9 +130,5 @@ class LongIndex:
             )
         # A run also ends where the next series begins.
         breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(at) != 0)) + 1
-        starts = np.concatenate([np.zeros(1, np.int64), breaks])
+        starts = np.concatenate([[0], breaks])
         return [at[starts]], [order[starts]], [np.diff(starts, append=len(order))]
-
-
-def _joined(parts: list[np.ndarray]) -> Int64[np.ndarray, " _"]:
-    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)

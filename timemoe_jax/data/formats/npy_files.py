@@ -1,11 +1,7 @@
 """Series in `.npy` and `.npz` files."""
 
-import contextlib
 import os
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -13,10 +9,9 @@ from typing import IO
 import numpy as np
 from jaxtyping import Float
 
+from timemoe_jax.data.formats.reading import reading
 from timemoe_jax.data.series_source import SequenceSource, float_of
 from timemoe_jax.errors import DataError
-
-NUMBERS = {int, float, type(None)}
 
 
 class NpySource(SequenceSource):
@@ -30,7 +25,7 @@ class NpySource(SequenceSource):
         self.lengths = np.full(shape[0] if len(shape) == 2 else 1, shape[-1], np.int64)
 
     def _array(self) -> np.ndarray:
-        with _reading(self._path, ".npy"):
+        with reading(self._path, ".npy"):
             values = np.load(self._path, mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray):
             values.close()
@@ -61,7 +56,7 @@ class NpzSource(SequenceSource):
         self._path = Path(path)
         self._keys: list[str] = []
         lengths, begins = [], [0]
-        with _reading(self._path, ".npz"), zipfile.ZipFile(self._path) as archive:
+        with reading(self._path, ".npz"), zipfile.ZipFile(self._path) as archive:
             for member in archive.namelist():
                 if not member.endswith(".npy"):
                     raise DataError(f"{self._path} holds {member!r}; it must hold arrays alone")
@@ -80,31 +75,28 @@ class NpzSource(SequenceSource):
 
     def _array(self, key: str) -> np.ndarray:
         with (
-            _reading(self._path, ".npz"),
+            reading(self._path, ".npz"),
             zipfile.ZipFile(self._path) as archive,
             archive.open(f"{key}.npy") as stream,
         ):
             return np.lib.format.read_array(stream, allow_pickle=False)
 
-    def _row(self, values: np.ndarray, row: int, i: int) -> Float[np.ndarray, " T"]:
+    def _row(self, values: np.ndarray, row: int, i: int, part: slice) -> Float[np.ndarray, " _"]:
         _check_array(self.name(i), values.shape, values.dtype)
         rows = np.atleast_2d(values)
         if row >= len(rows) or rows.shape[1] != self.lengths[i]:
             raise DataError(f"{self._path} has changed since it was opened; open it again")
-        return rows[row]
+        return rows[row, part].astype(float_of(rows.dtype))
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         key, row = self._locate(i)
-        values = self._row(self._array(key), row, i)[start:stop]
-        return values.astype(float_of(values.dtype))
+        return self._row(self._array(key), row, i, slice(start, stop))
 
     def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
         for key, begin, end in zip(self._keys, self._begins, self._begins[1:], strict=False):
-            values = self._array(key) if end > begin else None
+            values = self._array(key)
             for i in range(begin, end):
-                assert values is not None
-                row = self._row(values, i - begin, i)
-                yield row.astype(float_of(row.dtype))
+                yield self._row(values, i - begin, i, slice(None))
 
     def name(self, i: int) -> str:
         """What to call series `i` in a message."""
@@ -115,32 +107,6 @@ class NpzSource(SequenceSource):
         """The name of the array, and the row in it."""
         key, row = self._locate(i)
         return f"{key} {row}"
-
-
-@contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turns what NumPy and zipfile raise for a damaged file into an error that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (
-        ArithmeticError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        OSError,
-        RecursionError,
-        RuntimeError,  # an encrypted archive, an unknown compression
-        SyntaxError,
-        TypeError,
-        ValueError,
-        tokenize.TokenError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise DataError(f"{path} cannot be read as {kind}: {error}") from None
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:

@@ -37,17 +37,12 @@ SUPPORTED = (
 
 
 def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens files and folders as one source.
+    """Opens files and folders as one source of all their series, in order.
 
-    Args:
-      paths: a file, a folder, or several with commas between. A folder with meta.json is in the
-        Time-300B layout, one with .arrow files and state.json a Hugging Face dataset; any other
-        is searched, in sorted order, for such folders and for files of a kind that is read. What
-        a search passes over is listed in `skipped_files`.
-      names: which columns of a table are which, where their names do not say.
-
-    Returns:
-      the series of all of them, in order.
+    `paths` is a file, a folder, or several with commas between. A folder with meta.json is in the
+    Time-300B layout, one with .arrow files and state.json a Hugging Face dataset; any other is
+    searched, in sorted order, for such folders and for files of a kind that is read. What a search
+    passes over is listed in `skipped_files`. `names` says which columns of a table are which.
 
     Raises:
       DataError: a path does not exist or is of no supported kind, or nothing was found.
@@ -56,11 +51,7 @@ def open_source(paths: str, names: ColumnNames | None = None) -> SequenceSource:
 
 
 def find_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over.
-
-    Raises:
-      DataError: `path` is a file of a kind that is not read.
-    """
+    """Finds what `open_file` opens, in sorted order; returns that, and the files passed over."""
     if not path.is_dir() or _is_one_source(path):
         if not path.is_dir() and path.suffix.lower() not in _KINDS:
             raise DataError(f"{path} has an ending that is not read; give {SUPPORTED}")
@@ -83,11 +74,7 @@ def find_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def open_file(path: Path, names: ColumnNames | None = None) -> SequenceSource:
-    """Opens one file, or one folder that is a source by itself, as `find_files` gives it.
-
-    Raises:
-      DataError: it is not what its ending says, or is damaged.
-    """
+    """Opens one file, or one folder that is a source by itself, as `find_files` gives it."""
     if path.is_dir():
         if (path / "meta.json").exists():
             return TimeMoeFolderSource(path)
@@ -99,37 +86,27 @@ def _is_one_source(folder: Path) -> bool:
     return (folder / "meta.json").exists() or is_dataset_folder(folder)
 
 
-def _open_csv(path: Path, names: ColumnNames | None) -> SequenceSource:
-    return frame_source(read_csv_frame(path, names), names, str(path))
-
-
-def _open_columnar(path: Path, names: ColumnNames | None) -> SequenceSource:
-    return open_columnar([path], names)
-
-
 _KINDS: dict[str, Callable[[Path, ColumnNames | None], SequenceSource]] = {
     ".jsonl": lambda path, _: JsonlSource(path),
     ".npy": lambda path, _: NpySource(path),
     ".npz": lambda path, _: NpzSource(path),
-    ".csv": _open_csv,
+    ".csv": lambda path, names: frame_source(read_csv_frame(path, names), names, str(path)),
     ".tsf": lambda path, _: TsfSource(path),
-    **dict.fromkeys((*PARQUET_ENDINGS, *ARROW_ENDINGS), _open_columnar),
+    **dict.fromkeys(
+        (*PARQUET_ENDINGS, *ARROW_ENDINGS), lambda path, names: open_columnar([path], names)
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class SourcePart:
-    """The series of a source that one file or folder holds: from `first` to before `stop`.
-
-    The series of an `endless` part are generated: they are in random order already, and more than
-    any run takes.
-    """
+    """The series of a source that one file or folder holds: from `first` to before `stop`."""
 
     domain: str
     name: str
     first: int
     stop: int
-    endless: bool = False
+    endless: bool = False  # generated: in random order already, and more than any run takes
 
     @property
     def label(self) -> str:

@@ -4,10 +4,10 @@ Three layouts are known. Wide: every numeric column is a series. Long: a row is 
 column says of which series. List: a row is a series, and a column holds all of its points.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from timemoe_jax.errors import DataError
 
@@ -20,8 +20,7 @@ LIST_NAMES = ("target", "sequence")
 Kind = Literal["number", "time", "text", "list", "other"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ColumnNames:
+class ColumnNames(NamedTuple):
     """The columns that a caller names; they win over those that are found by name."""
 
     id: str | None = None
@@ -29,26 +28,21 @@ class ColumnNames:
     targets: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a table holds series; a wide one has no id, and one of lists no timestamp.
-
-    `ignored` lists the columns that hold neither ids nor times nor values.
-    """
+class Layout(NamedTuple):
+    """How a table holds series; a wide one has no id, and one of lists no timestamp."""
 
     kind: Literal["wide", "long", "list"]
     id: str | None
     timestamp: str | None
     targets: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...]  # columns that hold neither ids nor times nor values
 
 
 def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
     """Finds out how a table holds series, from what its columns hold.
 
-    Raises:
-      DataError: a column that was named is not there or is of the wrong kind, or the columns can
-        be understood in more than one way, or in none.
+    A DataError says that a named column is absent or of the wrong kind, or that the columns can be
+    understood in more than one way, or in none.
     """
     named = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
     for name in named:
@@ -163,6 +157,13 @@ def _check_numbers(where: str, kinds: Mapping[str, Kind], targets: Sequence[str]
 
 def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...]:
     return tuple(name for name in kinds if name not in roles)
+
+
+def check_differ(where: Any, names: Iterable[str]) -> None:
+    """Refuses two columns of one name."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DataError(f"{where} has more than one column {twice[0]!r}; the names must differ")
 
 
 def listed(names: Collection[Any]) -> str:

@@ -1,14 +1,14 @@
 """Monash .tsf files (Godahewa et al., 2021, arXiv 2105.06643) as sources of series."""
 
-import dataclasses
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from timemoe_jax.data.formats.lines import LineSource, open_binary
+from timemoe_jax.data.formats.frames import is_number
+from timemoe_jax.data.formats.reading import LineSource, open_binary
 from timemoe_jax.errors import DataError
 
 MISSING = "?"
@@ -21,42 +21,20 @@ _MOST_SHOWN = 40  # characters of a value in a message
 
 # What @frequency says, as pandas calls it.
 _ALIASES = {
-    "secondly": "s",
-    "seconds": "s",
-    "minutely": "min",
-    "minutes": "min",
-    "half_hourly": "30min",
-    "hourly": "h",
-    "hours": "h",
-    "daily": "D",
-    "days": "D",
-    "weekly": "W",
-    "weeks": "W",
-    "monthly": "MS",
-    "months": "MS",
-    "quarterly": "QS",
-    "yearly": "YS",
+    **{"secondly": "s", "minutely": "min", "half_hourly": "30min", "hourly": "h", "daily": "D"},
+    **{"weekly": "W", "monthly": "MS", "quarterly": "QS", "yearly": "YS"},
+    **{"seconds": "s", "minutes": "min", "hours": "h", "days": "D", "weeks": "W", "months": "MS"},
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TsfHeader:
-    """What a .tsf file says about all of its series.
+class TsfHeader(NamedTuple):
+    """What a .tsf file says about all of its series; None where it does not."""
 
-    Attributes:
-      attributes: the name and type ("string", "numeric" or "date") of each.
-      relation: the name of the data set; None if not given, as all that follow.
-      frequency: as the file has it, such as "hourly" or "10_minutes".
-      horizon: the points to forecast.
-      missing: whether values may be missing.
-      equal_length: whether all series have the same length.
-    """
-
-    attributes: tuple[tuple[str, str], ...] = ()
-    relation: str | None = None
-    frequency: str | None = None
-    horizon: int | None = None
-    missing: bool | None = None
+    attributes: tuple[tuple[str, str], ...] = ()  # names and types: "string", "numeric" or "date"
+    relation: str | None = None  # the name of the data set
+    frequency: str | None = None  # as the file has it, such as "hourly" or "10_minutes"
+    horizon: int | None = None  # points to forecast
+    missing: bool | None = None  # whether values may be missing
     equal_length: bool | None = None
 
 
@@ -64,19 +42,8 @@ class TsfSource(LineSource):
     """The series of a Monash .tsf file; `?` is a missing value.
 
     Opening reads the file once, a line at a time, and keeps where each series begins; a read
-    parses the whole series. Blank lines and lines that begin with `#` are no series.
-
-    Args:
-      path: the file.
-      encoding: "utf-8", "cp1252" or "latin-1"; by default UTF-8.
-
-    Attributes:
-      header: what the file says about all of its series.
-      frequency: of the header, by its pandas alias where there is one.
-
-    Raises:
-      DataError: the file cannot be read, is in another encoding, has no @data, or a line of it is
-        not as the format has it.
+    parses the whole series. Blank lines and lines that begin with `#` are no series. `encoding` is
+    one of `ENCODINGS`; `frequency` is that of `header`, by its pandas alias where there is one.
     """
 
     def __init__(self, path: str | os.PathLike[str], encoding: str = "utf-8"):
@@ -203,11 +170,7 @@ def _numbers(values: bytes, where: str) -> Float64[np.ndarray, " T"]:
         pass
     for position, cell in enumerate(values.split(b",")):
         text = cell.strip().decode("ascii", "replace")
-        try:
-            wrong = "_" in text or (text != MISSING and float(text) is None)
-        except ValueError:
-            wrong = True
-        if wrong:
+        if text != MISSING and not is_number(text):
             raise DataError(
                 f"{where}: value {position} is {text[:_MOST_SHOWN]!r}; it must be a number or "
                 f"{MISSING}"

@@ -6,7 +6,7 @@ not known is used as it was one horizon earlier, so that it is known at every st
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -22,12 +22,11 @@ from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
 from timemoe_jax.forecasting.frames.regression import Adjustment, fit_covariates
-from timemoe_jax.forecasting.frames.rows import check_once, order_of
+from timemoe_jax.forecasting.frames.rows import SortedRows
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
+class _Column(NamedTuple):
     """The past and future rows of a covariate: numbers, or indices of `categories`, -1 for none."""
 
     name: str
@@ -36,8 +35,7 @@ class _Column:
     future: np.ndarray | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CovariateTable:
+class CovariateTable(NamedTuple):
     """The covariates of one series, as columns of numbers.
 
     A column of categories has become one of 0 and 1 for each category in the history of the series,
@@ -52,18 +50,13 @@ class CovariateTable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AlignedCovariates:
-    """The covariates of all series of a frame.
-
-    The columns in `lagged`, whose future is not known, are used one `horizon` later.
-    `extra_ids` holds the number of rows for each id of the frame of the future that no series has,
-    `extra_rows` how many rows of the other ids are at times that are not forecast.
-    """
+    """The covariates of all series of a frame."""
 
     known: tuple[str, ...]
-    lagged: tuple[str, ...]
+    lagged: tuple[str, ...]  # their future is not known: they are used one `horizon` later
     horizon: int
-    extra_ids: dict[Any, int]
-    extra_rows: int
+    extra_ids: dict[Any, int]  # ids of the future that no series has, and how many rows they have
+    extra_rows: int  # rows of the other ids, at times that are not forecast
     _timed: TimedFrame = dataclasses.field(repr=False)
     _columns: tuple[_Column, ...] = dataclasses.field(repr=False)
     _future_rows: Int64[np.ndarray, "ids H"] | None = dataclasses.field(repr=False)
@@ -72,11 +65,7 @@ class AlignedCovariates:
         return len(self._timed.series)
 
     def table(self, i: int) -> CovariateTable:
-        """The covariates of the series at position `i` of `TimedFrame.series`.
-
-        Raises:
-          DataError: a category of the future is not in the history of the series.
-        """
+        """The covariates of the series at position `i` of `TimedFrame.series`."""
         series = self._timed.series[i]
         names: list[str] = []
         past: list[np.ndarray] = []
@@ -101,22 +90,18 @@ class AlignedCovariates:
                 future.append(
                     np.where(np.isin(after, before[before >= 0]), after == category, np.nan)
                 )
-        shape = (len(names), -1) if names else (0, len(series.values))
-        ahead = (len(names), -1) if names else (0, self.horizon)
         return CovariateTable(
             tuple(names),
-            np.array(past, np.float64).reshape(shape).T,
-            np.array(future, np.float64).reshape(ahead).T,
+            np.array(past, np.float64).reshape(len(names), len(series.values)).T,
+            np.array(future, np.float64).reshape(len(names), self.horizon).T,
         )
 
 
 def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...]:
     """The columns of a frame of the future that are covariates: all but ids, times and targets.
 
-    Both frames are as `columns_of` makes them; `names` are those of the past.
-
-    Raises:
-      DataError: the past does not have such a column.
+    Both frames are as `columns_of` makes them; `names` are those of the past, which must have the
+    covariates, too.
     """
     roles = {names.id, names.timestamp, *(names.targets or TARGET_NAMES)}
     roles |= set(ID_NAMES) if names.id is None else set()
@@ -146,9 +131,8 @@ def align_covariates(
     timestamp columns and a row for each time to forecast, or None; both are as `columns_of` makes
     them. The other columns of `future` are covariates whose future is known.
 
-    Raises:
-      DataError: `future` lacks a time of a series, has one twice, or has no value there; a
-        covariate is infinite or neither numbers nor text.
+    A DataError says that `future` lacks a time of a series, has one twice, or has no value there,
+    or that a covariate is infinite or neither numbers nor text.
     """
     rows, extra_rows = None, 0
     extra_ids: dict[Any, int] = {}
@@ -168,23 +152,13 @@ def align_covariates(
 
 
 def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustment]:
-    """Estimates what the covariates contribute to each series, from that series alone.
-
-    Raises:
-      DataError: a series is too short, or has a category in the future that is not in its history.
-    """
+    """Estimates what the covariates contribute to each series, from that series alone."""
     effects = []
     for i, series in enumerate(timed.series):
-        table = aligned.table(i)
+        names, past, future = aligned.table(i)
+        season, where = season_of_frequency(series.freq), f"series {series.name}"
         effects.append(
-            fit_covariates(
-                series.values,
-                table.past,
-                table.future,
-                season=season_of_frequency(series.freq),
-                names=table.names,
-                where=f"series {series.name}",
-            )
+            fit_covariates(series.values, past, future, season=season, names=names, where=where)
         )
     return effects
 
@@ -279,35 +253,30 @@ def _future_rows(
                 "timestamp columns"
             )
     instants = _future_times(future, timed)
-    count = 1 if timed.ids is None else len(timed.ids)
     used = np.arange(len(instants))
     extra: dict[Any, int] = {}
-    codes = np.zeros(len(instants), np.int64)
+    codes = None
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
         extra = column[codes < 0].value_counts(sort=False, dropna=False).to_dict()
         used = np.flatnonzero(codes >= 0)
         codes = codes[used]
-    order, starts, _ = order_of(codes, instants[used], count)
-    used = used if order is None else used[order]
-    labels = (
-        ["the series"] if timed.ids is None else [f"series {label!s:.40}" for label in timed.ids]
-    )
-    check_once(instants[used], starts, labels, timed.times, "future_df")
-    rows = np.empty((count, horizon), np.int64)
+    ahead = SortedRows(codes, timed.ids, instants[used], timed.times, "future_df", "the series")
+    rows = np.empty((len(ahead.labels), horizon), np.int64)
     for code, first in zip(*np.unique(timed.codes, return_index=True), strict=True):
         wanted = future_instants(timed.series[first], horizon)
-        part = used[starts[code] : starts[code + 1]]
-        at = np.searchsorted(instants[part], wanted)
-        present = np.append(instants[part], wanted[-1] + 1)[at] == wanted
+        times = ahead.instants[ahead.part(code)]
+        at = np.searchsorted(times, wanted)
+        present = np.append(times, wanted[-1] + 1)[at] == wanted
         if not present.all():
             missing = timed.times.show(int(wanted[present.argmin()]))
             raise DataError(
-                f"future_df has no row for {labels[code]} at {missing} ({int((~present).sum())} of "
-                f"{horizon} times are absent); it needs one for every time to forecast"
+                f"future_df has no row for {ahead.labels[code]} at {missing} "
+                f"({int((~present).sum())} of {horizon} times are absent); it needs one for every "
+                "time to forecast"
             )
-        rows[code] = part[at]
+        rows[code] = used[ahead.numbers(code)[at]]
     return rows, extra, len(used) - rows.size
 
 

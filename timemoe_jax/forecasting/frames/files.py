@@ -14,14 +14,9 @@ STEP = "step"
 
 
 def read_frame_file(path: str | os.PathLike[str], names: ColumnNames | None = None) -> Any:
-    """Reads a file as a pandas DataFrame.
+    """Reads a UTF-8 CSV with a header line, or a Parquet file, as a pandas DataFrame.
 
-    Args:
-      path: a UTF-8 CSV with a header line, or a Parquet file.
-      names: which columns hold ids and times, where their names do not say.
-
-    Raises:
-      DataError: the file is of another kind, cannot be read, or has no row.
+    `names` says which columns hold ids and times, where their names do not.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:

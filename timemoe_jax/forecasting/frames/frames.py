@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from timemoe_jax.data.formats.frames import codes_of, columns_of, numbers_of
+from timemoe_jax.data.formats.frames import codes_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.grids import (
@@ -21,11 +21,7 @@ from timemoe_jax.forecasting.frames.grids import (
     next_instants,
     parse_frequency,
 )
-from timemoe_jax.forecasting.frames.rows import (
-    check_once,
-    order_of,
-    timed_layout,
-)
+from timemoe_jax.forecasting.frames.rows import SortedRows, timed_layout
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
 
@@ -33,25 +29,17 @@ from timemoe_jax.forecasting.frames.times import TimeType, read_times
 class TimedSeries:
     """One series of a data frame, with a value or NaN at every time of its grid.
 
-    Attributes:
-      id: what the id column says; None without one.
-      target_name: the column that the values are from.
-      values: float64 [T]; may share memory with the frame, and must not be written to.
-      grid: the times of the values.
-      times: what the column of times holds.
-      missing: how many rows had no value.
-      reordered: how many rows of the series were not in their place in time.
-      rows: int64 [T]; the row of the frame at each time, -1 where there is none. None unless the
-        frame was read with covariates.
+    `values` may share memory with the frame, and must not be written to. `rows` holds the row of
+    the frame at each time, -1 where there is none; it is None if the frame has no covariates.
     """
 
-    id: Any
-    target_name: str
+    id: Any  # what the id column says; None without one
+    target_name: str  # the column that the values are from
     values: Float64[np.ndarray, " T"]
     grid: Grid
     times: TimeType
-    missing: int
-    reordered: int
+    missing: int  # rows without a value
+    reordered: int  # rows that were not in their place in time
     rows: Int64[np.ndarray, " T"] | None
 
     @property
@@ -82,20 +70,17 @@ class TimedSeries:
 class TimedFrame:
     """The series of a data frame, by id in the order of the rows, then by target.
 
-    `ids` is a pandas Index of the ids, in the dtype of their column, and `codes` holds the position
-    of each series' id in it; without an id column they are None and 0. `ignored` lists the columns
-    that are neither ids nor times nor targets nor covariates, and `times` says what the column of
-    times holds.
+    Without an id column `ids` is None, and `codes` holds 0.
     """
 
     series: tuple[TimedSeries, ...]
-    ids: Any
-    codes: Int64[np.ndarray, " N"]
+    ids: Any  # a pandas Index, in the dtype of the id column
+    codes: Int64[np.ndarray, " N"]  # the position of each series' id in `ids`
     id_column: str | None
     timestamp_column: str
     targets: tuple[str, ...]
     covariates: tuple[str, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...]  # all other columns
     times: TimeType
 
     @property
@@ -114,80 +99,49 @@ class TimedFrame:
         return sum(series.reordered for series in self.series)
 
 
-def read_frame(
-    df: Any,
-    *,
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
-    freq: Any = None,
-    covariates: Sequence[str] = (),
-    where: str = "df",
+def series_of(
+    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
 ) -> TimedFrame:
-    """Takes the series out of a data frame, each on the regular times of its frequency.
+    """Takes the series out of a frame that `columns_of` has made, each on regular times.
 
     A long frame has an id column (unique_id, item_id or id), one of times (ds or timestamp) and a
     target (y or target); in one without an id column every numeric column is a series. Rows may be
     in any order. Times without a row get the value NaN, on the calendar of the frequency: a
-    weekend is no gap in business days.
+    weekend is no gap in business days. NaN, None and NA are missing values.
 
-    Args:
-      df: a pandas DataFrame; NaN, None and NA are missing values. Not modified. Named levels of
-        the index and an index of times count as columns.
-      id_column, timestamp_column, target: which columns are which; each target is a series.
-      freq: the step between times, for all series: a pandas alias or offset, or an integer for
-        step numbers. By default it is found for each series; one whose own rows are too few or
-        too irregular for that takes the frequency that all others have.
-      covariates: columns that are no series of their own.
-      where: what to call the frame in a message.
+    `freq` is the step between the times of all series: a pandas alias or offset, or an integer for
+    step numbers. By default it is found for each series; one whose own rows are too few or too
+    irregular for that takes the frequency that all others have.
 
     Raises:
       DataError: the columns can be understood in more than one way or in none; a value is no
         number (booleans and text are none) or infinite; a time is missing, comes twice in a
         series, or is not on the grid of the frequency; no frequency can be found.
     """
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
-    others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-    names = ColumnNames(id_column, timestamp_column, targets)
-    return series_of(columns_of(df, where), names, freq, others, where)
-
-
-def series_of(
-    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
-) -> TimedFrame:
-    """As `read_frame`, for a frame that `columns_of` has made."""
     layout = timed_layout(frame, names, covariates, where)
     instants, times = read_times(frame, str(layout.timestamp), where)
     codes, ids = None, None
     if layout.id is not None:
         codes, ids = codes_of(frame, layout.id, where)
-    count = 1 if ids is None else len(ids)
-    order, starts, reordered = order_of(codes, instants, count)
-    if order is not None:
-        instants = instants[order]
-    labels = [where] if ids is None else [f"series {label!s:.40}" for label in ids]
-    check_once(instants, starts, labels, times, where)
-    grids = _grids(instants, starts, labels, freq, times)
+    rows = SortedRows(codes, ids, instants, times, where, where)
+    grids = _grids(rows, freq)
     columns = {}
     for name in layout.targets:
         values = numbers_of(frame, name, where).astype(np.float64, copy=False)
-        columns[name] = values = values if order is None else values[order]
-        _check_finite(values, name, instants, starts, labels, times)
+        columns[name] = values = values if rows.order is None else values[rows.order]
+        _check_finite(values, name, rows)
     series: list[TimedSeries] = []
     for i, grid in enumerate(grids):
-        part = slice(starts[i], starts[i + 1])
-        rows = None
-        if covariates:
-            own_rows = np.arange(starts[i], starts[i + 1]) if order is None else order[part]
-            rows = grid.place(own_rows, -1)
+        part = rows.part(i)
+        placed_rows = grid.place(rows.numbers(i), -1) if covariates else None
+        label, reordered = None if ids is None else ids[i], int(rows.reordered[i])
         for name, values in columns.items():
             missing = int(np.isnan(values[part]).sum())
             placed = grid.place(values[part], np.nan)
-            label = None if ids is None else ids[i]
             series.append(
-                TimedSeries(label, name, placed, grid, times, missing, int(reordered[i]), rows)
+                TimedSeries(label, name, placed, grid, times, missing, reordered, placed_rows)
             )
-    codes = np.repeat(np.arange(count), len(layout.targets))
+    codes = np.repeat(np.arange(len(grids)), len(layout.targets))
     ignored = tuple(name for name in layout.ignored if name not in covariates)
     stamps = str(layout.timestamp)
     return TimedFrame(
@@ -195,56 +149,42 @@ def series_of(
     )
 
 
-def _grids(
-    instants: Int64[np.ndarray, " rows"],
-    starts: Int64[np.ndarray, " _"],
-    labels: list[str],
-    freq: Any,
-    times: TimeType,
-) -> list[Grid]:
+def _grids(rows: SortedRows, freq: Any) -> list[Grid]:
     """The grid of each series; series with the same times share one object."""
-    common = None if freq is None else parse_frequency(freq, times)
+    common = None if freq is None else parse_frequency(freq, rows.times)
     keys = []
     frequencies: dict[bytes, Frequency | None] = {}
-    for i in range(len(labels)):
-        part = instants[starts[i] : starts[i + 1]]
+    for i in range(len(rows.labels)):
+        part = rows.instants[rows.part(i)]
         keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
         if keys[-1] not in frequencies:
-            frequencies[keys[-1]] = common or infer_frequency(part, times)
+            frequencies[keys[-1]] = common or infer_frequency(part, rows.times)
     known = Counter(frequency.alias for frequency in frequencies.values() if frequency is not None)
     grids: dict[bytes, Grid] = {}
     for i, key in enumerate(keys):
         if key in grids:
             continue
-        part = instants[starts[i] : starts[i + 1]]
+        part = rows.instants[rows.part(i)]
         frequency = frequencies[key]
         if frequency is None:
             if len(known) != 1:
                 why = f"the others have {', '.join(known)}" if known else "no other series has one"
                 raise DataError(
-                    f"{labels[i]} has {len(part)} rows, too few or too irregular to find its "
+                    f"{rows.labels[i]} has {len(part)} rows, too few or too irregular to find its "
                     f"frequency, and {why}; give freq="
                 )
             frequency = next(f for f in frequencies.values() if f is not None)
-        grids[key] = lay_out(part, frequency, times, labels[i])
+        grids[key] = lay_out(part, frequency, rows.times, rows.labels[i])
     return [grids[key] for key in keys]
 
 
-def _check_finite(
-    values: Float64[np.ndarray, " rows"],
-    name: str,
-    instants: Int64[np.ndarray, " rows"],
-    starts: Int64[np.ndarray, " _"],
-    labels: list[str],
-    times: TimeType,
-) -> None:
+def _check_finite(values: Float64[np.ndarray, " rows"], name: str, rows: SortedRows) -> None:
     infinite = np.isinf(values)
     if infinite.any():
-        at = int(infinite.argmax())
-        series = labels[int(np.searchsorted(starts, at, side="right")) - 1]
+        series, time = rows.describe(int(infinite.argmax()))
         raise DataError(
-            f"{series}: column {name!r} is infinite at {times.show(int(instants[at]))} "
-            f"({int(infinite.sum())} such values); mark missing values as NaN"
+            f"{series}: column {name!r} is infinite at {time} ({int(infinite.sum())} such "
+            "values); mark missing values as NaN"
         )
 
 
@@ -265,21 +205,10 @@ def to_frame(
     quantiles: Float[np.ndarray, "N H Q"] | None = None,
     levels: Sequence[float] = (),
 ) -> Any:
-    """Writes forecasts as a long data frame.
+    """Writes forecasts of `timed.series`, and quantiles of these `levels`, as a long data frame.
 
-    Args:
-      timed: what was forecast.
-      point: the forecast of each series, in the order of `timed.series`.
-      quantiles: of each forecast, if there are any.
-      levels: of the quantiles, between 0 and 1.
-
-    Returns:
-      a pandas DataFrame with the id column, if there was one, the column of times, `target_name`,
-      `predictions` and one column per level, named "0.1" and so on. Ids and times are of the type
-      that they were of.
-
-    Raises:
-      DataError: the id or timestamp column has the name of another column of the result.
+    Its columns are the ids, if there were any, the times, `target_name`, `predictions` and one per
+    level, named "0.1" and so on. Ids and times keep their types.
     """
     import pandas as pd
 

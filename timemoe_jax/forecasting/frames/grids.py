@@ -7,7 +7,7 @@ in local time, so that a day ends where the next one begins, whatever its length
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -22,31 +22,22 @@ MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Frequency:
-    """The step between the times of a series: a pandas alias, or for step numbers the step as text.
+class Frequency(NamedTuple):
+    """The step between the times of a series."""
 
-    `step` counts units of the column, or multiples of `base`, the pandas offset of a calendar; that
-    is None for spans of time, periods and step numbers.
-    """
-
-    alias: str
-    step: int
-    base: Any = None
+    alias: str  # of pandas, or for step numbers the step as text
+    step: int  # in units of the column, or multiples of `base`
+    base: Any = None  # the pandas offset of a calendar; None for spans, periods and step numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """All times of a series from its first to its last, in integers as `TimeType.index` takes them.
-
-    `positions` says where the given rows are among them, None where every point has a row; `clock`
-    is the time of day of a calendar's dates, in units of the column, else 0.
-    """
+    """All times of a series from its first to its last."""
 
     frequency: Frequency
-    instants: Int64[np.ndarray, " T"]
-    positions: Int64[np.ndarray, " rows"] | None
-    clock: int
+    instants: Int64[np.ndarray, " T"]  # as `TimeType.index` takes them
+    positions: Int64[np.ndarray, " rows"] | None  # of the rows, None where every point has one
+    clock: int  # the time of day of a calendar's dates, in units of the column, else 0
 
     def place(self, values: Shaped[np.ndarray, " rows"], absent: float) -> Shaped[np.ndarray, " T"]:
         """Lays what the rows hold on the grid, with `absent` where there is no row."""
@@ -62,9 +53,6 @@ def parse_frequency(freq: Any, times: TimeType) -> Frequency:
 
     That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
     step numbers it is an integer.
-
-    Raises:
-      DataError: it is none, does not fit the column of times, or is not supported.
     """
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
@@ -224,11 +212,7 @@ def _month_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
 def lay_out(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
-    """Makes the grid from the first to the last of some increasing times.
-
-    Raises:
-      DataError: a time is not on the grid, or the grid would be far longer than the rows.
-    """
+    """Makes the grid from the first to the last of some increasing times."""
     if frequency.base is not None:
         return _lay_out_dates(instants, frequency, times, where)
     step = frequency.step
@@ -248,14 +232,13 @@ def _lay_out_dates(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
     days, clock, on_clock = _dates(instants, times)
-    _refuse(instants, on_clock, frequency, times, where)
     calendar = _dates_between(frequency.base, int(days[0]), int(days[-1]))
     places = np.searchsorted(calendar, days)
-    room = np.append(calendar, days[-1] + 1)
-    _refuse(instants, room[places] == days, frequency, times, where)
+    on_calendar = np.append(calendar, days[-1] + 1)[places] == days
     phases, counts = np.unique(places % frequency.step, return_counts=True)
     on_phase = places % frequency.step == phases[counts.argmax()]
-    _refuse(instants, on_phase, frequency, times, where)
+    for fits in (on_clock, on_calendar, on_phase):
+        _refuse(instants, fits, frequency, times, where)
     positions = (places - places[0]) // frequency.step
     _check_room(instants, int(positions[-1]) + 1, times, where)
     if positions[-1] + 1 == len(instants):

@@ -17,16 +17,12 @@ from timemoe_jax.forecasting.frames.regression import Adjustment
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameInputs:
-    """The series of a data frame, ready to be forecast.
-
-    `effects` is what covariates contribute to each series, None without covariates; `extra_ids` and
-    `extra_rows` are those of `AlignedCovariates`.
-    """
+    """The series of a data frame, ready to be forecast."""
 
     timed: TimedFrame
     horizon: int
-    effects: list[Adjustment] | None = None
-    extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)
+    effects: list[Adjustment] | None = None  # of the covariates of each series, if there are any
+    extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)  # see `AlignedCovariates`
     extra_rows: int = 0
 
     @property
@@ -123,9 +119,6 @@ def prepare_frame(
 
     The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
     `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
-
-    Raises:
-      DataError: the frame or a covariate cannot be used.
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     names = ColumnNames(id_column, timestamp_column, targets)

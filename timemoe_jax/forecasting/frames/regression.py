@@ -42,27 +42,18 @@ _STRENGTHS = 10.0 ** np.arange(-8, 6.25, 0.25)
 class Adjustment:
     """What covariates contribute to a series, measured from their mean effect in its past.
 
-    Attributes:
-      contribution_context: to take off the series before it is forecast, in its units; 0 where a
-        covariate is not known.
-      contribution_future: to add to its forecast and to each of its quantiles.
-      coefficients: of each column, in units of the series per unit of the column; 0 where ignored.
-      strength: of the ridge, relative to columns of unit variance; infinite where nothing
-        contributes.
-      ignored: for each column that was left out, why.
-      used: how many points the regression saw.
-      unknown: how many points, past and future, miss a covariate.
-      season: the length of the season that was taken off; 1 for none.
+    `contribution_context` is taken off the series before it is forecast, in its units, and is 0
+    where a covariate is not known; `contribution_future` is added to its forecast and quantiles.
     """
 
     contribution_context: Float64[np.ndarray, " T"]
     contribution_future: Float64[np.ndarray, " H"]
-    coefficients: Float64[np.ndarray, " C"]
-    strength: float
-    ignored: dict[str, str]
-    used: int
-    unknown: int
-    season: int
+    coefficients: Float64[np.ndarray, " C"]  # series units per column unit; 0 where ignored
+    strength: float  # of the ridge, for columns of unit variance; infinite if none contributes
+    ignored: dict[str, str]  # for each column that was left out, why
+    used: int  # points that the regression saw
+    unknown: int  # points, past and future, that miss a covariate
+    season: int  # points in the season that was taken off; 1 for none
 
 
 def fit_covariates(
@@ -77,15 +68,8 @@ def fit_covariates(
     """Estimates what covariates contribute to one series, from that series alone.
 
     A point whose value or covariate is NaN is left out of the regression. Of a covariate that is
-    not known at a time, the mean is taken.
-
-    Args:
-      values: the series, NaN where missing.
-      past: its covariates at the same times.
-      future: its covariates at the times to forecast.
-      season: points in a season; it is taken off where there are three seasons of it.
-      names: of the columns.
-      where: what to call the series in a message.
+    not known at a time, the mean is taken. A season of `season` points is taken off where the
+    series has three of them.
 
     Raises:
       DataError: an array is of another shape or infinite, or there are too few points.

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from timemoe_jax.data.formats.dates import parse_dates
-from timemoe_jax.data.formats.frames import date_namer, row_name
+from timemoe_jax.data.formats.frames import dates_of, row_name
 from timemoe_jax.errors import DataError
 
 # Units of a datetime64 in a second.
@@ -17,12 +16,9 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 @dataclasses.dataclass(frozen=True)
 class TimeType:
-    """What a column of times holds, and how it is written back.
+    """What a column of times holds, and how it is written back."""
 
-    `dtype` is datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer.
-    """
-
-    dtype: Any
+    dtype: Any  # datetime64, pandas' DatetimeTZDtype or PeriodDtype, or an integer
 
     @property
     def is_datetime(self) -> bool:
@@ -47,10 +43,7 @@ class TimeType:
         return _PER_SECOND[str(self.unit)]
 
     def index(self, instants: Int64[np.ndarray, " T"]) -> Any:
-        """The times as a pandas Index of this type.
-
-        `instants` are units since 1970 UTC, ordinals of periods, or step numbers.
-        """
+        """Units since 1970 UTC, ordinals of periods, or step numbers, as a pandas Index."""
         import pandas as pd
 
         if isinstance(self.dtype, pd.PeriodDtype):
@@ -88,10 +81,6 @@ def read_times(frame: Any, name: str, where: str) -> tuple[Int64[np.ndarray, " r
 
     The column holds datetime64 with or without a time zone, periods, integers, dates as text, or
     `datetime` and `date` objects; text and objects become datetime64.
-
-    Raises:
-      DataError: a time is missing or no date, the time zones are mixed, or the column holds
-        something else.
     """
     import pandas as pd
 
@@ -147,8 +136,7 @@ def _as_times(frame: Any, name: str, where: str) -> Any:
                 return pd.to_datetime(column, format=layout)
             except (Warning, ValueError, TypeError, OverflowError):
                 continue
-    cells = ["" if cell is None or cell != cell else str(cell) for cell in column]
-    parse_dates(cells, date_namer(frame, name, where))
+    dates_of(frame, name, where)
     # All of them are dates, so that pandas can only have refused their time zones.
     raise DataError(
         f"{title} mixes time zones or offsets from UTC; bring all rows to one time zone, "

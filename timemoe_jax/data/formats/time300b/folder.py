@@ -35,16 +35,9 @@ class TimeMoeFolderSource(SequenceSource):
     """The series of one folder in the Time-300B layout, in their original units.
 
     A large meta.json is converted once to an index that later openings use: see
-    `timemoe_jax.data.formats.time300b.index`.
-
-    Args:
-      folder: holds `meta.json` and the binary files that it names.
-
-    Attributes:
-      lengths: the points of each series [num_sequences]; read-only, int32 where that suffices.
-      source_name: the name of the folder.
-      domain: the name of the folder around it if that is one of `DOMAINS`, else None.
-      frequency: what `freq` or `frequency` of meta.json says of series without one of their own.
+    `timemoe_jax.data.formats.time300b.index`. `lengths` is read-only, int32 where that suffices;
+    `source_name` is the name of the folder; `domain` is the name of the folder around it if that is
+    one of `DOMAINS`, else None; `frequency` is that of series without one of their own.
 
     Raises:
       DataError: a file is missing, damaged, or at odds with `meta.json`.
@@ -113,16 +106,14 @@ def write_time_moe_folder(
     dtype: str = "float32",
     points_per_file: int = 1 << 28,
 ) -> None:
-    """Writes series in the Time-300B layout, as they are (not standardized).
+    """Writes series [T] in the Time-300B layout, as they are (not standardized).
 
-    Args:
-      folder: made if it does not exist; must not hold a meta.json.
-      sequences: one-dimensional series; taken one at a time, so a source can be given.
-      dtype: "float16", "float32" or "float64".
-      points_per_file: where to begin the next file, if need be in the middle of a series.
+    The folder is made if it does not exist. The series are taken one at a time, so that a source
+    can be given. `dtype` is "float16", "float32" or "float64"; a file that has `points_per_file` is
+    full, and a series may continue in the next.
 
     Raises:
-      DataError: the folder is in use, or a series is not one-dimensional or does not fit `dtype`.
+      DataError: the folder holds a meta.json, or a series is not [T] or does not fit `dtype`.
     """
     files, lengths = write_points(folder, sequences, dtype=dtype, points_per_file=points_per_file)
     entries = ((length, "") for length in lengths)
@@ -136,11 +127,7 @@ def write_points(
     dtype: str = "float32",
     points_per_file: int = 1 << 28,
 ) -> tuple[dict[str, int], Sequence[int]]:
-    """Writes the data files of a folder, which is no source before `write_meta` completes it.
-
-    Takes and raises what `write_time_moe_folder` does; returns the points of each file, and of
-    each sequence.
-    """
+    """As `write_time_moe_folder`, but without meta.json; returns the points of files and series."""
     folder = Path(folder)
     if dtype not in ("float16", "float32", "float64") or points_per_file < 1:
         raise DataError(
@@ -173,14 +160,8 @@ def write_meta(
 ) -> None:
     """Writes the meta.json of a folder whose sequences follow each other in its data files.
 
-    Args:
-      folder: holds the data files.
-      dtype: of the data files, a key of `DTYPES`.
-      files: the points of each data file.
-      entries: of each sequence its points, and the JSON of what else is known of it, with a comma
-        before: `', "mean": 1.5, "std": 2.0'`, or "". Taken one at a time.
-      num_sequences: how many entries there are.
-      frequency: the sampling frequency of sequences that have none of their own.
+    `files` holds the points of each data file. `entries` are taken one at a time: of each sequence
+    its points, and the JSON of what else is known of it, such as `', "mean": 1.5, "std": 2.0'`.
     """
     folder = Path(folder)
     head: dict[str, Any] = {} if frequency is None else {"frequency": frequency}

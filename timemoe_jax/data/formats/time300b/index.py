@@ -29,7 +29,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int, Int64
 
-from timemoe_jax.data.formats.lines import open_binary
+from timemoe_jax.data.formats.reading import open_binary
 from timemoe_jax.data.formats.time300b.meta import Columns, FolderMeta, Layout, check_files
 from timemoe_jax.errors import DataError
 
@@ -49,12 +49,9 @@ Scratch = Callable[[], IO[bytes]]
 
 
 class Entry(NamedTuple):
-    """Where a sequence begins, counted over all files, and the mean and std that undo its scaling.
+    """Where a sequence begins, and what undoes its scaling: NaN where it is stored as it was."""
 
-    Both are NaN where the values are stored as they were.
-    """
-
-    offset: int
+    offset: int  # points of all files before it
     mean: float
     std: float
 
@@ -64,16 +61,14 @@ class FolderIndex:
 
     `lengths` holds the points of each sequence [num_sequences], read-only, int32 if all fit;
     `layout` the data files and their dtype; `made_from` the size in bytes and the time of
-    modification in ns of the meta.json. A damaged index is a ValueError.
+    modification in ns of the meta.json; `checksum` is that of the header. A damaged index is a
+    ValueError.
     """
 
     def __init__(self, buffer: bytes | mmap.mmap, path: Path | None = None):
-        self._take(buffer, path)
-
-    def _take(self, buffer: bytes | mmap.mmap, path: Path | None) -> None:
         self._buffer = buffer
         self._path = path
-        header, self._checksum = _read_header(buffer)
+        header, self.checksum = _read_header(buffer)
         self.layout = Layout(*header["layout"])
         self.made_from: tuple[int, int] = tuple(header["made_from"])
         self._frequency_names: list[str] = header["frequencies"]
@@ -123,23 +118,19 @@ class FolderIndex:
         if zlib.crc32(values.data) != self._checksums[name][block]:
             raise ValueError(f"{name} of block {block} is damaged")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         if self._path is None:
-            return {"buffer": bytes(self._buffer)}
-        return {"path": self._path, "checksum": self._checksum}
+            return FolderIndex, (bytes(self._buffer),)
+        return _reopened, (self._path, self.checksum)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        path = state.get("path")
-        if path is None:
-            self._take(state["buffer"], None)
-            return
-        try:
-            self._take(_contents(path), path)
-            same = self._checksum == state["checksum"]
-        except (OSError, ValueError):
-            same = False
-        if not same:
-            raise DataError(f"{path} has changed since it was opened; open the folder again")
+
+def _reopened(path: Path, checksum: int) -> FolderIndex:
+    """Opens in another process the index that one process has open."""
+    with contextlib.suppress(OSError, ValueError):
+        index = FolderIndex(_contents(path), path)
+        if index.checksum == checksum:
+            return index
+    raise DataError(f"{path} has changed since it was opened; open the folder again")
 
 
 def _read_header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
@@ -160,11 +151,7 @@ def _contents(path: Path) -> bytes | mmap.mmap:
 
 
 def open_index(path: Path) -> FolderIndex:
-    """Opens the index of a meta.json, and makes it where there is none.
-
-    Raises:
-      DataError: meta.json or a data file is missing, damaged, or at odds with the other.
-    """
+    """Opens the index of a meta.json, and makes it where there is none."""
     version = _version(path)
     if version[0] < INDEX_FROM_BYTES:
         return _made_in_memory(path)
@@ -294,15 +281,10 @@ class _Table:
         """Takes the next sequences."""
         self._follow(columns.offsets, columns.lengths)
         self._has_statistics |= not np.isnan(columns.stds).all()
-        values = {
-            "length": columns.lengths,
-            "offset": columns.offsets,
-            "mean": columns.means,
-            "std": columns.stds,
-            "frequency": self._codes(columns.frequencies),
-        }
-        for name, column in self._columns.items():
-            column.add(values[name])
+        codes = self._codes(columns.frequencies)
+        values = (columns.lengths, columns.offsets, columns.means, columns.stds, codes)
+        for column, added in zip(self._columns.values(), values, strict=True):
+            column.add(added)
         self.count += len(columns.lengths)
 
     def _codes(self, frequencies: list[str | None]) -> np.ndarray:

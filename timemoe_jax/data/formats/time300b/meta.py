@@ -51,28 +51,21 @@ _DECODER = json.JSONDecoder()
 
 
 class Columns(NamedTuple):
-    """Some consecutive sequences of meta.json: their offsets over all files, and their points.
+    """Some consecutive sequences of meta.json."""
 
-    `means` and `stds` undo the scaling of the stored values, NaN where they are not scaled;
-    `frequencies` are sampling frequencies as text, None where a sequence has none.
-    """
-
-    offsets: Int64[np.ndarray, " n"]
+    offsets: Int64[np.ndarray, " n"]  # points of all files before each
     lengths: Int64[np.ndarray, " n"]
-    means: Float64[np.ndarray, " n"]
+    means: Float64[np.ndarray, " n"]  # NaN, as `stds`, where the stored values are not scaled
     stds: Float64[np.ndarray, " n"]
-    frequencies: list[str | None]
+    frequencies: list[str | None]  # None where a sequence has none of its own
 
 
 class Layout(NamedTuple):
-    """What meta.json says about a folder as a whole: the dtype and the points of each data file.
+    """What meta.json says about a folder as a whole."""
 
-    `dtype` is a key of `DTYPES`; `frequency` that of sequences that have none of their own.
-    """
-
-    dtype: str
-    files: dict[str, int]
-    frequency: str | None
+    dtype: str  # a key of `DTYPES`
+    files: dict[str, int]  # the points of each data file
+    frequency: str | None  # of sequences that have none of their own
 
 
 class FolderMeta:
@@ -94,7 +87,9 @@ class FolderMeta:
         while mark == ",":
             key = self._key()
             if key == "scales" and text.peek() == "[":
-                self._look_early()
+                if {"dtype", "files"} <= self._found.keys():
+                    # A missing file is noticed before the long reading.
+                    check_files(self._path, self._found["dtype"], self._found["files"])
                 self._found[key] = 0
                 for entries in text.elements("scales"):
                     yield _columns(self._path, entries, self._found[key])
@@ -123,11 +118,6 @@ class FolderMeta:
                 f"{self._path}: {key} must be of type {kind.__name__}, not {type(value).__name__}"
             )
 
-    def _look_early(self) -> None:
-        """Refuses a missing file before the long reading, where the files are listed first."""
-        if {"dtype", "files"} <= self._found.keys():
-            check_files(self._path, self._found["dtype"], self._found["files"])
-
     def layout(self) -> Layout:
         """What the whole file says, once `columns` has come to its end."""
         found = self._found
@@ -144,11 +134,7 @@ class FolderMeta:
 
 
 def check_files(path: Path, dtype: str, files: dict[str, Any]) -> dict[str, int]:
-    """Compares the data files on disk with what meta.json says, and returns them in order.
-
-    Raises:
-      DataError: the dtype is unknown, or a file is missing or of another size.
-    """
+    """Compares the data files on disk with what meta.json says, and returns them in order."""
     if dtype not in DTYPES:
         raise DataError(f"{path}: dtype is {_short(dtype)}; it must be one of {', '.join(DTYPES)}")
     itemsize = np.dtype(DTYPES[dtype]).itemsize
@@ -191,70 +177,62 @@ def _check_file(path: Path, name: str, points: Any, itemsize: int) -> None:
 def _columns(path: Path, entries: list[Any], first: int) -> Columns:
     """Turns entries of `scales` into columns; `first` is the number of the first entry."""
     try:
-        offsets = [entry["offset"] for entry in entries]
-        lengths = [entry["length"] for entry in entries]
+        counts = [[entry[key] for entry in entries] for key in ("offset", "length")]
     except (KeyError, TypeError):
         for i, entry in enumerate(entries, first):
-            if not isinstance(entry, dict) or not {"offset", "length"} <= entry.keys():
-                raise DataError(
-                    f"{path}: scales[{i}] must be an object with offset and length, not "
-                    f"{_short(entry)}"
-                ) from None
+            _check_entry(path, i, entry)
         raise
-    return Columns(
-        _whole_numbers(path, "offset", offsets, first),
-        _whole_numbers(path, "length", lengths, first),
-        *_statistics(path, entries, first),
-        _frequencies(path, entries, first),
+    statistics: list[list[Any]] = [[entry.get(key) for entry in entries] for key in ("mean", "std")]
+    frequencies = [entry.get("freq", entry.get("frequency")) for entry in entries]
+    # Entries are checked all at once where possible, and one by one to name the one that is wrong.
+    named = set(map(type, frequencies)) <= {str, type(None)} and "" not in frequencies
+    if not (named and _are_counts(*counts) and _are_scales(*statistics)):
+        for i, entry in enumerate(entries, first):
+            _check_entry(path, i, entry)
+    offsets, lengths = (np.array(values, np.int64) for values in counts)
+    means, stds = (np.array(values, np.float64) for values in statistics)
+    return Columns(offsets, lengths, means, stds, frequencies)
+
+
+def _are_counts(*columns: list[Any]) -> bool:
+    # Types rather than isinstance: true and false are whole numbers to Python.
+    return all(
+        set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _MOST_POINTS
+        for values in columns
     )
 
 
-def _whole_numbers(path: Path, key: str, values: list[Any], first: int) -> Int64[np.ndarray, " n"]:
-    # Types rather than isinstance: true and false are whole numbers to Python.
-    if set(map(type, values)) != {int} or min(values) < 0 or max(values) > _MOST_POINTS:
-        at, value = next(
-            (k, v)
-            for k, v in enumerate(values, first)
-            if type(v) is not int or not 0 <= v <= _MOST_POINTS
-        )
-        raise DataError(
-            f"{path}: sequence {at} has {key} {_short(value)}; it must be a whole number from 0 "
-            "to the points of the files"
-        )
-    return np.array(values, np.int64)
-
-
-def _statistics(
-    path: Path, entries: list[dict[str, Any]], first: int
-) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Returns mean and std of each sequence, both NaN for one that is stored as it was."""
-    means: list[Any] = [entry.get("mean") for entry in entries]
-    stds: list[Any] = [entry.get("std") for entry in entries]
-    plain = set(map(type, means)) | set(map(type, stds)) == {float}
-    # All at once where possible; one by one to name the entry that is wrong.
-    if plain and min(stds) > 0 and np.isfinite(means).all() and np.isfinite(stds).all():
-        return np.array(means), np.array(stds)
-    for i, (mean, std) in enumerate(zip(means, stds, strict=True), first):
-        if not (mean is None and std is None) and not _is_scale(mean, std):
-            raise DataError(
-                f"{path}: sequence {i} has mean {_short(mean)} and std {_short(std)}; they "
-                "must both be finite with std > 0, or both be left out"
-            )
-    return np.array(means, np.float64), np.array(stds, np.float64)
+def _are_scales(means: list[Any], stds: list[Any]) -> bool:
+    if set(map(type, means)) | set(map(type, stds)) == {float}:
+        return min(stds) > 0 and bool(np.isfinite(means).all() and np.isfinite(stds).all())
+    return all(map(_is_scale, means, stds))
 
 
 def _is_scale(mean: Any, std: Any) -> bool:
-    kinds = type(mean) in (int, float) and type(std) in (int, float)
+    if mean is None or std is None:
+        return mean is std
     most = sys.float_info.max
-    return kinds and abs(mean) <= most and 0 < std <= most
+    return {type(mean), type(std)} <= {int, float} and abs(mean) <= most and 0 < std <= most
 
 
-def _frequencies(path: Path, entries: list[dict[str, Any]], first: int) -> list[str | None]:
-    frequencies = [entry.get("freq", entry.get("frequency")) for entry in entries]
-    if set(map(type, frequencies)) != {type(None)}:
-        for i, entry in enumerate(entries, first):
-            _frequency(f"{path}: sequence {i}", entry)
-    return frequencies
+def _check_entry(path: Path, i: int, entry: Any) -> None:
+    if not isinstance(entry, dict) or not {"offset", "length"} <= entry.keys():
+        raise DataError(
+            f"{path}: scales[{i}] must be an object with offset and length, not {_short(entry)}"
+        ) from None
+    for key in ("offset", "length"):
+        if not _are_counts([entry[key]]):
+            raise DataError(
+                f"{path}: sequence {i} has {key} {_short(entry[key])}; it must be a whole number "
+                "from 0 to the points of the files"
+            )
+    mean, std = entry.get("mean"), entry.get("std")
+    if not _is_scale(mean, std):
+        raise DataError(
+            f"{path}: sequence {i} has mean {_short(mean)} and std {_short(std)}; they must both "
+            "be finite with std > 0, or both be left out"
+        )
+    _frequency(f"{path}: sequence {i}", entry)
 
 
 def _frequency(where: str, entry: dict[str, Any]) -> str | None:

@@ -53,7 +53,7 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
     """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
     They are fewer than asked for only where the file ends. A file that was deleted or replaced may
-    still be read as it was when it was opened. An OSError says that it cannot be read.
+    still be read as it was when it was opened.
     """
     if not hasattr(os, "preadv"):
         with open(path, "rb") as stream:
@@ -70,16 +70,9 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
 def read_points(
     paths: Sequence[str], starts: Sequence[int], begin: int, values: Shaped[np.ndarray, " n"]
 ) -> None:
-    """Fills `values`, of the dtype of the files, with points that follow each other in files.
+    """Fills `values`, of the dtype of the files, with the points from `begin` on.
 
-    Args:
-      paths: of the files.
-      starts: the first point of each file, then the number of all points.
-      begin: the first point to read.
-      values: takes as many points as it has room for, which must be there.
-
-    Raises:
-      DataError: a file cannot be read, or has become shorter.
+    `starts` holds the first point of each file, then the number of all points.
     """
     # A file without points shares its start with the next file: `bisect_right` finds that one.
     file, at, end = bisect.bisect_right(starts, begin) - 1, begin, begin + len(values)

@@ -1,7 +1,12 @@
-"""Text files with a series per line, which are scanned once and then read a line at a time."""
+"""Errors that name the file that is read, and text files with a series per line."""
 
+import contextlib
+import struct
+import tokenize
+import zipfile
+import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +15,25 @@ from jaxtyping import Float
 
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
+
+# What NumPy, zipfile and pyarrow raise for damaged files; an encrypted archive is a RuntimeError.
+_OF_DAMAGE: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError),
+    *(tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str, *others: type[Exception]) -> Iterator[None]:
+    """Turns what a damaged file makes a library raise into an error that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _OF_DAMAGE + others as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} cannot be read as {kind}: {reason}") from None
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -21,7 +45,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 class LineSource(SequenceSource):
-    """The series of a text file with one per line; it keeps where each line begins."""
+    """The series of a text file with one per line, which a scan finds and a read parses."""
 
     _path: Path
 
