@@ -100,7 +100,9 @@ class Case:
 
     def _masked_loss(self, output: ModelOutput) -> Float[Array, ""]:
         mask = jnp.asarray(self.expected["mask"], jnp.float32)
-        each = losses.forecast_losses(output.predictions, self.x[:, 1:], mask, delta=2.0)
+        each = losses.forecast_losses(
+            output.predictions, losses.Targets(self.x[:, 1:], mask), delta=2.0
+        )
         return sum(each.values(), jnp.zeros(())) / len(each) + self._balancing(output)
 
     def _full_loss(self, output: ModelOutput) -> Float[Array, ""]:

@@ -296,7 +296,7 @@ def test_only_a_name_is_a_name(folder, name):
 
 
 def test_names_are_those_of_the_folders(folder):
-    package = bundled.FOLDER.parents[1]
+    package = bundled.FOLDER
     for name in ("__pycache__", ".hidden", "Upper", "two words", "nano-2"):
         (package / name).mkdir()
     (package / "bundle.py").write_text("")

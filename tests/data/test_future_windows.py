@@ -168,15 +168,15 @@ def test_targets_beyond_the_inputs_by_hand():
     points = jnp.array([[0.0, 1.0, 2.0, 4.0, 7.0]])
     predictions = {1: jnp.zeros((1, 2, 1)), 3: jnp.array([[[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]]])}
     at = {p: jnp.arange(2) for p in (1, 3)}
-    mask = jnp.ones((1, 4))
-    found = losses.forecast_losses(predictions, points[:, 1:], mask, delta=9.0, at=at)
+    targets = losses.Targets(points[:, 1:], jnp.ones((1, 4)), at=at)
+    found = losses.forecast_losses(predictions, targets, delta=9.0)
     np.testing.assert_allclose(found[1], (0.5 + 2) / 2)
     np.testing.assert_allclose(found[3], 0.5 / 6, rtol=1e-6)
-    weights = losses.horizon_weights(mask, (1, 3), jnp.ones((1, 2)), None, at)
+    weights = targets._replace(positions=jnp.ones((1, 2))).counts((1, 3))
     assert {p: float(w) for p, w in weights.items()} == {1: 2, 3: 6}
     # Padding among what is aimed at does not count; nor does what lies past the end.
-    shorter = losses.horizon_weights(mask.at[0, 3].set(0), (1, 3, 9), None, None, {**at, 9: at[1]})
-    assert {p: float(w) for p, w in shorter.items()} == {1: 2, 3: 5, 9: 5}
+    shorter = targets._replace(mask=targets.mask.at[0, 3].set(0), at={**at, 9: at[1]})
+    assert {p: float(w) for p, w in shorter.counts((1, 3, 9)).items()} == {1: 2, 3: 5, 9: 5}
 
 
 def test_every_input_aims_as_far_as_its_head():
@@ -218,11 +218,13 @@ def test_quantile_heads_aim_beyond_the_inputs(use_positions):
     found = losses.quantile_losses(
         head,
         jnp.asarray(hidden, jnp.float32),
-        jnp.asarray(targets, jnp.float32),
-        jnp.asarray(mask, jnp.float32),
+        losses.Targets(
+            jnp.asarray(targets, jnp.float32),
+            jnp.asarray(mask, jnp.float32),
+            jnp.asarray(positions, jnp.float32) if use_positions else None,
+        ),
         horizon_lengths=(4,),
         levels=LEVELS,
-        positions=jnp.asarray(positions, jnp.float32) if use_positions else None,
     )
     errors = []
     for row, t, k in np.ndindex(2, 5, 4):

@@ -19,7 +19,7 @@ from timemoe_jax.evaluation.expert_pictures import plot_expert_usage
 from timemoe_jax.forecasting import engine
 from timemoe_jax.models.base import create_params
 from timemoe_jax.models.time_moe.model import TimeMoe
-from timemoe_jax.nn.experts.routing import router_statistics
+from timemoe_jax.nn.experts.routing import route, router_statistics
 from timemoe_jax.training import losses
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=4)
@@ -89,9 +89,6 @@ def test_a_bias_of_the_model_is_used():
     (x,) = _series(0, [20])
     expected = [[0, 0.5, 0, 0.5], [0.5, 0, 0.5, 0]]
     np.testing.assert_array_equal(expert_usage.expert_usage(model, x), expected)
-    path = expert_usage.expert_path(model, x)
-    assert (path[0] == [3, 1]).all()
-    assert (path[1] == [0, 2]).all()
 
 
 @settings(max_examples=12)
@@ -108,20 +105,26 @@ def test_shares_sum_to_one_whatever_the_batches(forecaster, seed, lengths, weigh
     np.testing.assert_allclose(other, usage, atol=1e-5 if weighted else 1e-12)
 
 
+def _choices(forecaster, series):
+    """The experts that each layer of the model chooses at every point [L, T, K]."""
+    mask = ~np.isnan(series)
+    mean, deviation = np.nanmean(series), np.nanstd(series)
+    x = np.where(mask, (series - mean) / (deviation or 1.0), 0).astype(np.float32)
+    logits = forecaster.model(jnp.asarray(x[None]), jnp.asarray(mask[None])).router_logits
+    return np.asarray(route(logits, TINY.num_experts_per_tok).indices)[:, 0]
+
+
 @settings(max_examples=12)
 @given(st.integers(0, 10**6), LENGTHS, st.data())
-def test_usage_counts_the_paths_of_all_series(forecaster, seed, lengths, data):
+def test_usage_counts_the_choices_of_all_series(forecaster, seed, lengths, data):
     series = _series(seed, lengths)
     for s in series:
         gaps = data.draw(st.sets(st.integers(0, len(s) - 1), max_size=len(s) - 1))
         s[list(gaps)] = np.nan
     counts = np.zeros((TINY.num_hidden_layers, TINY.num_experts))
     for s in series:
-        path = expert_usage.expert_path(forecaster, s)
-        assert path.shape == (TINY.num_hidden_layers, len(s), TINY.num_experts_per_tok)
-        assert ((path == -1) == np.isnan(s)[None, :, None]).all()
-        for layer, experts in enumerate(path):
-            counts[layer] += np.bincount(experts[experts >= 0], minlength=TINY.num_experts)
+        for layer, experts in enumerate(_choices(forecaster, s)):
+            counts[layer] += np.bincount(experts[~np.isnan(s)].ravel(), minlength=TINY.num_experts)
     usage = expert_usage.expert_usage(forecaster, series)
     np.testing.assert_allclose(usage, counts / counts.sum(axis=1, keepdims=True), rtol=1e-12)
 
@@ -130,10 +133,6 @@ def test_missing_points_around_a_series_change_nothing(forecaster):
     (x,) = _series(0, [25])
     before = x.copy()
     padded = np.concatenate([np.full(9, np.nan), x, np.full(30, np.nan)])
-    np.testing.assert_array_equal(
-        expert_usage.expert_path(forecaster, padded)[:, 9:34],
-        expert_usage.expert_path(forecaster, x),
-    )
     np.testing.assert_array_equal(
         expert_usage.expert_usage(forecaster, padded), expert_usage.expert_usage(forecaster, x)
     )
@@ -175,9 +174,8 @@ def test_batches_are_bounded(monkeypatch):
 
 def test_a_dense_model_is_refused():
     model = TimeMoe(dataclasses.replace(TINY, use_dense=True), rngs=nnx.Rngs(0))
-    for look in (expert_usage.expert_usage, expert_usage.expert_path):
-        with pytest.raises(ConfigError, match="the model is dense: it has no experts"):
-            look(model, np.arange(9.0))
+    with pytest.raises(ConfigError, match="the model is dense: it has no experts"):
+        expert_usage.expert_usage(model, np.arange(9.0))
 
 
 @pytest.mark.parametrize(
@@ -196,13 +194,6 @@ def test_bad_arguments_are_named(forecaster, options, message):
         expert_usage.expert_usage(forecaster, series, names=["a", "b"], **options)
 
 
-def test_a_path_is_of_one_series_that_fits(forecaster):
-    with pytest.raises(DataError, match=r"load must be one series .*, but 2 are given"):
-        expert_usage.expert_path(forecaster, np.ones((2, 9)), name="load")
-    with pytest.raises(DataError, match=r"load has 4097 points, more than .* 4096"):
-        expert_usage.expert_path(forecaster, np.ones(4097), name="load")
-
-
 def test_logits_that_are_not_finite_are_an_error(forecaster):
     series = [np.arange(9.0), 1e300 * np.arange(1.0, 9.0)]
     with pytest.raises(DataError, match=r"the router of series 1 is not finite; .*try 'instance'"):
@@ -210,7 +201,7 @@ def test_logits_that_are_not_finite_are_an_error(forecaster):
     np.testing.assert_allclose(expert_usage.expert_usage(forecaster, series).sum(axis=1), 1)
     broken = Forecaster(TINY, jax.tree.map(lambda p: p * jnp.nan, create_params(TINY, 0)))
     with pytest.raises(DataError, match=r"the router of .* parameters are not finite"):
-        expert_usage.expert_path(broken, np.arange(9.0))
+        expert_usage.expert_usage(broken, np.arange(9.0))
 
 
 def _lacking(path, colors):

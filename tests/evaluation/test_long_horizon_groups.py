@@ -71,7 +71,7 @@ def test_cells_of_one_head_are_a_group(covering, benchmark):
     groups = evaluate.group_cells(plan, covering, None)
     # 16, 6 and 10 read the head of 16; 3 and 4 that of 4; 20 reads both.
     assert _horizons(groups) == [(16, 6, 10), (3, 4), (20,)]
-    assert [group.places for group in groups] == [(0, 2, 5), (1, 4), (3,)]
+    assert [group.indices for group in groups] == [(0, 2, 5), (1, 4), (3,)]
 
 
 def test_cells_that_share_nothing_are_groups_of_one(covering, benchmark):

@@ -1,3 +1,4 @@
+import json
 import math
 
 import jaxtyping
@@ -15,6 +16,7 @@ from timemoe_jax.forecasting.scoring.metrics import (
     mean_width,
     pinball_loss,
     seasonal_scale,
+    without_nan,
 )
 
 NAN = np.nan
@@ -156,3 +158,10 @@ def test_levels_rise():
             check_levels(levels)
     with pytest.raises(DataError, match="quantiles hold 2 levels, but levels 1"):
         pinball_loss(np.zeros(3), np.zeros((3, 2)), [0.5])
+
+
+def test_json_has_no_nan():
+    nested = {96: [1.0, float("nan")], "inf": (float("-inf"), "text", None, 3)}
+    cleaned = without_nan(nested)
+    assert cleaned == {"96": [1.0, None], "inf": [None, "text", None, 3]}
+    json.dumps(cleaned, allow_nan=False)

@@ -258,12 +258,14 @@ def test_the_loss_of_each_head_one_by_one(length, packed):
     found = losses.quantile_losses(
         head,
         jnp.asarray(hidden),
-        jnp.asarray(targets),
-        jnp.asarray(mask),
+        losses.Targets(
+            jnp.asarray(targets),
+            jnp.asarray(mask),
+            jnp.asarray(positions),
+            None if segments is None else jnp.asarray(segments),
+        ),
         horizon_lengths=horizons,
         levels=levels,
-        positions=jnp.asarray(positions),
-        segments=None if segments is None else jnp.asarray(segments),
     )
     assert list(found) == list(horizons)
     for p in horizons:

@@ -53,7 +53,9 @@ def loss_and_gradient(config: TimeMoeConfig) -> tuple[jax.Array, nnx.State]:
         output = nnx.merge(graph, params)(x[:, :-1], mask[:, :-1])
         counted = mask[:, 1:].astype(jnp.float32)
         return sum(
-            losses.forecast_losses(output.predictions, x[:, 1:], counted, delta=2.0).values()
+            losses.forecast_losses(
+                output.predictions, losses.Targets(x[:, 1:], counted), delta=2.0
+            ).values()
         )
 
     return jax.jit(jax.value_and_grad(loss))(params_of(dataclasses.replace(config, remat="none")))

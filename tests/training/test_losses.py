@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from timemoe_jax.nn.experts.routing import router_statistics
 from timemoe_jax.training.losses import (
+    Targets,
     balancing_loss,
     dead_expert_share,
     dropped_share,
     expert_load,
     following,
     forecast_losses,
-    horizon_weights,
     huber,
     router_entropy,
     router_z_loss,
@@ -61,14 +61,14 @@ PREDICTIONS = {
 
 def test_forecast_losses_by_hand():
     """Head 1: errors 1, 3. Head 2: errors 0 and 2 at the first point, -2 at the second."""
-    found = forecast_losses(PREDICTIONS, TARGETS, MASK, delta=2.0)
+    found = forecast_losses(PREDICTIONS, Targets(TARGETS, MASK), delta=2.0)
     assert list(found) == [1, 2]
     np.testing.assert_allclose(found[1], (0.5 + 4) / 2)
     np.testing.assert_allclose(found[2], (0 + 2 + 2) / 3, rtol=1e-6)
 
 
 def test_a_whole_mask_counts_all_but_what_lies_past_the_end():
-    found = forecast_losses(PREDICTIONS, TARGETS, jnp.ones((1, 3)), delta=2.0)
+    found = forecast_losses(PREDICTIONS, Targets(TARGETS, jnp.ones((1, 3))), delta=2.0)
     # Head 1 adds an error of -9: 2 * (9 - 1). Head 2 adds -9 twice, and nothing past the end.
     np.testing.assert_allclose(found[1], (0.5 + 4 + 16) / 3, rtol=1e-6)
     np.testing.assert_allclose(found[2], (0 + 2 + 2 + 16 + 16) / 5, rtol=1e-6)
@@ -77,25 +77,28 @@ def test_a_whole_mask_counts_all_but_what_lies_past_the_end():
 def test_positions_drop_predictions():
     """A prediction made from a missing point does not count, though its targets do elsewhere."""
     positions = jnp.array([[1.0, 0.0, 1.0]])
-    found = forecast_losses(PREDICTIONS, TARGETS, MASK, delta=2.0, positions=positions)
+    targets = Targets(TARGETS, MASK, positions)
+    found = forecast_losses(PREDICTIONS, targets, delta=2.0)
     np.testing.assert_allclose(found[1], 0.5)
     np.testing.assert_allclose(found[2], (0 + 2) / 2)
-    weights = horizon_weights(MASK, (1, 2), positions)
+    weights = targets.counts((1, 2))
     assert {p: float(w) for p, w in weights.items()} == {1: 1.0, 2: 2.0}
 
 
 def test_no_target_crosses_a_segment_by_hand():
     """Points a a b b: the first aims at a, the second at nothing, the third at b."""
     segments = jnp.array([[1, 1, 2, 2]])
-    targets, whole = jnp.array([[1.0, 2.0, 3.0]]), jnp.ones((1, 3))
-    found = forecast_losses(PREDICTIONS, targets, whole, delta=2.0, segments=segments)
+    whole = Targets(jnp.array([[1.0, 2.0, 3.0]]), jnp.ones((1, 3)))
+    packed = whole._replace(segments=segments)
+    found = forecast_losses(PREDICTIONS, packed, delta=2.0)
     # Head 1: errors 1 and 3. Head 2: an error of 0, then one of -3 at the third, nothing beyond.
     np.testing.assert_allclose(found[1], (0.5 + 4) / 2)
     np.testing.assert_allclose(found[2], (0 + 4) / 2)
-    weights = horizon_weights(whole, (1, 2), None, segments)
+    weights = packed.counts((1, 2))
     assert {p: float(w) for p, w in weights.items()} == {1: 2.0, 2: 2.0}
-    one = forecast_losses(PREDICTIONS, targets, whole, delta=2.0, segments=jnp.ones_like(segments))
-    assert one == forecast_losses(PREDICTIONS, targets, whole, delta=2.0)
+    one = whole._replace(segments=jnp.ones_like(segments))
+    found = forecast_losses(PREDICTIONS, one, delta=2.0)
+    assert found == forecast_losses(PREDICTIONS, whole, delta=2.0)
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30, -7.0])
@@ -103,7 +106,7 @@ def test_targets_that_do_not_count_change_nothing(junk):
     """Neither the value nor the gradient, whatever is stored there."""
 
     def loss(predictions, targets):
-        return sum(forecast_losses(predictions, targets, MASK, delta=2.0).values())
+        return sum(forecast_losses(predictions, Targets(targets, MASK), delta=2.0).values())
 
     changed = TARGETS.at[0, 2].set(junk)
     value, gradient = jax.value_and_grad(loss)(PREDICTIONS, TARGETS)
@@ -116,7 +119,7 @@ def test_targets_that_do_not_count_change_nothing(junk):
 
 def test_a_head_without_targets_is_zero_with_a_finite_gradient():
     def loss(predictions):
-        return sum(forecast_losses(predictions, TARGETS, MASK * 0, delta=2.0).values())
+        return sum(forecast_losses(predictions, Targets(TARGETS, MASK * 0), delta=2.0).values())
 
     value, gradient = jax.value_and_grad(loss)(PREDICTIONS)
     assert value == 0
@@ -130,13 +133,12 @@ def test_micro_batches_add_up_to_the_batch(seed):
     predictions = {p: jnp.asarray(rng.normal(size=(4, 6, p)), jnp.float32) for p in (1, 3)}
     targets = jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)
     mask = jnp.asarray(rng.random((4, 6)) < np.array([[0.9], [0.9], [0.3], [0.1]]), jnp.float32)
-    whole = forecast_losses(predictions, targets, mask, delta=2.0)
-    weights = horizon_weights(mask, (1, 3))
+    whole = forecast_losses(predictions, Targets(targets, mask), delta=2.0)
+    weights = Targets(targets, mask).counts((1, 3))
     parts = [
         forecast_losses(
             {p: v[rows] for p, v in predictions.items()},
-            targets[rows],
-            mask[rows],
+            Targets(targets[rows], mask[rows]),
             delta=2.0,
             weights=weights,
         )
@@ -153,61 +155,61 @@ def test_following_from_some_positions():
     np.testing.assert_array_equal(following(values, 3, at)[0], [[4, 5, 0], [0, 1, 2], [5, 0, 0]])
 
 
-def random_heads(seed: int, targets: int, horizons: tuple[int, ...] = (1, 3)) -> tuple:
-    """Predictions at six positions, and that many targets with gaps; [2, ...]."""
+def random_heads(seed: int, count: int, horizons: tuple[int, ...] = (1, 3)) -> tuple:
+    """Predictions at six positions, and so many targets with gaps; [2, ...]."""
     rng = np.random.default_rng(seed)
     predictions = {p: jnp.asarray(rng.normal(size=(2, 6, p)), jnp.float32) for p in horizons}
-    mask = jnp.asarray(rng.random((2, targets)) < 0.8, jnp.float32)
+    mask = jnp.asarray(rng.random((2, count)) < 0.8, jnp.float32)
     positions = jnp.asarray(rng.random((2, 6)) < 0.8, jnp.float32)
-    return predictions, jnp.asarray(rng.normal(size=(2, targets)), jnp.float32), mask, positions
+    values = jnp.asarray(rng.normal(size=(2, count)), jnp.float32)
+    return predictions, Targets(values, mask, positions)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["", "packed"])
 def test_heads_read_at_every_position(packed):
     """Named one by one it is what None stands for, weights too."""
-    predictions, targets, mask, positions = random_heads(0, 6)
+    predictions, targets = random_heads(0, 6)
     segments = jnp.array([[1, 1, 1, 2, 2, 2, 2], [1, 2, 2, 2, 2, 3, 3]]) if packed else None
-    options = {"positions": positions, "segments": segments}
-    at = dict.fromkeys(predictions, jnp.arange(6))
-    every = forecast_losses(predictions, targets, mask, delta=2.0, **options)
-    assert every == forecast_losses(predictions, targets, mask, delta=2.0, at=at, **options)
-    named = horizon_weights(mask, (1, 3), positions, segments, at)
-    assert named == horizon_weights(mask, (1, 3), positions, segments)
+    targets = targets._replace(segments=segments)
+    named = targets._replace(at=dict.fromkeys(predictions, jnp.arange(6)))
+    every = forecast_losses(predictions, targets, delta=2.0)
+    assert every == forecast_losses(predictions, named, delta=2.0)
+    assert named.counts((1, 3)) == targets.counts((1, 3))
 
 
 @given(seed=st.integers(0, 2**16), stride=st.sampled_from([2, 3]))
 def test_phases_add_up_to_every_position(seed, stride):
     """Sums and counts of a head read at every n-th position, from each first one on."""
-    predictions, targets, mask, positions = random_heads(seed, 8)
+    predictions, targets = random_heads(seed, 8)
     ones = dict.fromkeys(predictions, jnp.ones(()))
     sums, counts = dict.fromkeys(predictions, 0.0), dict.fromkeys(predictions, 0.0)
     for first in range(stride):
         own = jnp.arange(first, 6, stride)
-        at = dict.fromkeys(predictions, own)
+        aimed_at = targets._replace(at=dict.fromkeys(predictions, own))
         read = {p: each[:, own] for p, each in predictions.items()}
-        options = {"delta": 2.0, "positions": positions, "at": at}
-        found = forecast_losses(read, targets, mask, weights=ones, **options)
-        weights = horizon_weights(mask, (1, 3), positions, None, at)
+        found = forecast_losses(read, aimed_at, delta=2.0, weights=ones)
+        weights = aimed_at.counts((1, 3))
         for p in predictions:
             sums[p] += float(found[p])
             counts[p] += float(weights[p])
-    every = dict.fromkeys(predictions, jnp.arange(6))
-    whole = forecast_losses(predictions, targets, mask, delta=2.0, positions=positions, at=every)
+    every = targets._replace(at=dict.fromkeys(predictions, jnp.arange(6)))
+    whole = forecast_losses(predictions, every, delta=2.0)
     for p in predictions:
         np.testing.assert_allclose(sums[p] / max(counts[p], 1), whole[p], rtol=1e-5)
 
 
 def test_a_head_read_now_and_then_has_the_loss_of_all_on_average():
     """Where every phase has as many targets."""
-    predictions, targets, mask, _ = random_heads(1, 8)
-    every = dict.fromkeys(predictions, jnp.arange(6))
-    whole = forecast_losses(predictions, targets, 0 * mask + 1, delta=2.0, at=every)
+    predictions, targets = random_heads(1, 8)
+    targets = Targets(targets.values, 0 * targets.mask + 1)
+    every = targets._replace(at=dict.fromkeys(predictions, jnp.arange(6)))
+    whole = forecast_losses(predictions, every, delta=2.0)
     phases = []
     for first in range(3):
         own = jnp.arange(first, 6, 3)
         read = {p: each[:, own] for p, each in predictions.items()}
         at = dict.fromkeys(predictions, own)
-        phases.append(forecast_losses(read, targets, 0 * mask + 1, delta=2.0, at=at))
+        phases.append(forecast_losses(read, targets._replace(at=at), delta=2.0))
     for p in predictions:
         np.testing.assert_allclose(np.mean([f[p] for f in phases]), whole[p], rtol=1e-5)
     assert len({float(f[3]) for f in phases}) == 3

@@ -19,7 +19,7 @@ from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training import step as training_step
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
-from timemoe_jax.training.losses import forecast_losses
+from timemoe_jax.training.losses import Targets, forecast_losses
 from timemoe_jax.training.objective import make_loss, read_at
 from timemoe_jax.training.optimizer import learning_rate_schedule
 from timemoe_jax.training.step import (
@@ -141,8 +141,8 @@ def test_by_default_an_update_is_that_of_the_whole_windows():
     def plain(values, mask):
         counted = mask.astype(jnp.float32)
         predictions = model(values[:, :-1], mask[:, :-1]).predictions
-        options = {"delta": 2.0, "positions": counted[:, :-1]}
-        return forecast_losses(predictions, values[:, 1:], counted[:, 1:], **options)
+        targets = Targets(values[:, 1:], counted[:, 1:], counted[:, :-1])
+        return forecast_losses(predictions, targets, delta=2.0)
 
     expected = plain(batch["values"], batch["mask"])
     for seed in (0, 7):

@@ -1,8 +1,8 @@
 """The mean of the parameters of several checkpoints of a run.
 
 Weight averaging (arXiv 1803.05407, Section 3.2): the mean of points along a run lies nearer to the
-middle of the flat region that the run has come to than any of them. Nothing else of a model has to
-be fitted anew: its norms keep no running statistics.
+middle of the flat region that the run has come to than any of them. Nothing else has to be fitted
+anew, since the norms of a model keep no running statistics.
 """
 
 import dataclasses
@@ -33,17 +33,10 @@ class Averaged(NamedTuple):
 
 
 def average_params(params: Iterable[nnx.State]) -> nnx.State:
-    """The mean of parameters, each value with the same weight.
+    """The mean of the parameters of one model at several times, summed in float64, in float32.
 
-    Args:
-      params: of one model at several times, at least one; read one after the other, so that two of
-        them are in memory at most.
-
-    Returns:
-      the mean, summed in float64 and rounded once to float32.
-
-    Raises:
-      CheckpointError: there is none, or their names or shapes differ.
+    They are read one after the other, so that at most two are in memory. None at all, and
+    parameters whose names or shapes differ, are a `CheckpointError`.
     """
     sums: dict[str, np.ndarray] = {}
     first: nnx.State | None = None
@@ -63,11 +56,7 @@ def average_params(params: Iterable[nnx.State]) -> nnx.State:
 
 
 def load_average(path: str | os.PathLike[str], last: int) -> Averaged:
-    """Loads the mean of the last checkpoints of a run.
-
-    Args:
-      path: the folder of a run, or its checkpoints folder.
-      last: how many of the newest checkpoints to average.
+    """Loads the mean of the `last` newest checkpoints of a run, or of its checkpoints folder.
 
     Raises:
       CheckpointError: there are fewer, one is damaged, or they are of different models.

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from timemoe_jax.checkpoints.step import as_path
-from timemoe_jax.checkpoints.trees import flatten, misfits, shapes_of, unflatten
+from timemoe_jax.checkpoints.step import as_path, new_folder, read_json
+from timemoe_jax.checkpoints.trees import flatten, in_shards, misfits, shapes_of, unflatten
 from timemoe_jax.config import DTYPES, from_mapping
 from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
@@ -56,29 +56,20 @@ def write_bundle(
     dtype: str = "bfloat16",
     steps: Sequence[int] = (),
 ) -> dict[str, int]:
-    """Writes a model.
+    """Writes a model into a new or empty folder; returns the size of each file in bytes, by name.
 
-    Args:
-      folder: made if needed; it must be empty or new.
-      config: of the model. How to compute it (`compute_fields` of its family) is not kept.
-      params: its parameters.
-      dtype: that all of them are stored in, "bfloat16" or "float32". bfloat16 rounds each by at
-        most one part in 256.
-      steps: of the run that the parameters are of.
-
-    Returns:
-      the size of each file in bytes, by name.
+    All parameters are stored in `dtype`: "float32", or "bfloat16", which rounds each by at most one
+    part in 256. How to compute the model (`compute_fields` of its family) is not kept; the steps of
+    the run that the parameters are of are.
 
     Raises:
       CheckpointError: the folder holds something, a parameter is not finite, or a file would be
         larger than `MAX_FILE_BYTES`.
       ConfigError: the dtype is another.
     """
-    place = as_path(folder)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype must be {' or '.join(DTYPES)}, but is {dtype!r}")
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise CheckpointError(f"{place} exists and is not an empty folder; nothing was written")
+    place = new_folder(folder)
     files = _weight_files(_flat(params, dtype))
     values = dataclasses.asdict(config)
     left_out = family_of(config).compute_fields
@@ -105,7 +96,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     """
     place = as_path(folder)
     files = read_verified(place)
-    content = _parse(place / MODEL_FILE, files.get(MODEL_FILE, b""))
+    content = read_json(place / MODEL_FILE, files.get(MODEL_FILE, b""))
     if content.get("format") != FORMAT:
         raise CheckpointError(
             f"{place / MODEL_FILE} has format {content.get('format')!r}, but this version reads "
@@ -120,11 +111,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
 
 def read_verified(folder: Any) -> dict[str, bytes]:
-    """The bytes of all files but the checksums, each of which they match.
-
-    Raises:
-      CheckpointError: one line that names every file that is missing, too many, or not as entries.
-    """
+    """The bytes of all files but the checksums; an error names each file that differs from them."""
     entries = _entries(folder)
     held = {path.name for path in folder.iterdir()} - {CHECKSUMS_FILE}
     problems = [f"{name} is missing" for name in sorted(set(entries) - held)]
@@ -151,13 +138,9 @@ def read_verified(folder: Any) -> dict[str, bytes]:
 
 def _entries(folder: Any) -> dict[str, Any]:
     """What the checksums say of each file."""
-    try:
-        data = (folder / CHECKSUMS_FILE).read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is damaged: {CHECKSUMS_FILE} is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{folder / CHECKSUMS_FILE} cannot be read: {error}") from None
-    entries = _parse(folder / CHECKSUMS_FILE, data)
+    if not (folder / CHECKSUMS_FILE).exists():
+        raise CheckpointError(f"{folder} is damaged: {CHECKSUMS_FILE} is missing")
+    entries = read_json(folder / CHECKSUMS_FILE)
     for name, entry in entries.items():
         if not isinstance(entry, dict) or entry.keys() != {"sha256", "bytes"}:
             raise CheckpointError(
@@ -182,11 +165,7 @@ def _weight_files(flat: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     from safetensors.numpy import save
 
     room = MAX_FILE_BYTES - _HEADER_BYTES
-    shards: list[dict[str, np.ndarray]] = [{}]
-    for name, part in _parts(flat, room):
-        if shards[-1] and sum(a.nbytes for a in shards[-1].values()) + part.nbytes > room:
-            shards.append({})
-        shards[-1][name] = part
+    shards = in_shards(_parts(flat, room), room)
     files = {f"weights-{i}.safetensors": save(shard) for i, shard in enumerate(shards, 1)}
     large = [name for name, data in files.items() if len(data) > MAX_FILE_BYTES]
     if large:
@@ -224,8 +203,8 @@ def _join(folder: Any, files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
             if of["dtype"] not in _DTYPES:
                 raise CheckpointError(f"{folder / file}: {name} is of the dtype {of['dtype']}")
             array = np.frombuffer(of["data"], _DTYPES[of["dtype"]]).reshape(of["shape"])
-            if found := re.fullmatch(r"(.+)\[(\d+):\d+\]", name):
-                parts.setdefault(found[1], {})[int(found[2])] = array
+            if part := re.fullmatch(r"(.+)\[(\d+):\d+\]", name):
+                parts.setdefault(part[1], {})[int(part[2])] = array
             else:
                 flat[name] = array
     for name, of in parts.items():
@@ -244,16 +223,6 @@ def _as_state(folder: Any, config: ModelConfig, flat: Mapping[str, np.ndarray]) 
         text = listed(problems, 5, "; ")
         raise CheckpointError(f"{folder}: the weights do not fit {MODEL_FILE}: {text}")
     return unflatten(params, {name: jnp.asarray(flat[name]) for name in wanted})
-
-
-def _parse(file: Any, data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not readable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} must hold a JSON object, but holds a {type(value).__name__}")
-    return value
 
 
 def _json(content: Any) -> bytes:

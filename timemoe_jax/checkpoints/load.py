@@ -19,6 +19,7 @@ from timemoe_jax.checkpoints.step import (
     damage_report,
     is_step_name,
     list_steps,
+    new_folder,
     read_meta,
     restore_tree,
 )
@@ -91,14 +92,8 @@ def save_model(
 ) -> None:
     """Writes the weights of a model as step 0 of a checkpoints folder.
 
-    Args:
-      folder: made if needed; one that already holds a model is refused.
-      config: of the model.
-      params: its parameters; each keeps its dtype.
-      published_config: the published `config.json` to keep with them.
-
-    Raises:
-      CheckpointError: the folder already holds a model, or cannot be written.
+    Each parameter keeps its dtype. A `published_config` is the `config.json` to keep with them. A
+    folder that already holds a model, or cannot be written, is a `CheckpointError`.
     """
     place = as_path(folder)
     if list_steps(place) or is_published(place) or is_bundle(place):
@@ -111,22 +106,15 @@ def save_model(
 def convert(
     source: str | os.PathLike[str], dest: str | os.PathLike[str], to_safetensors: bool = False
 ) -> str:
-    """Rewrites the weights of a model in another format, bit by bit.
+    """Rewrites the weights of a model in another format, bit by bit; returns a line about them.
 
-    Args:
-      source: anything that `load_model` reads.
-      dest: a folder that does not exist or is empty.
-      to_safetensors: write a published folder; otherwise a checkpoint of this library.
-
-    Returns:
-      one line that says what was written.
+    The source is anything that `load_model` reads, the destination a folder that is new or empty: a
+    published one with `to_safetensors`, otherwise a checkpoint of this library.
 
     Raises:
       CheckpointError: `source` cannot be loaded, or `dest` holds something.
     """
-    place = as_path(dest)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise CheckpointError(f"{place} exists and is not an empty folder; nothing was written")
+    place = new_folder(dest)
     model = load_model(source)
     if to_safetensors:
         write_published(place, model.config, model.params, model.published_config)

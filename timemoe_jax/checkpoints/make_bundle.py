@@ -17,19 +17,9 @@ def make_bundle(
 ) -> str:
     """Writes the newest checkpoint of a run, or the mean of its last ones, as a bundle.
 
-    Args:
-      run: anything that `checkpoint.load_model` reads; to average, the folder of a run.
-      folder: to write; it must be empty or new.
-      average: how many of the newest checkpoints to average.
-      dtype: to store all parameters in, "bfloat16" or "float32".
-
-    Returns:
-      what was written: a line for each file with its size, and one for all of them.
-
-    Raises:
-      CheckpointError: the run cannot be loaded or holds fewer checkpoints, the folder holds
-        something, or a file would be too large.
-      ConfigError: `average` is not positive, or the dtype is another.
+    The run is anything that `load_model` reads or, with `average` above 1, the folder of a run. The
+    folder and the dtype are those of `write_bundle`. The answer has a line for each file with its
+    size, and one for all of them; errors are those of `load_average` and `write_bundle`.
     """
     if average == 1:
         model = load_model(run)

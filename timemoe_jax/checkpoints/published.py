@@ -1,7 +1,7 @@
 """Published weights (`config.json` and safetensors) to and from the parameters of a model.
 
-What a family's tensors are called stands in its `PublishedFormat`, which both directions read.
-Nothing here needs PyTorch, and nothing is unpickled.
+The `PublishedFormat` of a family says what its tensors are called, in both directions. Nothing here
+needs PyTorch, and nothing is unpickled.
 """
 
 import itertools
@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from timemoe_jax.checkpoints.trees import flatten, shapes_of, unflatten
+from timemoe_jax.checkpoints.step import read_json
+from timemoe_jax.checkpoints.trees import flatten, in_shards, shapes_of, unflatten
 from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.base import (
     ModelConfig,
@@ -56,7 +57,7 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
         another shape than the configuration says; all of them are named.
     """
     path = Path(folder)
-    source_config = _read_json(path / "config.json")
+    source_config = read_json(path / "config.json")
     form = published_family(source_config.get("model_type")).published
     assert form is not None
     try:
@@ -76,7 +77,7 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
         flat[rule.path] = (
             np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
         )
-        _, params = abstract_model(config)
+    _, params = abstract_model(config)
     values = {name: jax.numpy.asarray(flat[name]) for name in flatten(params)}
     return Published(config, unflatten(params, values), source_config, unknown)
 
@@ -90,16 +91,9 @@ def write_published(
 ) -> list[Path]:
     """Writes `config.json` and safetensors that the published implementation loads.
 
-    Args:
-      folder: made if needed; one that already holds a model is refused.
-      config: of the model.
-      params: its parameters; each tensor keeps its dtype.
-      source_config: a published `config.json` to repeat instead of one derived from `config`.
-      max_shard_bytes: weights larger than this are cut into files of at most this size, with an
-        index.
-
-    Returns:
-      the files written.
+    It returns the paths of the files. Each tensor keeps its dtype. A given `source_config` is
+    repeated in place of one derived from the config. Weights of more than `max_shard_bytes` are cut
+    into files of at most this size, with an index.
 
     Raises:
       CheckpointError: the folder already holds a model.
@@ -170,33 +164,24 @@ def _as_tensors(config: ModelConfig, params: nnx.State) -> dict[str, np.ndarray]
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(value).__name__}")
-    return value
-
-
 def _tensor_files(path: Path) -> dict[str, Path]:
     """Which file holds each tensor: by the index where there is one, else the single file."""
-    from safetensors import SafetensorError, safe_open
-
     if (path / INDEX_FILE).exists():
-        weight_map = _read_json(path / INDEX_FILE).get("weight_map")
+        weight_map = read_json(path / INDEX_FILE).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{path / INDEX_FILE} has no weight_map")
         return {name: path / file for name, file in weight_map.items()}
     file = path / SINGLE_FILE
+    if not file.exists():
+        raise CheckpointError(f"{path} holds neither {SINGLE_FILE} nor {INDEX_FILE}")
+    return dict.fromkeys(_open(file).keys(), file)
+
+
+def _open(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(file, "np") as opened:
-            return dict.fromkeys(opened.keys(), file)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} holds neither {SINGLE_FILE} nor {INDEX_FILE}") from None
+        return safe_open(file, "np").__enter__()
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged: {error}") from None
 
@@ -205,17 +190,12 @@ class _Tensors:
     """The tensors of a folder, each file opened once and read tensor by tensor."""
 
     def __init__(self, folder: Path, files: Mapping[str, Path]):
-        from safetensors import SafetensorError, safe_open
-
         self._files = files
         self._open = {}
         for file in sorted(set(files.values())):
-            try:
-                self._open[file] = safe_open(file, "np").__enter__()
-            except FileNotFoundError:
-                raise CheckpointError(f"{folder}: the index names {file.name}, not there") from None
-            except SafetensorError as error:
-                raise CheckpointError(f"{file} is damaged: {error}") from None
+            if not file.exists():
+                raise CheckpointError(f"{folder}: the index names {file.name}, not there")
+            self._open[file] = _open(file)
         absent = [n for n, file in files.items() if n not in set(self._open[file].keys())]
         if absent:
             raise CheckpointError(
@@ -253,14 +233,7 @@ def _write_shards(path: Path, tensors: dict[str, np.ndarray], most: int) -> list
     """Writes one file, or several and an index where one would be larger than `most` bytes."""
     from safetensors.numpy import save_file
 
-    shards: list[dict[str, np.ndarray]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > most:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+    shards = in_shards(tensors.items(), most)
     if len(shards) == 1:
         save_file(tensors, path / SINGLE_FILE, metadata={"format": "pt"})
         return [path / SINGLE_FILE]

@@ -1,7 +1,7 @@
 """One step of a checkpoint on disk: its items, their checksums, and how damage is noticed.
 
 Everything read here is verified: JSON carries a checksum of itself, and the config item one of
-every array. What does not match is a `DamagedError`, which `checkpoint` turns into advice.
+every array. A mismatch is a `DamagedError`, which `damage_report` turns into advice.
 """
 
 import functools
@@ -43,7 +43,7 @@ class FrozenIterator:
 
 
 def import_orbax() -> Any:
-    """Orbax, imported late, as inference from published weights does without it."""
+    """Imports Orbax, late, since inference from published weights does without it."""
     import orbax.checkpoint
 
     logger = logging.getLogger("absl")
@@ -53,7 +53,7 @@ def import_orbax() -> Any:
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-    """Orbax tells of every step it takes; its errors arrive as exceptions."""
+    """Drops the log of every step that Orbax takes; its errors arrive as exceptions."""
     return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
@@ -64,6 +64,27 @@ def as_path(path: str | os.PathLike[str]) -> Any:
     from etils import epath  # type: ignore[import-untyped]
 
     return epath.Path(path)
+
+
+def new_folder(path: str | os.PathLike[str]) -> Any:
+    """The path of a folder to write; refuses one that holds something."""
+    folder = as_path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not an empty folder; nothing was written")
+    return folder
+
+
+def read_json(file: Any, data: bytes | None = None) -> dict[str, Any]:
+    """The JSON object in a file, of which `data` are the bytes if they have been read already."""
+    try:
+        value = json.loads(file.read_bytes() if data is None else data)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, but holds a {type(value).__name__}")
+    return value
 
 
 def list_steps(folder: Any) -> list[int]:
@@ -95,10 +116,10 @@ def read_meta(folder: Any) -> dict[str, Any]:
 
 
 def read_data(folder: Any, meta: Mapping[str, Any]) -> Any:
-    """The state of the data iterator in a step.
+    """Reads the state of the data iterator.
 
-    Where another number of processes saved it, what each of them saved must be the same, as it is
-    when a state only counts batches: then it is also the state of the processes of this run.
+    If another number of processes saved it, all of their states must be the same, as they are when
+    a state only counts batches: then that is also the state of the processes of this run.
     """
     if not meta["data"]:
         raise CheckpointError(f"{folder} holds no state of a data iterator")
@@ -140,7 +161,7 @@ def _read_checked(path: Any, what: str) -> dict[str, Any]:
 def restore_tree(
     folder: Any, item: str, meta: Mapping[str, Any], tree: Any, collective: bool = False
 ) -> Any:
-    """An item of a step in the form of `tree`; `collective` where all processes do this."""
+    """Reads an item of a step in the form of `tree`; `collective` where all processes do this."""
     records, wanted = meta["digests"].get(item), flatten(tree)
     if records is None:
         raise CheckpointError(f"{folder} holds no {item}")
@@ -162,7 +183,7 @@ def _read_arrays(
     shardings: Mapping[str, Any],
     collective: bool = False,
 ) -> dict[str, Any]:
-    """The arrays of an item, their checksums checked; on the host where they have no sharding."""
+    """Reads the arrays of an item and checks them; those without a sharding stay on the host."""
     if not records:
         return {}
     targets = {}
@@ -188,7 +209,7 @@ def _read_arrays(
 
 
 def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
-    """An Orbax item; raises `DamagedError`, and nothing else is printed, then or later."""
+    """Reads an Orbax item; a failure is a `DamagedError` and prints nothing, then or later."""
     ocp = import_orbax()
     _silence_late_reads()
     try:
@@ -204,10 +225,10 @@ def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _silence_late_reads() -> None:
-    """Keeps quiet about reads of Orbax that end after one of them has failed.
+    """Keeps quiet about reads by Orbax that end after one of them has failed and been reported.
 
     They report to an event loop that is closed by then, or are collected with their exception at
-    any time after, and Python prints a traceback of each. The first failure has been raised.
+    any later time; Python would print a traceback of each.
     """
     hook = sys.unraisablehook
 
@@ -249,7 +270,7 @@ def _is_good(folder: Any) -> bool:
 
 
 def damage_report(folder: Any, step: int, damage: DamagedError) -> CheckpointError:
-    """One line: what is wrong with a step, and where to go on from."""
+    """Says in one line what is wrong with a step, and from where to go on."""
     message = f"step {step} in {folder} is damaged: {damage}"
     others = [s for s in reversed(list_steps(folder)) if s != step]
     good = next((s for s in others if _is_good(folder / str(s))), None)

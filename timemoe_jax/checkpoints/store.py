@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run, the weights of a model, and one loader for every entry point.
+"""Checkpoints of a run: saved in the background, checked when they are read.
 
 A step of a run is a folder `<step>/` that is renamed into place once complete, so that a killed
 run leaves either a whole checkpoint or none. It holds the items
@@ -11,9 +11,9 @@ Everything carries a checksum of its own, because storage formats notice truncat
 flipped bit, and a resumed run must never go on from wrong numbers. The checksum of an array is the
 same however it is divided over devices and processes.
 
-Of several processes each makes its own `Checkpoints` of the same folder, which they share, and all
-of them save, restore, wait and close together. An array that is a process's own counts as the same
-in all. What one process cannot read or write is an error in every one.
+With several processes each makes its own `Checkpoints` of one folder, which they share, and all of
+them save, restore, wait and close together. Arrays that each process has by itself count as the
+same in all. A failure to read or write in one process is an error in every one.
 """
 
 import os
@@ -59,10 +59,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run.
+    """The checkpoints of a run, in a folder with one folder per step.
 
     Args:
-      folder: holds one folder per step; made by the first save.
+      folder: made by the first save.
       keep: how many of the newest to keep; None keeps all.
       config: the full configuration, of JSON-able values; its "model" is a `ModelConfig`.
       published_config: the published `config.json` that the model began as.
@@ -105,11 +105,7 @@ class Checkpoints:
         return list_steps(self.folder)
 
     def stored_config(self) -> dict[str, Any]:
-        """The configuration that the newest checkpoint was saved under.
-
-        Raises:
-          CheckpointError: there is no checkpoint, or the newest is damaged.
-        """
+        """The configuration that the newest checkpoint was saved under."""
         step = self._choose(None)
         try:
             return read_meta(self.folder / str(step))["config"]
@@ -127,14 +123,9 @@ class Checkpoints:
         """Saves the state as it is now, in the background; waits for a save still going on.
 
         A step that this object saved or restored is left as it is; another one of that number, of
-        an earlier run or damaged, is replaced.
-
-        Args:
-          step: how many updates have been made.
-          params: the parameters.
-          opt_state: any tree of arrays, as optax makes them.
-          data_iterator: with `get_state()`, as Grain's.
-          extra: numbers to get back from `restore`.
+        an earlier run or damaged, is replaced. The optimizer state is any tree of arrays, the data
+        iterator has `get_state()` as Grain's do, and `extra` are numbers to get back from
+        `restore`.
 
         Raises:
           CheckpointError: this save, or the one before, could not be written.
@@ -162,14 +153,12 @@ class Checkpoints:
         opt_state: Any = None,
         data_iterator: Any = None,
     ) -> Restored:
-        """Restores a checkpoint bit by bit, after checking every checksum.
+        """Restores a step, by default the newest, bit by bit, after checking every checksum.
 
-        Args:
-          step: which; None for the newest.
-          params: arrays or `jax.ShapeDtypeStruct`s of the parameters; where they have a sharding,
-            arrays come back with it. The dtypes are those saved.
-          opt_state: likewise; None leaves it unread.
-          data_iterator: set to its state at the time of the save; None leaves it unread.
+        The parameters and the optimizer state are given as arrays or `jax.ShapeDtypeStruct`s; where
+        they have a sharding, arrays come back with it, in the dtypes that were saved. A data
+        iterator is set to its state at the time of the save. An optimizer state or a data iterator
+        of None leaves it unread.
 
         Raises:
           CheckpointError: there is no such checkpoint, it is damaged (the message says where the
@@ -194,11 +183,7 @@ class Checkpoints:
         return Restored(step, restored, optimizer, meta["extra"])
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk.
-
-        Raises:
-          CheckpointError: it could not be written.
-        """
+        """Waits until what was saved is on disk; a `CheckpointError` if it could not be written."""
         if self._manager is not None:
             with self._writing(None):
                 self._manager.wait_until_finished()
@@ -275,7 +260,10 @@ class Checkpoints:
 
 
 def _common(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Of several processes, arrays of one of them on the host: process 0 writes its own."""
+    """Copies the arrays that each of several processes has by itself to the host.
+
+    Process 0 writes its own.
+    """
     if not distributed.is_distributed():
         return dict(flat)
     own = {n: a for n, a in flat.items() if isinstance(a, jax.Array) and a.is_fully_addressable}

@@ -1,7 +1,7 @@
 """Trees of parameters as flat dictionaries, and back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -52,6 +52,19 @@ def misfits(
 def shapes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape of each array, by name."""
     return {name: tuple(np.shape(array)) for name, array in arrays.items()}
+
+
+def in_shards(arrays: Iterable[tuple[str, np.ndarray]], most: int) -> list[dict[str, np.ndarray]]:
+    """Named arrays in order, as many in each part as keep it within `most` bytes."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, array in arrays:
+        if shards[-1] and size + array.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = array
+        size += array.nbytes
+    return shards
 
 
 def json_copy(value: Any) -> Any:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from timemoe_jax.cli.commands import Argument, Command, argument
 from timemoe_jax.data.formats.table_layout import TIME_NAMES, ColumnNames
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
@@ -13,70 +14,8 @@ from timemoe_jax.forecasting.frames.files import STEP, read_frame_file, with_ste
 from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
 
-def add_forecast(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to a parser."""
-    parser = commands.add_parser(
-        "forecast",
-        help="forecast the series of a CSV or Parquet file",
-        description=(
-            "Forecast the series of a CSV or Parquet file. In a long table the columns "
-            "unique_id/ds/y, item_id/timestamp/target and id/timestamp/target are recognized; in "
-            "any other every numeric column is a series."
-        ),
-    )
-    parser.add_argument("data", help="a CSV or Parquet file")
-    _add_shared(parser, levels="")
-    add = parser.add_argument
-    add("--future", help="a file of covariates at the times to forecast")
-    add("--past-covariate", action="append", default=[], help="a column of DATA; may come again")
-    add("--out", type=Path, help="the CSV to write; by default standard output")
-    add("--plot", type=Path, help="a PNG to write: context, forecast, intervals")
-    add("--backtest", type=int, metavar="K", help="score K earlier horizons beside seasonal naive")
-    add("--season", type=int, help="steps of a season; by default it is found")
-    parser.set_defaults(run=run_forecast)
-
-
-def add_plot(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to a parser."""
-    parser = commands.add_parser(
-        "plot",
-        help="draw the forecast of the last horizon beside what came, or which experts work",
-        description=(
-            "Forecast the last HORIZON points of each series from what is before them, and draw "
-            "both, with intervals; with --experts, also which experts each layer of the model "
-            "uses, a panel for each file."
-        ),
-    )
-    parser.add_argument("data", nargs="+", help="CSV or Parquet files")
-    _add_shared(parser, levels="80")
-    parser.add_argument("--out", type=Path, help="the picture of the forecasts")
-    parser.add_argument("--experts", type=Path, help="the picture of the experts")
-    parser.set_defaults(run=run_plot)
-
-
-def _add_shared(parser: argparse.ArgumentParser, levels: str) -> None:
-    """Adds what both commands take: which model forecasts how much, of which columns."""
-    model = "a bundled model's name, a run's workdir, a checkpoint or a published folder"
-    length = "read at most so many last points; by default as many as the model holds"
-    source = "where they come from: heads of the model, calibrated heads, conformal, or auto"
-    add = parser.add_argument
-    add("--checkpoint", required=True, help=model)
-    add("--horizon", type=int, required=True, help="points to forecast")
-    add("--context-length", type=int, help=length)
-    add("--id-column", help="the column that tells series apart")
-    add("--timestamp-column", help="the column of times")
-    add("--target", action="append", help="a column of values; may come again")
-    add("--freq", help="the step between times, such as h or MS")
-    add("--levels", default=levels, help="intervals in percent, such as 80,95")
-    add("--intervals", default="auto", help=source)
-
-
 def parse_coverages(text: str) -> tuple[float, ...]:
-    """The quantile levels of intervals given as "80,95".
-
-    Raises:
-      DataError: a coverage is not a number above 0 and below 100.
-    """
+    """The quantile levels of intervals given in percent, such as "80,95"."""
     levels: set[float] = set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         try:
@@ -224,3 +163,62 @@ def run_plot(args: argparse.Namespace) -> None:
             for path, prepared in zip(args.data, files, strict=True)
         }
         print(f"wrote {plot_expert_usage(args.experts, shares)}")
+
+
+def _shared(levels: str) -> tuple[Argument, ...]:
+    """What both commands take: which model forecasts how much, of which columns."""
+    model = "a bundled model's name, a run's workdir, a checkpoint or a published folder"
+    length = "read at most so many last points; by default as many as the model holds"
+    source = "where they come from: heads of the model, calibrated heads, conformal, or auto"
+    return (
+        argument("--checkpoint", required=True, help=model),
+        argument("--horizon", type=int, required=True, help="points to forecast"),
+        argument("--context-length", type=int, help=length),
+        argument("--id-column", help="the column that tells series apart"),
+        argument("--timestamp-column", help="the column of times"),
+        argument("--target", action="append", help="a column of values; may come again"),
+        argument("--freq", help="the step between times, such as h or MS"),
+        argument("--levels", default=levels, help="intervals in percent, such as 80,95"),
+        argument("--intervals", default="auto", help=source),
+    )
+
+
+_SCORED = "score K earlier horizons beside seasonal naive"
+COMMANDS = (
+    Command(
+        "forecast",
+        "forecast the series of a CSV or Parquet file",
+        run_forecast,
+        (
+            argument("data", help="a CSV or Parquet file"),
+            *_shared(levels=""),
+            argument("--future", help="a file of covariates at the times to forecast"),
+            argument(
+                "--past-covariate",
+                action="append",
+                default=[],
+                help="a column of DATA; may come again",
+            ),
+            argument("--out", type=Path, help="the CSV to write; by default standard output"),
+            argument("--plot", type=Path, help="a PNG to write: context, forecast, intervals"),
+            argument("--backtest", type=int, metavar="K", help=_SCORED),
+            argument("--season", type=int, help="steps of a season; by default it is found"),
+        ),
+        "In a long table the columns unique_id/ds/y, item_id/timestamp/target and "
+        "id/timestamp/target are recognized; in any other every numeric column is a series.",
+    ),
+    Command(
+        "plot",
+        "draw the forecast of the last horizon beside what came, or which experts work",
+        run_plot,
+        (
+            argument("data", nargs="+", help="CSV or Parquet files"),
+            *_shared(levels="80"),
+            argument("--out", type=Path, help="the picture of the forecasts"),
+            argument("--experts", type=Path, help="the picture of the experts"),
+        ),
+        "The last HORIZON points of each series are forecast from what is before them, and drawn "
+        "with intervals; --experts draws which experts each layer of the model uses, a panel for "
+        "each file.",
+    ),
+)

@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from timemoe_jax.cli import data, score
+from timemoe_jax.cli import data, forecast, score
 from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
-from timemoe_jax.cli.forecast import add_forecast, add_plot
 from timemoe_jax.cli.programs import report_errors
 
 
@@ -20,9 +19,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="timemoe", description="Forecast time series with sparse mixture-of-experts models."
     )
     commands = subcommands(parser)
-    add_forecast(commands)
-    add_plot(commands)
-    add_commands(commands, (score.COMMAND, *COMMANDS))
+    add_commands(commands, (*forecast.COMMANDS, score.COMMAND, *COMMANDS))
     data_parser = commands.add_parser("data", help="fetch, inspect and compare data")
     add_commands(subcommands(data_parser), data.COMMANDS)
     return parser

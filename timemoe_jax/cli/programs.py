@@ -50,16 +50,12 @@ def config_main(
     optional_flags: Sequence[tuple[str, str]] = (),
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> None:
-    """Runs a program that is driven by a config file.
+    """Runs a program that is driven by a config file: `run(config, *values of the further flags)`.
 
-    Args:
-      cls: the dataclass that the `ConfigDict` of `--config` becomes.
-      run: called with the config, and the values of the further flags in their order.
-      usage: what `--help` prints.
-      required_flags: (name, help) of further string flags.
-      optional_flags: more of them; None where they are not given.
-      on_failure: called with the exception that ends `run`; a mistake of the user's has been
-        printed by then, and is a `SystemExit`.
+    The `ConfigDict` of `--config` becomes a `cls`. Further flags are texts, each given as its name
+    and its help; an optional one that is not given is None. `usage` is what `--help` prints.
+    `on_failure` is called with the exception that ends `run`; a mistake of the user's has been
+    printed by then, and is a `SystemExit`.
     """
     from absl import app, flags
     from absl import logging as absl_logging

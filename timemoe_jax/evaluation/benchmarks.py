@@ -24,7 +24,7 @@ PUBLISHED_CONTEXTS = {96: 512, 192: 1024, 336: 2048, 720: 3072}
 ETT_HOURLY_BORDERS = (8640, 11520, 14400)
 ETT_QUARTER_HOURLY_BORDERS = (34560, 46080, 57600)
 
-_MODELS = ("base", "large", "ultra")
+PUBLISHED_MODELS = ("base", "large", "ultra")
 # MSE/MAE of the zero-shot forecasts (arXiv 2409.16040v4, Table 3).
 _ZERO_SHOT = """
 ETTh1 96    .357/.381 .350/.382 .349/.379
@@ -54,7 +54,7 @@ def _published() -> dict[tuple[str, int], dict[str, tuple[float, ...]]]:
     table = {}
     for name, horizon, *cells in map(str.split, _ZERO_SHOT.strip().splitlines()):
         scores = (tuple(map(float, cell.split("/"))) for cell in cells)
-        table[name, int(horizon)] = dict(zip(_MODELS, scores, strict=True))
+        table[name, int(horizon)] = dict(zip(PUBLISHED_MODELS, scores, strict=True))
     return table
 
 
@@ -68,11 +68,7 @@ def default_context(horizon: int) -> int:
 
 
 def find_dataset(name_or_path: str, data_dir: str | Path | None = None) -> Path:
-    """Finds a CSV by its path, or by its name, in any case, in a folder or one of its sub-folders.
-
-    Raises:
-      DataError: there is no such file, or there are several.
-    """
+    """Finds a CSV by its path, or by its name, in any case, in a folder or a folder within it."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -119,11 +115,8 @@ def load_benchmark(path: str | Path) -> Benchmark:
     """Reads a CSV, splits it and scales it by its train split.
 
     A file with "etth" or "ettm" in its name has the fixed borders of that dataset; in any other,
-    the first 70 percent of the rows are the train split and the last 20 percent the test split.
-
-    Raises:
-      DataError: the file cannot be read, is too short to be split, or has missing or infinite
-        values.
+    the first 70 percent of the rows are the train split and the last 20 percent the test split. A
+    file that is too short for that, or has missing or infinite values, is a DataError.
     """
     path = Path(path)
     table = read_csv(path)
@@ -224,11 +217,7 @@ class BenchmarkWindows:
     ]:
         """Yields the windows in order; only a batch at a time is in memory.
 
-        Yields:
-          scaled contexts and targets, the channel of each, and the row at which it starts.
-
-        Raises:
-          DataError: batch_size is not positive.
+        These are scaled contexts and targets, the channel of each, and the row at which it starts.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, but is {batch_size}")
@@ -268,9 +257,6 @@ def benchmark_windows(
     The first target is the first row of the test split, so its context lies before that. The
     protocol "published" leaves out the last window of each channel, as the published results do.
     At most `max_windows`, evenly spaced over all, are taken.
-
-    Raises:
-      DataError: an argument is out of range, or the splits are too short for such a window.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")

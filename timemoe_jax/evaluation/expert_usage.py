@@ -1,7 +1,4 @@
-"""Which experts a model uses: per dataset, and at every point of one series.
-
-The paper's Figure 4 (arXiv 2409.16040) for any model and any series.
-"""
+"""Which experts a model uses: the paper's Figure 4 (arXiv 2409.16040) for any model and series."""
 
 import functools
 from collections.abc import Sequence
@@ -11,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64
 
-from timemoe_jax.data.series import validate_series
-from timemoe_jax.errors import ConfigError, DataError
-from timemoe_jax.forecasting.contexts import Context, Inputs
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.forecasting.contexts import Inputs
 from timemoe_jax.forecasting.engine import Engine, check_finite
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import family_of
-from timemoe_jax.nn.experts.routing import Routing, route, router_statistics
+from timemoe_jax.nn.experts.routing import route, router_statistics
 
 LOGITS = "the output of the router"
 
@@ -72,49 +68,6 @@ def expert_usage(
     return totals / totals.sum(axis=1, keepdims=True)
 
 
-def expert_path(
-    source: Forecaster | nnx.Module,
-    series: Any,
-    normalize: str = "instance",
-    name: str = "the series",
-) -> Int[np.ndarray, "L T K"]:
-    """The experts that each layer chooses at every point of one series, best first.
-
-    Args:
-      source: a forecaster or a model that has experts.
-      series: one series [T], no longer than the model has positions; NaN where missing.
-      normalize: "instance" standardizes the series; "none" takes it as it is.
-      name: what to call it in an error.
-
-    Returns:
-      the number of an expert; -1 where the point is missing.
-
-    Raises:
-      ConfigError: the model is dense.
-      DataError: the series cannot be used; the message says why.
-    """
-    engine = _sparse_engine(source)
-    settings = engine.settings(0, None, normalize, 1, progress=False)
-    rows = validate_series(series, None if np.ndim(series) > 1 else [name])
-    limit = engine.config.max_position_embeddings
-    if len(rows) != 1:
-        raise DataError(f"{name} must be one series [T], but {len(rows)} are given")
-    (values,) = rows
-    if len(values) > limit:
-        raise DataError(
-            f"{name} has {len(values)} points, more than max_position_embeddings {limit}; "
-            "give a part of it"
-        )
-    contexts = [Context(values, 0, name)]
-
-    def compute(params: nnx.State, x: Array, mask: Array, steps: int) -> tuple[Array, Array]:
-        return _path_of_batch(engine.graph, params, x, mask)
-
-    ((_, _, (indices, finite)),) = engine.batches(contexts, settings, compute)
-    check_finite(LOGITS, np.asarray(finite)[:1], contexts, normalize)
-    return np.where(np.isnan(values)[None, :, None], -1, np.asarray(indices)[:, 0, -len(values) :])
-
-
 def usage_sums(
     logits: Float[Array, "L B T E"],
     mask: Bool[Array, "B T"],
@@ -131,21 +84,15 @@ def usage_sums(
         counts = mask.astype(jnp.float32)
         statistics = router_statistics(logits, num_experts_per_tok, counts, bias=bias)
         return jnp.sum(statistics.choices, axis=-2)
-    routing = _route_layers(logits, num_experts_per_tok, bias)
+    per_layer = None if bias is None else bias[:, None, None, :]
+    routing = route(logits, num_experts_per_tok, per_layer)
     # Where a point does not count, its weight may be anything, even not a number.
     weights = jnp.where(mask[None, :, :, None], routing.weights, 0)
     chosen = jax.nn.one_hot(routing.indices, logits.shape[-1], dtype=jnp.float32)
     return jnp.einsum("lbtk,lbtke->le", weights, chosen)
 
 
-def _route_layers(
-    logits: Float[Array, "L B T E"], num_experts_per_tok: int, bias: Float[Array, "L E"] | None
-) -> Routing:
-    per_layer = None if bias is None else bias[:, None, None, :]
-    return route(logits, num_experts_per_tok, per_layer)
-
-
-# The functions are global, and the structure of the model is a static argument, so that each shape
+# The function is global, and the structure of the model is a static argument, so that each shape
 # compiles once for all calls.
 @functools.partial(jax.jit, static_argnames=("graph", "weighted"))
 def _sums_of_batch(
@@ -155,32 +102,14 @@ def _sums_of_batch(
     mask: Bool[Array, "B T"],
     weighted: bool,
 ) -> tuple[Float[Array, "L E"], Bool[Array, " B"]]:
-    logits, bias, k = _router_logits(graph, params, x, mask)
-    return usage_sums(logits, mask, k, bias=bias, weighted=weighted), _finite(logits, mask)
-
-
-@functools.partial(jax.jit, static_argnames="graph")
-def _path_of_batch(
-    graph: nnx.GraphDef, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"]
-) -> tuple[Int[Array, "L B T K"], Bool[Array, " B"]]:
-    logits, bias, k = _router_logits(graph, params, x, mask)
-    return _route_layers(logits, k, bias).indices, _finite(logits, mask)
-
-
-def _router_logits(
-    graph: nnx.GraphDef, params: nnx.State, x: Float[Array, "B T"], mask: Bool[Array, "B T"]
-) -> tuple[Float[Array, "L B T E"], Float[Array, "L E"] | None, int]:
-    """The logits, the selection bias and how many experts are chosen."""
     model = nnx.merge(graph, params)
     family = family_of(model.config)
-    bias = family.selection_bias(params)
+    bias, k = family.selection_bias(params), family.experts_per_token(model.config)
     logits = model(x, mask).router_logits
-    return logits, None if bias is None else bias[...], family.experts_per_token(model.config)
-
-
-def _finite(logits: Float[Array, "L B T E"], mask: Bool[Array, "B T"]) -> Bool[Array, " B"]:
-    """Whether every observed point of a series has finite logits."""
-    return jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
+    bias = None if bias is None else bias[...]
+    # Whether every observed point of a series has finite logits.
+    finite = jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
+    return usage_sums(logits, mask, k, bias=bias, weighted=weighted), finite
 
 
 def _sparse_engine(source: Forecaster | nnx.Module) -> Engine:

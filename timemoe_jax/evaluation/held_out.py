@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float64
 
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.held_out_windows import Chunk, HeldOut, SourceWindows, read_windows
-from timemoe_jax.evaluation.tables import error_pair, markdown_table, without_nan
+from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
-from timemoe_jax.forecasting.scoring.metrics import ErrorSums
+from timemoe_jax.forecasting.scoring.metrics import ErrorSums, without_nan
 from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
@@ -146,21 +146,13 @@ def score(
     batch_size: int | str = "auto",
     progress: bool = False,
 ) -> HeldOutScores:
-    """Scores a model, the last value and the context's mean on the same windows.
+    """Scores a model (None: none), the last value and the context's mean on the same windows.
 
     Forecasts are made with normalize="instance". Contexts, truths and forecasts are standardized by
-    the context (population deviation); truths and forecasts are clipped to +-`clip`. A missing
-    truth counts for nothing; a window whose context is flat or ends with a missing point is not
-    scored, but counted.
-
-    Args:
-      forecaster: the model; None scores the other two alone.
-      held_out: the windows, of `choose_windows`.
-      clip: in deviations of the context, above 0.
-      num_read: how many of a context's last points the model reads, so that lengths can be compared
-        on the same windows and in the same units; None: all.
-      batch_size: of the forecasts, see `Forecaster.forecast`.
-      progress: whether to show a progress bar.
+    the context (population deviation); truths and forecasts are clipped to +-`clip`, in deviations
+    of the context. A missing truth counts for nothing; a window whose context is flat or ends with
+    a missing point is not scored, but counted. The model reads the last `num_read` points of each
+    context (None: all), so that lengths can be compared on the same windows and in the same units.
 
     Raises:
       DataError: clip is not above 0, num_read is not from 1 to the context's length, or the model

@@ -50,10 +50,8 @@ class HeldOut:
 def open_held_out(config: DataConfig, seed: int = 0) -> tuple[SequenceSource, list[SourcePart]]:
     """The series that a run validates on, and which are of which source.
 
-    The seed is that of the run: it decides which series `validation_fraction` holds out.
-
-    Raises:
-      DataError: the config holds nothing out, or something cannot be read.
+    The seed is that of the run: it decides which series `validation_fraction` holds out. A config
+    that holds nothing out is a DataError.
     """
     if config.validation_path:
         return open_parts(config.validation_path)
@@ -77,11 +75,7 @@ def _subset(
 def choose_sources(
     source: SequenceSource, parts: Sequence[SourcePart], names: str
 ) -> tuple[SequenceSource, list[SourcePart]]:
-    """Keeps some sources alone: those that `names` lists as "domain/source" with commas between.
-
-    Raises:
-      DataError: a name is of no source.
-    """
+    """Keeps only the sources that `names` lists as "domain/source" with commas between."""
     wanted = {name.strip() for name in names.split(",") if name.strip()}
     known = sorted({part.label for part in parts})
     if unknown := sorted(wanted.difference(known)):
@@ -103,17 +97,8 @@ def choose_windows(
     in a series too short for that, for the longest horizon that fits. At most `max_windows` of
     these starts are taken from each source, evenly spaced, one series after the other; series that
     have room for different horizons get equal shares, as far as they have enough starts. A window
-    is scored at every horizon that it has room for.
-
-    Args:
-      source: the series.
-      parts: which are of which source.
-      context_length: points of a context.
-      horizons: points to forecast, increasing.
-      max_windows: of each source.
-
-    Raises:
-      DataError: an argument cannot be used, or no series is long enough.
+    is scored at every horizon that it has room for; horizons are increasing. If no series is long
+    enough, that is a DataError.
     """
     context_length = positive_int("context_length", context_length)
     max_windows = positive_int("max_windows", max_windows)

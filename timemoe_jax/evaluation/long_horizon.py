@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from timemoe_jax.evaluation.benchmarks import (
+    PUBLISHED_MODELS,
     Benchmark,
     BenchmarkWindows,
     benchmark_windows,
@@ -32,7 +33,6 @@ from timemoe_jax.forecasting.scoring.metrics import ErrorSums
 from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
-PUBLISHED_MODELS = ("base", "large", "ultra")
 VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
 
 # Context parroting compares a season, but at least this many points: fewer say at what level a
@@ -50,7 +50,7 @@ class Group:
 
     benchmark: Benchmark
     windows: tuple[BenchmarkWindows, ...]  # of each cell
-    places: tuple[int, ...]  # the index of each cell in the manifest
+    indices: tuple[int, ...]  # of each cell in the manifest
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -59,22 +59,18 @@ class Group:
 
 
 def run(config: EvalConfig) -> dict[str, Any]:
-    """Scores every dataset at every horizon; prints a table and writes it with a manifest.
+    """Scores every dataset at every horizon; prints a table, and writes it with a manifest.
 
     `results.md` and `manifest.json` in the output folder are written anew after every group of
-    cells, so that a long evaluation that is cut short keeps what it has.
-
-    Returns:
-      the manifest.
-
-    Raises:
-      DataError, CheckpointError, ConfigError: what was given cannot be used; nothing is scored.
+    cells, so that a long evaluation that is cut short keeps what it has. The manifest is returned.
+    A mistake in the config is an error before anything is scored.
     """
     # Everything that can be wrong is looked at before the first forecast.
     benchmarks = [load_benchmark(find_dataset(d, config.data_dir)) for d in config.datasets]
     plan = [(b, _windows(b, h, config)) for b in benchmarks for h in config.horizons]
-    forecaster = _load(config)
-    if forecaster:
+    forecaster = None
+    if config.checkpoint:
+        forecaster = Forecaster.from_pretrained(config.checkpoint, config.dtype)
         for _, windows in plan:
             forecaster.usable_context(windows.context_length, windows.horizon)
     output = Path(config.output_dir)
@@ -89,8 +85,8 @@ def run(config: EvalConfig) -> dict[str, Any]:
     cells: dict[int, Cell] = {}
     for group in group_cells(plan, forecaster, config.max_windows):
         scored = evaluate_group(forecaster, group, config)
-        cells |= zip(group.places, scored, strict=True)
-        manifest["cells"] = [cells[place] for place in sorted(cells)]
+        cells |= zip(group.indices, scored, strict=True)
+        manifest["cells"] = [cells[index] for index in sorted(cells)]
         (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         (output / "results.md").write_text(results_table(manifest))
     print(results_table(manifest))
@@ -101,12 +97,6 @@ def run(config: EvalConfig) -> dict[str, Any]:
 def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> BenchmarkWindows:
     context = config.context_length or default_context(horizon)
     return benchmark_windows(benchmark, context, horizon, config.protocol, config.max_windows)
-
-
-def _load(config: EvalConfig) -> Forecaster | None:
-    if not config.checkpoint:
-        return None
-    return Forecaster.from_pretrained(config.checkpoint, config.dtype)
 
 
 def group_cells(
@@ -131,11 +121,11 @@ def group_cells(
         return id(benchmark), windows.context_length, heads, subset
 
     groups: dict[Hashable, list[int]] = {}
-    for place, cell in enumerate(plan):
-        groups.setdefault(key(*cell), []).append(place)
+    for index, cell in enumerate(plan):
+        groups.setdefault(key(*cell), []).append(index)
     return [
-        Group(plan[places[0]][0], tuple(plan[place][1] for place in places), tuple(places))
-        for places in groups.values()
+        Group(plan[indices[0]][0], tuple(plan[i][1] for i in indices), tuple(indices))
+        for indices in groups.values()
     ]
 
 
@@ -209,7 +199,7 @@ def _targets(
 
 
 def _score_fields(sums: Mapping[str, ErrorSums]) -> dict[str, float]:
-    """MSE and MAE of the model, whose names are bare, and of the baselines."""
+    """MSE and MAE of the model, under bare names, and of the baselines."""
     fields: dict[str, float] = {}
     for method, prefix in (("model", ""), *((name, f"{name}_") for name in BASELINES)):
         if method in sums:
@@ -246,7 +236,7 @@ def _describe(
     windows: BenchmarkWindows,
     config: EvalConfig,
 ) -> Cell:
-    """How a cell was obtained, in enough detail to obtain it again."""
+    """How the scores of a cell were obtained, in enough detail to obtain them again."""
     columns = zip(benchmark.columns, benchmark.mean.tolist(), benchmark.std.tolist(), strict=True)
     scaler = {name: {"mean": mean, "std": std} for name, mean, std in columns}
     return {

@@ -1,8 +1,6 @@
-"""How evaluations write their results: Markdown tables, pairs of errors, JSON without NaN."""
+"""How evaluations write their results: Markdown tables and pairs of errors."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,12 +17,3 @@ def number(value: float | None) -> str:
 def error_pair(mse: float | None, mae: float | None) -> str:
     """ "mse / mae"; nothing where one of them is None."""
     return "" if mse is None or mae is None else f"{number(mse)} / {number(mae)}"
-
-
-def without_nan(value: Any) -> Any:
-    """Nested dictionaries and sequences as JSON takes them: None in place of NaN and infinity."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

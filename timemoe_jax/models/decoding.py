@@ -1,7 +1,7 @@
 """Forecasting any horizon from heads of a few fixed ones (arXiv 2409.16040, Algorithm 1).
 
-Repeat: take the head that the plan names, read it at the last position, append its values, feed
-them back.
+The head that the plan names is read at the last position, and its values are appended to the
+series, again and again.
 """
 
 from typing import Any, NamedTuple
@@ -20,15 +20,11 @@ class Decoded(NamedTuple):
 def horizon_plan(
     horizon: int, horizon_lengths: tuple[int, ...], forecast_plan: str = "fitting"
 ) -> tuple[int, ...]:
-    """The heads to read, one after the other; the last may be cut.
+    """The heads to read, one after the other, for at least one point; the last may be cut.
 
     "fitting", as published: the longest that is no longer than what remains, else the shortest.
-    "covering": the shortest that is no shorter than what remains, else the longest.
-
-    Args:
-      horizon: points to forecast, at least 1.
-      horizon_lengths: those of the heads, increasing.
-      forecast_plan: which of the two.
+    "covering": the shortest that is no shorter than what remains, else the longest. The horizons of
+    the heads are increasing.
     """
     plan: list[int] = []
     remaining = horizon
@@ -46,13 +42,9 @@ def horizon_plan(
 def decode_uncached(
     model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
 ) -> Decoded:
-    """Forecasts with any model, reading the whole series anew for every head.
+    """Forecasts with a model of any family, reading the whole series anew for every head.
 
-    Args:
-      model: a module of any family.
-      x: contexts, normalized; not read where the mask is False.
-      mask: False where a point is missing or padding.
-      horizon: points to forecast; static.
+    The contexts are normalized, and not read where the mask is False; the horizon is static.
     """
     config = model.config
     points, quantiles = [], []

@@ -19,13 +19,8 @@ def non_crossing(outputs: Float[Array, "*N Q"], levels: tuple[float, ...]) -> Fl
         q[i] = q[i + 1] - softplus(c[i] + y[i])    below a
 
     where z are the standard normal's quantiles and softplus(c[i]) is the distance from z[i] to its
-    neighbor. So outputs of 0, about which a model starts, are the quantiles of what a z-scored
-    series has over all. Sums of positive steps are those of arXiv 2111.06581, which begins at the
-    lowest level.
-
-    Args:
-      outputs: y, one per level.
-      levels: increasing, in (0, 1).
+    neighbor. So outputs of 0, about which a model starts, are the quantiles of a z-scored series as
+    a whole. Sums of positive steps are those of arXiv 2111.06581, which begins at the lowest level.
     """
     normal = [statistics.NormalDist().inv_cdf(level) for level in levels]
     anchor = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))

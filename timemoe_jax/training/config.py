@@ -1,4 +1,4 @@
-"""What a training run is determined by."""
+"""The configuration of a training run."""
 
 import dataclasses
 from typing import ClassVar
@@ -20,12 +20,12 @@ class LossConfig:
     huber_delta: float = 2.0
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
-    # Of the mean squared log-sum-exp of the router's logits (arXiv 2202.08906, Eq. 5); 0: none.
+    # The factor of the router z-loss (arXiv 2202.08906, Eq. 5); 0 leaves it out.
     router_z_loss_factor: float = 0.0
-    # Of the pinball loss of the quantile heads, where model.quantile_levels asks for them.
+    # The factor of the pinball loss of quantile heads, if model.quantile_levels asks for them.
     quantile_loss_factor: float = 1.0
     # A head of P steps is read at every ceil(P / this)-th position, from a random one on, since
-    # neighbors aim at almost the same values; 0: at every position, as published.
+    # neighboring positions aim at almost the same values; 0 reads it at every one, as published.
     max_steps_per_position: int = 0
 
     def __post_init__(self) -> None:
@@ -54,11 +54,11 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     # Parameters that AdamW's decay leaves alone: "vectors" (norm scales and biases) or "none".
     weight_decay_exclude: str = "vectors"
-    # Of "muon": the learning rate of its matrices in units of the others', and their momentum.
+    # For "muon": the learning rate of its matrices over that of the others, and their momentum.
     matrix_rate_factor: float = 1.0
     muon_momentum: float = 0.95
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
-    router_bias_rate: float = 1e-3  # what an update moves a selection bias by: model.router_bias
+    router_bias_rate: float = 1e-3  # how far an update moves a model.router_bias
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "eps", "router_bias_rate", "matrix_rate_factor")
@@ -126,7 +126,7 @@ class TrainConfig:
 class ProfileConfig:
     """A window of updates to trace, for TensorBoard or Perfetto."""
 
-    start: int = 10  # updates of this start of the program before the trace
+    start: int = 10  # updates after the start of the program before the trace
     num_steps: int = 0  # updates to trace; 0: none
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class ProfileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything a training run is determined by."""
+    """Everything that determines a training run."""
 
     model: ModelConfig
     data: DataConfig

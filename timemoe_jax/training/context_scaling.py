@@ -16,24 +16,16 @@ from timemoe_jax.data.pipeline.standardize import FLAT_CONTEXT
 
 
 class Scaled(NamedTuple):
-    """Windows scaled by their contexts.
+    """Windows scaled by their contexts."""
 
-    Attributes:
-      values: of all points, inputs and what follows them.
-      positions: 1 where a forecast counts.
-    """
-
-    values: Float[Array, "B S"]
-    positions: Float[Array, "B T"]
+    values: Float[Array, "B S"]  # of all points: the inputs, and what follows them
+    positions: Float[Array, "B T"]  # 1 where a forecast counts
 
 
 def context_lengths(key: Array, mask: Bool[Array, "B T"], shortest: int) -> Int[Array, " B"]:
-    """Draws how many of the inputs of each window are its context, all lengths equally likely.
+    """Draws how many of the inputs of each window are its context, from `shortest` up.
 
-    Args:
-      key: of the random numbers.
-      mask: of the inputs, True where a point is observed.
-      shortest: the fewest; a series that ends before that is its own context.
+    All lengths are equally likely. A series that ends before the shortest is its own context.
     """
     available = last_observed(mask) + 1
     share = jax.random.uniform(key, available.shape)
@@ -56,14 +48,9 @@ def scale_by_context(
 ) -> Scaled:
     """Z-scores windows by the observed points of their contexts (population deviation).
 
-    A window whose context is flat has no scale, and none of its forecasts counts.
-
-    Args:
-      values: windows, of series that are z-scored as a whole.
-      mask: True where a point is observed.
-      contexts: the points of each context.
-      num_inputs: T, the points of a window that are read.
-      clip: how far from 0 values may lie; 0 is any distance.
+    The windows are of series that are z-scored as a whole, and `clip` bounds how far from 0 their
+    new values lie (0: no bound). A window whose context is flat has no scale, and none of its
+    forecasts counts.
     """
     index = jnp.arange(values.shape[1])
     used = mask & (index < contexts[:, None])

@@ -19,7 +19,7 @@ from timemoe_jax.data.pipeline.batches import make_dataset
 from timemoe_jax.data.pipeline.mixing import Mixture, share_metrics
 from timemoe_jax.data.pipeline.training_data import TrainingData
 from timemoe_jax.data.pipeline.windows import Windows
-from timemoe_jax.errors import TimeMoeError
+from timemoe_jax.errors import TimeMoeError, listed
 from timemoe_jax.runtime import distributed, partitioning
 from timemoe_jax.runtime.progress import progress_bar, say
 from timemoe_jax.training.config import ProfileConfig, RunConfig
@@ -39,10 +39,9 @@ def make_batches(
     train: bool,
     mixture: Mixture | None = None,
 ) -> Any:
-    """The batches of this process: its share of each batch of the run.
+    """The share that this process has of each batch of the run.
 
-    Those to validate on are shuffled as well, always alike, so that the first of them are of all
-    series.
+    Validation batches are shuffled too, always alike, so that the first of them cover all series.
     """
     index, count = partitioning.process_share(mesh)
     return make_dataset(
@@ -61,7 +60,7 @@ def make_batches(
 class StopSignal:
     """Notices SIGTERM, so that the loop can save and leave between two updates.
 
-    Of several processes each asks the others (`distributed.stop_requested`), and JAX listens.
+    With several processes JAX listens, and each asks the others: `distributed.stop_requested`.
     """
 
     def __init__(self) -> None:
@@ -83,17 +82,12 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._previous)
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this update; to be asked after each, in every process."""
+        """Whether to stop after this update; every process asks after every update."""
         return self._requested or distributed.stop_requested(step)
 
 
 class Trace:
-    """Records a window of updates for TensorBoard and Perfetto.
-
-    Args:
-      config: which updates, counted from where the program started.
-      folder: where the trace goes.
-    """
+    """Records the updates that the config asks for, for TensorBoard and Perfetto."""
 
     def __init__(self, config: ProfileConfig, folder: Path):
         self._first, self._last = config.start, config.start + config.num_steps
@@ -101,13 +95,13 @@ class Trace:
         self._running = False
 
     def before(self, update: int) -> None:
-        """To be called before each update, numbered from 0."""
+        """Starts the trace before its first update; updates are numbered from 0."""
         if self._first <= update < self._last and not self._running:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._running = True
 
     def after(self, update: int, result: Any) -> None:
-        """To be called with what each update gave."""
+        """Ends the trace once the result of its last update is there."""
         if self._running and update + 1 == self._last:
             jax.block_until_ready(result)
             self.close()
@@ -130,17 +124,7 @@ class _Step(NamedTuple):
 
 
 class Loop:
-    """Updates, and what happens every so many of them.
-
-    Args:
-      config: of the run.
-      mesh: of its devices.
-      update: the compiled `train_step.make_train_step`.
-      data: the windows.
-      saved: the checkpoints.
-      log: where metrics go; None in all processes but one.
-      trace: the window to profile.
-    """
+    """Runs updates, and what happens every so many of them; only one process has a log."""
 
     def __init__(
         self,
@@ -167,7 +151,7 @@ class Loop:
         self._meter = Meter()
 
     def run(self, state: TrainState, batches: Iterator[Any], stop: StopSignal) -> TrainState:
-        """Updates until the last step or a stop, and saves at the end."""
+        """Runs updates until the last step or a stop, and saves at the end."""
         train = self._config.train
         start = step = int(state.step)
         self._skipped = int(state.skipped)
@@ -252,18 +236,17 @@ class Loop:
         self._skipped += 1
         self._in_row += 1
         ids = [i for i in np.unique(done.sequences) if i >= 0]
-        names = ", ".join(self._data.train.source.name(int(i)) for i in ids[:8])
-        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        names = listed([self._data.train.source.name(int(i)) for i in ids])
         tqdm.write(
             f"step {done.step}: update skipped (loss {metrics['loss']}, gradient norm "
-            f"{metrics['gradient_norm']}); the batch holds {names}{more}",
+            f"{metrics['gradient_norm']}); the batch holds {names}",
             file=sys.stderr,
         )
         limit = self._config.train.max_nonfinite_in_row
         if self._in_row >= limit:
             raise TrainingError(
                 f"{limit} updates in a row were not finite, the last at step {done.step} with "
-                f"{names}{more}; lower optimizer.learning_rate or look at those sequences"
+                f"{names}; lower optimizer.learning_rate or look at those sequences"
             )
 
     def _write_interval(self, step: int) -> None:
@@ -274,7 +257,7 @@ class Loop:
         values["points_per_second"] = np.asarray(self._meter.rate())
         values["skipped_updates"] = np.asarray(self._skipped)
         points = _over_processes(self._mixed)
-        values.update(share_metrics(self._data.mixture.labels, points))
+        values |= share_metrics(self._data.mixture.labels, points)
         self._write(step, values)
         terms = ", ".join(
             f"{name} {float(values[name]):.4f}" for name in ("loss", "balancing_loss")
@@ -302,16 +285,16 @@ class Loop:
             arrays = self._place({name: batch[name] for name in ("values", "mask")})
             for name, value in self._validation(state.params, arrays).items():
                 sums[name] += float(value)
-        horizons = self._config.model.horizon_lengths
-        each = {p: sums[f"sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
-        mean = sum(each.values()) / len(each)
-        values = {"validation_loss": mean, **{f"validation_loss_{p}": v for p, v in each.items()}}
-        if self._config.model.quantile_levels:
-            heads = {p: sums[f"quantile_sum_{p}"] / max(sums[f"count_{p}"], 1.0) for p in horizons}
-            values["validation_quantile_loss"] = sum(heads.values()) / len(heads)
-            values |= {f"validation_quantile_loss_{p}": v for p, v in heads.items()}
+        values: dict[str, float] = {}
+        for kind in ("", "quantile_") if self._config.model.quantile_levels else ("",):
+            each = {
+                p: sums[f"{kind}sum_{p}"] / max(sums[f"count_{p}"], 1.0)
+                for p in self._config.model.horizon_lengths
+            }
+            values[f"validation_{kind}loss"] = sum(each.values()) / len(each)
+            values |= {f"validation_{kind}loss_{p}": loss for p, loss in each.items()}
         self._write(step, values)
-        say(f"step {step:,}: validation loss {mean:.4f}")
+        say(f"step {step:,}: validation loss {values['validation_loss']:.4f}")
         self._meter.restart()
 
 

@@ -1,6 +1,6 @@
 """The training objective, Huber and pinball on the heads, and what keeps the routers healthy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -33,94 +33,82 @@ def pinball(
 def following(
     values: Num[Array, "B S"], horizon: int, at: Int[Array, " R"] | None = None
 ) -> Num[Array, "B R P"]:
-    """For each position its value and the horizon - 1 after it, zeros past the end.
+    """For each position in `at` its value and the horizon - 1 after it, zeros past the end.
 
-    Args:
-      values: of S positions.
-      horizon: P, how many values to take.
-      at: the positions to begin at; None is all of them.
+    By default these are all S positions.
     """
     at = jnp.arange(values.shape[1]) if at is None else at
     padded = jnp.pad(values, ((0, 0), (0, horizon - 1)))
     return padded[:, at[:, None] + jnp.arange(horizon)]
 
 
-def _counted(
-    mask: Float[Array, "B S"],
-    positions: Float[Array, "B T"] | None,
-    segments: Int[Array, "B S+1"] | None,
-    horizon: int,
-    at: Int[Array, " R"] | None = None,
-) -> Float[Array, "B R P"]:
-    """1 where the target of a position's step counts."""
-    counted = following(mask, horizon, at)
-    own = slice(None) if at is None else at
-    if segments is not None:
-        aimed_at = following(segments[:, 1:], horizon, at)
-        counted = counted * (aimed_at == segments[:, :-1][:, own, None])
-    return counted if positions is None else counted * positions[:, own, None]
+class Targets(NamedTuple):
+    """What predictions aim at: S values, which a head P at position t reads as values[t : t + P].
 
-
-def horizon_weights(
-    mask: Float[Array, "B S"],
-    horizon_lengths: tuple[int, ...],
-    positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B S+1"] | None = None,
-    at: Mapping[int, Int[Array, " R"]] | None = None,
-) -> dict[int, Float[Array, ""]]:
-    """How many (position, step) targets of each head count.
-
-    Args:
-      mask: 1 where a target counts, 0 where it is missing or padding.
-      horizon_lengths: of the heads.
-      positions: 1 where a prediction counts; None counts all.
-      segments, at: see `forecast_losses`.
+    S is at least the number of inputs T, since a head may aim beyond them.
     """
 
-    def weight(p: int) -> Float[Array, ""]:
-        return jnp.sum(_counted(mask, positions, segments, p, at[p] if at else None))
+    values: Float[Array, "B S"]  # the value after each position
+    mask: Float[Array, "B S"]  # 1 where a target counts, 0 where it is missing or padding
+    # 1 where a prediction counts, 0 where it was made from a missing point; None counts all.
+    positions: Float[Array, "B T"] | None = None
+    # Of each position and of the point after the last: a target counts for positions of its own
+    # segment. None is one segment.
+    segments: Int[Array, "B S+1"] | None = None
+    # By horizon, the positions at which that head was read; None is all S of them.
+    at: Mapping[int, Int[Array, " R"]] | None = None
 
-    return {p: weight(p) for p in horizon_lengths}
+    def following(self, horizon: int) -> Float[Array, "B R P"]:
+        """The values that the head of a horizon aims at."""
+        return following(self.values, horizon, self.at[horizon] if self.at else None)
+
+    def counted(self, horizon: int) -> Float[Array, "B R P"]:
+        """1 where the target of a position's step counts; past the end nothing does."""
+        at = self.at[horizon] if self.at else None
+        counted = following(self.mask, horizon, at)
+        read = slice(None) if at is None else at
+        if self.segments is not None:
+            aimed_at = following(self.segments[:, 1:], horizon, at)
+            counted = counted * (aimed_at == self.segments[:, :-1][:, read, None])
+        return counted if self.positions is None else counted * self.positions[:, read, None]
+
+    def counts(self, horizon_lengths: Iterable[int]) -> dict[int, Float[Array, ""]]:
+        """How many (position, step) targets of each head count."""
+        return {p: jnp.sum(self.counted(p)) for p in horizon_lengths}
+
+    def part(self, start: Array, size: int) -> "Targets":
+        """Those of `size` positions from `start` on; past the end nothing counts."""
+
+        def cut(a: Array, more: int = 0) -> Array:
+            padded = jnp.pad(a, ((0, 0), (0, size)))
+            return jax.lax.dynamic_slice_in_dim(padded, start, size + more, axis=1)
+
+        return Targets(
+            cut(self.values),
+            cut(self.mask),
+            None if self.positions is None else cut(self.positions),
+            None if self.segments is None else cut(self.segments, 1),
+        )
 
 
 def forecast_losses(
     predictions: Mapping[int, Float[Array, "B R P"]],
-    targets: Float[Array, "B S"],
-    mask: Float[Array, "B S"],
+    targets: Targets,
     *,
     delta: float,
-    positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B S+1"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
-    at: Mapping[int, Int[Array, " R"]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
 
-    Args:
-      predictions: by horizon P, the P values after each position.
-      targets: the value after each position, of at least all that were read, since a head may
-        aim beyond them; head P at position t aims at targets[t : t + P].
-      mask: 1 where a target counts, 0 where it is missing or padding; past the end nothing counts.
-      delta: where Huber turns linear.
-      positions: 1 where a prediction counts, 0 where it was made from a missing point; None
-        counts all.
-      segments: of every point of the windows, that is of each position and of the point after the
-        last: a target counts for positions of its own segment. None is one segment.
-      weights: what to divide each sum by; by default the targets that this mask counts. A batch
-        cut into micro-batches passes the whole batch's `horizon_weights`, so that the parts add up
-        to its loss.
-      at: by horizon, the positions at which that head was read; None is all S of them.
-
-    Returns:
-      the loss of each head; 0 for one that has no target at all.
+    Huber turns linear at `delta`. The `weights` are what to divide the sums by, by default
+    `targets.counts`: micro-batches pass the counts of the whole batch, so that their losses add up
+    to its loss. The loss of a head without a target is 0.
     """
-    if weights is None:
-        weights = horizon_weights(mask, tuple(predictions), positions, segments, at)
+    weights = targets.counts(predictions) if weights is None else weights
     losses = {}
     for p, predicted in predictions.items():
-        own = at[p] if at else None
-        counted = _counted(mask, positions, segments, p, own)
-        error = jnp.where(counted > 0, predicted - following(targets, p, own), 0)
+        counted = targets.counted(p)
+        error = jnp.where(counted > 0, predicted - targets.following(p), 0)
         losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses
 
@@ -128,47 +116,35 @@ def forecast_losses(
 def quantile_losses(
     quantile_head: Callable[[Array, int], Array],
     hidden: Float[Array, "B T D"],
-    targets: Float[Array, "B S"],
-    mask: Float[Array, "B S"],
+    targets: Targets,
     *,
     horizon_lengths: tuple[int, ...],
     levels: tuple[float, ...],
-    positions: Float[Array, "B T"] | None = None,
-    segments: Int[Array, "B S+1"] | None = None,
     weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean pinball loss of each head of quantiles over the targets that count.
 
-    The heads are read at a part of the positions at a time, as many parts as there are levels, and
-    again in the backward pass, so that they take about the memory that the point heads take.
-
-    Args:
-      quantile_head: from hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q].
-      hidden: of every position.
-      horizon_lengths: of the heads.
-      levels: of the quantiles.
-      targets, mask, positions, segments, weights: see `forecast_losses`.
-
-    Returns:
-      the loss of each head; 0 for one that has no target at all.
+    The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. They are
+    read at every position, whatever `targets.at` says: a part of the positions at a time, as many
+    parts as there are levels, and again in the backward pass, so that they take about the memory
+    that the point heads take. The weights are those of `forecast_losses`.
     """
     batch, length, features = hidden.shape
-    if positions is None:
-        positions = jnp.ones((batch, length))
+    if targets.positions is None:
+        targets = targets._replace(positions=jnp.ones((batch, length)))
     if weights is None:
-        at = dict.fromkeys(horizon_lengths, jnp.arange(length))
-        weights = horizon_weights(mask, horizon_lengths, positions, segments, at)
-    aims = _Aims(targets, mask, positions, segments)
+        every = dict.fromkeys(horizon_lengths, jnp.arange(length))
+        weights = targets._replace(at=every).counts(horizon_lengths)
     size = -(-length // len(levels))
     starts = jnp.arange(0, length, size)
     padded = jnp.pad(hidden, ((0, 0), (0, len(starts) * size - length), (0, 0)))
     parts = jnp.moveaxis(padded.reshape(batch, -1, size, features), 1, 0)
 
     def one(states: Array, start: Array, p: int) -> Array:
-        part = aims.part(start, size + p - 1)
-        counted = _counted(part.mask, part.positions, part.segments, p)[:, :size]
+        part = targets.part(start, size + p - 1)
+        counted = part.counted(p)[:, :size]
         # Chosen before the difference, so that what does not count has no gradient either.
-        aimed_at = jnp.where(counted > 0, following(part.targets, p)[:, :size], 0)
+        aimed_at = jnp.where(counted > 0, part.following(p)[:, :size], 0)
         error = pinball(quantile_head(states, p), aimed_at, levels)
         return jnp.sum(jnp.where(counted > 0, error, 0))
 
@@ -182,29 +158,6 @@ def quantile_losses(
     return {p: total / jnp.maximum(weights[p], 1) for p, total in totals.items()}
 
 
-class _Aims(NamedTuple):
-    """What predictions aim at, and what of it counts: see `forecast_losses`."""
-
-    targets: Array
-    mask: Array
-    positions: Array
-    segments: Array | None
-
-    def part(self, start: Array, size: int) -> "_Aims":
-        """Those of so many positions from one on; past the end nothing counts."""
-
-        def cut(a: Array, more: int = 0) -> Array:
-            padded = jnp.pad(a, ((0, 0), (0, size)))
-            return jax.lax.dynamic_slice_in_dim(padded, start, size + more, axis=1)
-
-        return _Aims(
-            cut(self.targets),
-            cut(self.mask),
-            cut(self.positions),
-            None if self.segments is None else cut(self.segments, 1),
-        )
-
-
 def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:
     """E * sum over slots k and experts e of f[k, e] * P[e], all layers pooled.
 
@@ -212,9 +165,6 @@ def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:
     As in the published code the sum is not divided by K (the paper's Eq. 10 is): uniform routing
     gives K, and every layer on the same K experts gives E. Layers collapsed onto disjoint experts
     look uniform to it, which is why `expert_load` is logged per layer.
-
-    Args:
-      statistics: sums per layer, [L, ...].
     """
     tokens = jnp.maximum(jnp.sum(statistics.tokens), 1)
     share = jnp.sum(statistics.choices, axis=0) / tokens
@@ -226,9 +176,6 @@ def router_z_loss(statistics: RouterStatistics) -> Float[Array, ""]:
     """Mean of logsumexp(logits)² over tokens, then over layers (arXiv 2202.08906, Eq. 5).
 
     It bounds the logits, so that a softmax stays where it has a gradient; it does not balance.
-
-    Args:
-      statistics: sums per layer, [L, ...].
     """
     return jnp.mean(statistics.squared_log_normalizer / jnp.maximum(statistics.tokens, 1))
 
@@ -256,13 +203,9 @@ def dropped_share(statistics: RouterStatistics) -> Float[Array, " L"]:
 
 
 def selection_bias_direction(statistics: RouterStatistics) -> Float[Array, "L E"]:
-    """sign(mean load - load): 1 for an expert of too few tokens, -1 for one of too many.
+    """sign(mean load - load) over a whole batch: 1 for an expert of too few tokens, -1 of too many.
 
-    The rule of loss-free balancing (arXiv 2408.15664, Alg. 1). Without a token there is no
-    direction: zeros.
-
-    Args:
-      statistics: of the whole batch, sums per layer, [L, ...].
+    This is the rule of loss-free balancing (arXiv 2408.15664, Alg. 1); without a token it gives 0.
     """
     counts = jnp.sum(statistics.choices, axis=-2)
     # Times E, since whole numbers are exact: an even load is not to look uneven by rounding.

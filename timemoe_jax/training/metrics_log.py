@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: `metrics.jsonl`, TensorBoard events, console lines."""
+"""The metrics of a run: `metrics.jsonl`, TensorBoard events, and a meter of its speed."""
 
 import json
 import math
@@ -13,11 +13,7 @@ import numpy as np
 class MetricsLog:
     """Writes each record to `metrics.jsonl` and, scalar by scalar, to TensorBoard.
 
-    A run that resumes at a step drops the records after it, so that none stands twice.
-
-    Args:
-      workdir: of the run.
-      start_step: the step the run resumes at; 0 for a new one.
+    A run that resumes at `start_step` drops the records after it, so that none stands twice.
     """
 
     def __init__(self, workdir: Path, start_step: int):

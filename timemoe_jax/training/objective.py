@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
@@ -22,7 +22,7 @@ Metrics = dict[str, Array]
 
 
 class LossParts(NamedTuple):
-    """The terms of a loss, and what the routers did."""
+    """The terms of a loss, and the statistics of the routers."""
 
     horizons: dict[int, Float[Array, ""]]
     quantiles: dict[int, Float[Array, ""]]  # empty for a model without quantile heads
@@ -32,12 +32,10 @@ class LossParts(NamedTuple):
 
 
 def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
-    """A batch scaled as the config says, with the positions whose forecasts count.
+    """A batch scaled as the config says, with the "positions" whose forecasts count.
 
-    Args:
-      config: of the run.
-      batch: of windows whose series are z-scored as a whole.
-      key: of the random lengths of contexts; None takes all inputs as the context.
+    The series of its windows come z-scored as a whole. The key draws the lengths of the contexts;
+    None takes all inputs as the context.
     """
     data, mask = config.data, batch["mask"]
     read = mask[..., : -data.future]
@@ -67,9 +65,7 @@ def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
 def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
     """By horizon, the positions at which that head is read; None is all inputs.
 
-    Args:
-      config: of the run.
-      key: of where the last of them lies; None reads all inputs.
+    The key draws where the last of them lies; without one every input is read.
     """
     length, most = config.data.length, config.loss.max_steps_per_position
     if config.data.future == 1 and not most:
@@ -85,34 +81,27 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
     return at
 
 
-def split_batch(
-    config: RunConfig, batch: Batch
-) -> tuple[Float[Array, "B *C T"], Bool[Array, "B *C T"], Array, Array]:
-    """Inputs and their mask [B, *C, T], targets and their mask as rows, one point later [R, S]."""
-    future, values, mask = config.data.future, batch["values"], batch["mask"]
-    targets, counted = _rows(values[..., 1:]), _rows(mask[..., 1:]).astype(jnp.float32)
-    return values[..., :-future], mask[..., :-future], targets, counted
-
-
-def target_weights(
-    config: RunConfig, batch: Batch, at: Mapping[int, Array] | None
-) -> dict[int, Float[Array, ""]]:
-    """How many targets of each head count in a prepared batch."""
-    _, _, _, counted = split_batch(config, batch)
-    return losses.horizon_weights(
-        counted, config.model.horizon_lengths, _rows(batch["positions"]), batch.get("segments"), at
+def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
+    """The targets of every row of a batch: its points from the second on."""
+    read = batch["mask"][..., : -config.data.future]
+    return losses.Targets(
+        values=_rows(batch["values"][..., 1:]),
+        mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
+        positions=_rows(batch.get("positions", read.astype(jnp.float32))),
+        segments=batch.get("segments"),
+        at=at,
     )
 
 
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossParts]]:
     """The objective (arXiv 2409.16040, Eq. 11) as a function of parameters and a batch.
 
-    For a model with quantile heads their pinball loss is added, times `loss.quantile_loss_factor`.
-    The function takes `params`, a `batch` (without "positions", forecasts from every observed point
-    count), the positions to read heads `at` (by default all inputs), the `weights`
-    (`losses.horizon_weights`) to divide by if the batch is part of a larger one, and the `share` it
-    has in the routers' losses of that. A target that is missing or padding never counts, nor does a
-    prediction made from one.
+    The pinball loss of quantile heads is added, times `loss.quantile_loss_factor`. The function
+    takes `params`, a `batch` (without "positions", forecasts from every observed point count) and
+    the positions to read heads `at` (by default all inputs). If the batch is part of a larger one,
+    it also takes the `weights` to divide by, `Targets.counts` of that, and the `share` of this one
+    in the routers' losses. A target that is missing or padding never counts, nor does a prediction
+    made from one.
     """
     graph, _ = abstract_model(config.model)
 
@@ -123,12 +112,13 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], LossParts]:
-        x, read, _, _ = split_batch(config, batch)
+        x, read = (batch[name][..., : -config.data.future] for name in ("values", "mask"))
         at = read_at(config, None) if at is None else at
         segments = batch.get("segments")
         model = nnx.merge(graph, params)
         output = model(x, read, None if segments is None else segments[:, :-1])
-        horizons, quantiles = _forecast_losses(config, model, output, batch, at, weights)
+        targets = targets_of(config, batch, at)
+        horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
         total = mean_of_heads(horizons)
         if quantiles:
             total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
@@ -147,34 +137,25 @@ def _forecast_losses(
     config: RunConfig,
     model: Any,
     output: ModelOutput,
-    batch: Batch,
-    at: dict[int, Array] | None,
+    targets: losses.Targets,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The losses of the point heads, and of the quantile heads if there are any."""
-    _, read, targets, counted = split_batch(config, batch)
-    options: dict[str, Any] = {
-        "positions": _rows(batch.get("positions", read.astype(jnp.float32))),
-        "segments": batch.get("segments"),
-        "weights": weights,
-    }
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
     predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
-    if at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(hidden[:, own], p) for p, own in at.items()}
-    horizons = losses.forecast_losses(
-        predictions, targets, counted, delta=config.loss.huber_delta, at=at, **options
-    )
+    if targets.at is not None:  # else the compiler would compute them all
+        predictions = {p: model.head(hidden[:, read], p) for p, read in targets.at.items()}
+    delta = config.loss.huber_delta
+    horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
     if not config.model.quantile_levels:
         return horizons, {}
     quantiles = losses.quantile_losses(
         model.quantile_head,
         hidden,
         targets,
-        counted,
         horizon_lengths=config.model.horizon_lengths,
         levels=config.model.quantile_levels,
-        **options,
+        weights=weights,
     )
     return horizons, quantiles
 
@@ -187,7 +168,7 @@ def mean_of_heads(of_heads: Mapping[int, Float[Array, ""]]) -> Float[Array, ""]:
 def _statistics(
     config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B T"]
 ) -> RouterStatistics:
-    """What the routers did; padding counts only where the config says so."""
+    """Sums of what the routers decided; padding counts only if the config says so."""
     logits, family = output.router_logits, family_of(config.model)
     bias = family.selection_bias(params)
     return router_statistics(
@@ -200,7 +181,7 @@ def _statistics(
 
 
 def _regularizer(config: RunConfig, parts: LossParts) -> Float[Array, ""]:
-    """What the routers add to the objective."""
+    """The part of the objective that is about the routers."""
     total = jnp.zeros(())
     factor = family_of(config.model).router_loss_factor(config.model)
     if factor:

@@ -1,4 +1,4 @@
-"""What an update makes of a gradient: clipping, AdamW or Muon, and the learning rate over time."""
+"""The optimizer: clipping, AdamW or Muon, and the learning rate over time."""
 
 import functools
 from typing import Any
@@ -12,10 +12,10 @@ from timemoe_jax.training.config import OptimizerConfig, RunConfig
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then down to the floor, which it reaches at `num_steps`.
+    """The learning rate: linear from 0 over the warm-up, then down to the floor at `num_steps`.
 
-    Down by a cosine, or, as `schedule` "stable" says, not before the last `decay_steps` and then
-    linearly (arXiv 2405.18392).
+    It falls by a cosine or, with `schedule` "stable", linearly within the last `decay_steps` alone
+    (arXiv 2405.18392).
     """
     if config.schedule == "stable":
         peak, decay = config.learning_rate, config.decay_steps
@@ -56,7 +56,7 @@ def _adamw(config: OptimizerConfig, num_steps: int, family: Family) -> optax.Gra
 
 
 def _muon(config: OptimizerConfig, num_steps: int, family: Family) -> optax.GradientTransformation:
-    """Orthogonalized momentum for the matrices; for all else Adam, with Nesterov's, undecayed."""
+    """Orthogonalized momentum for the matrices; for all else Adam, with Nesterov and no decay."""
     rate = learning_rate_schedule(config, num_steps)
     # The last two axes: those of layers and experts come first.
     axes = optax.contrib.MuonDimensionNumbers(-2, -1)

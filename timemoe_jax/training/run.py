@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 
 from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.pipeline.training_data import TrainingData, open_training_data
 from timemoe_jax.models.base import count_parameters, family_of
 from timemoe_jax.runtime import distributed, partitioning
@@ -44,12 +45,8 @@ def run(
 
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `config.json` there, and `profile/`
     if asked to. SIGTERM saves a checkpoint and returns. Of several processes (`distributed`) each
-    calls this with the same arguments.
-
-    Args:
-      config: of the run.
-      workdir: where it writes; shared by all processes.
-      devices: for the mesh; by default all of all processes.
+    calls this with the same arguments; they share the workdir. The mesh is of the given devices, by
+    default all of all processes.
 
     Raises:
       ConfigError, DataError, CheckpointError: what was given cannot be used.
@@ -66,7 +63,7 @@ def run(
         batch_size=config.train.batch_size,
     )
     say(_summary(config, data, mesh))
-    as_json = json.loads(json.dumps(dataclasses.asdict(config)))
+    as_json = json_copy(dataclasses.asdict(config))
     folder = workdir / "checkpoints"
     with Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
         batches = iter(make_batches(data.train, config, mesh, True, data.mixture))
@@ -110,7 +107,7 @@ def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> 
 
 
 def _memory(update: jax.stages.Compiled) -> str:
-    """What an update takes on each device, as the compiler planned it."""
+    """How much memory an update takes on each device, as the compiler planned it."""
     plan = update.memory_analysis()
     if plan is None:  # a backend that does not tell
         return "memory per device: not known before it is used"

@@ -1,7 +1,6 @@
 """How a run starts: its newest checkpoint, another model, or new parameters."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 from timemoe_jax.checkpoints.load import LoadedModel, load_model
 from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.models.base import Family, abstract_model, create_params, family_of
 from timemoe_jax.runtime.partitioning import BATCH
@@ -22,11 +22,7 @@ from timemoe_jax.training.step import TrainState, abstract_state, create_state
 
 
 def check_fits(config: RunConfig, mesh: Mesh) -> None:
-    """Refuses a mesh that does not divide a model or its batch.
-
-    Raises:
-      ConfigError: it names each dimension that is not divided, with both numbers.
-    """
+    """Refuses a mesh that does not divide a model or its batch; the error has both numbers."""
     model, train, size = config.model, config.train, mesh.shape
     batch = train.batch_size // train.gradient_accumulation
     parts = math.prod(size[axis] for axis in BATCH)
@@ -73,7 +69,7 @@ def start_or_resume(
 
 
 def _with_parts(loaded: LoadedModel, config: RunConfig, names: Sequence[str]) -> nnx.State:
-    """The loaded parameters, and those of parts it lacks as a new model has them."""
+    """Adds to loaded parameters those of the parts that they lack, as a new model has them."""
     old = dict(nnx.to_flat_state(loaded.params))
     paths = [path for path, _ in nnx.to_flat_state(abstract_model(config.model)[1])]
     lacking = [path for path in paths if path not in old]
@@ -92,11 +88,11 @@ def _with_parts(loaded: LoadedModel, config: RunConfig, names: Sequence[str]) ->
 
 def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
     """Refuses to resume a run of another model; other changes are the user's, and are named."""
-    then, now = saved.stored_config(), json.loads(json.dumps(dataclasses.asdict(config)))
+    then, now = saved.stored_config(), json_copy(dataclasses.asdict(config))
     # A field that was not there yet had its default.
     model = {**dataclasses.asdict(type(config.model)()), **then.get("model", {})}
     free = _free_fields(family_of(config.model))
-    differing = _differing(json.loads(json.dumps(model)), now["model"], free)
+    differing = _differing(json_copy(model), now["model"], free)
     if differing:
         raise CheckpointError(
             f"{saved.folder} is of another model; it has {', '.join(differing)} in this config: "
@@ -107,8 +103,7 @@ def _check_same_model(config: RunConfig, saved: Checkpoints) -> None:
         renamed = getattr(getattr(config, section), "RENAMED", {})
         held = {renamed.get(name, name): value for name, value in then.get(section, {}).items()}
         before = {field.name: field.default for field in fields} | held
-        before = json.loads(json.dumps(before))
-        for change in _differing(before, now[section]):
+        for change in _differing(json_copy(before), now[section]):
             say(f"resuming with a changed config: {section} had {change} now")
     if then.get("seed") != now["seed"]:
         say(f"resuming with a changed config: seed was {then.get('seed')}")

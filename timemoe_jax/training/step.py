@@ -25,7 +25,7 @@ from timemoe_jax.training.objective import (
     mean_of_heads,
     prepare,
     read_at,
-    target_weights,
+    targets_of,
 )
 from timemoe_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
@@ -42,20 +42,17 @@ class TrainState(NamedTuple):
 def create_state(
     config: RunConfig, params: nnx.State | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> TrainState:
-    """The state before the first update.
+    """The state before the first update: float32 `params`, by default initialized from the seed.
 
-    Args:
-      config: of the run.
-      params: to start from; by default initialized from the run's seed. They become float32.
-      mesh: where to put it, by the rules of its family; the numbers do not depend on it.
+    A mesh says where to put it, by the rules of the model's family, and changes no number.
     """
     state = functools.partial(_initial_state, config)
     if mesh is None:
         return state(params)
-    places = partitioning.shardings(jax.eval_shape(state, params), mesh, _rules(config))
+    _, shardings = _abstract_state(config, mesh, params)
     if params is not None:
-        params = jax.device_put(params, places.params)
-    return jax.jit(state, out_shardings=places)(params)
+        params = jax.device_put(params, shardings.params)
+    return jax.jit(state, out_shardings=shardings)(params)
 
 
 def _initial_state(config: RunConfig, params: nnx.State | None) -> TrainState:
@@ -67,17 +64,19 @@ def _initial_state(config: RunConfig, params: nnx.State | None) -> TrainState:
 
 
 def abstract_state(config: RunConfig, mesh: jax.sharding.Mesh) -> TrainState:
-    """Shapes, dtypes and places of a state, without allocating any."""
-    state = jax.eval_shape(functools.partial(_initial_state, config), None)
-    return jax.tree.map(_placed, state, partitioning.shardings(state, mesh, _rules(config)))
+    """Shapes, dtypes and shardings of a state, without allocating any."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        *_abstract_state(config, mesh),
+    )
 
 
-def _rules(config: RunConfig) -> partitioning.Rules:
-    return family_of(config.model).rules()
-
-
-def _placed(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+def _abstract_state(
+    config: RunConfig, mesh: jax.sharding.Mesh, params: nnx.State | None = None
+) -> tuple[TrainState, TrainState]:
+    """The shapes and dtypes of the initial state, and its shardings."""
+    state = jax.eval_shape(functools.partial(_initial_state, config), params)
+    return state, partitioning.shardings(state, mesh, family_of(config.model).rules())
 
 
 def batch_arrays(config: RunConfig) -> dict[str, Any]:
@@ -102,10 +101,9 @@ def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages
 def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) -> Any:
     """The update as a jitted function (state, batch) -> (state, metrics); it donates the state.
 
-    On a mesh the state stays where it is, and the metrics are the same on every device.
-
-    A loss or a gradient that is not finite leaves parameters and optimizer as they are, and is
-    counted. With gradient accumulation the forecast losses and the load that moves the selection
+    On a mesh the state stays where it is, and the metrics are the same on every device. An update
+    whose loss or gradient is not finite leaves parameters and optimizer as they are, and is counted
+    as skipped. With gradient accumulation the forecast losses and the load that moves the selection
     biases are those of the whole batch; the routers' losses are the means over the micro-batches.
     """
     optimizer = make_optimizer(config)
@@ -142,21 +140,16 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
-    places = (
-        partitioning.shardings(
-            jax.eval_shape(functools.partial(_initial_state, config), None), mesh, _rules(config)
-        ),
-        NamedSharding(mesh, P()),
-    )
-    return jax.jit(step, donate_argnums=0, out_shardings=places)
+    shardings = _abstract_state(config, mesh)[1], NamedSharding(mesh, P())
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
 
 def _move_selection_bias(
     config: RunConfig, old: nnx.State, new: nnx.State, statistics: RouterStatistics | None
 ) -> nnx.State:
-    """`new`, with the selection biases of `old`, if any, moved towards an even load.
+    """Sets the selection biases of `new`, if any, to those of `old` moved towards an even load.
 
-    From the old ones, so that nothing the optimizer does, a decay among it, has a say.
+    They start from the old ones, so that the optimizer, its decay included, has no say in them.
     """
     family = family_of(config.model)
     if statistics is None or (bias := family.selection_bias(old)) is None:
@@ -177,7 +170,7 @@ def _accumulate(
     count = config.train.gradient_accumulation
     of_contexts, of_positions = jax.random.split(key)
     batch, at = prepare(config, batch, of_contexts), read_at(config, of_positions)
-    weights = target_weights(config, batch, at)
+    weights = targets_of(config, batch, at).counts(config.model.horizon_lengths)
 
     def one(micro: Batch) -> tuple[Float[Array, ""], LossParts, nnx.State]:
         (loss, parts), grads = gradient(params, micro, at, weights, 1 / count)
@@ -196,7 +189,7 @@ def _accumulate(
 
 
 def _micro_batches(count: int, a: Array) -> Array:
-    """Cuts a batch so that every device goes on with rows that it has."""
+    """Cuts a batch into micro-batches; every device keeps rows that it has."""
     spread = partitioning.constrain(a.reshape(-1, count, *a.shape[1:]), partitioning.BATCH)
     return partitioning.constrain(jnp.moveaxis(spread, 1, 0), None, partitioning.BATCH)
 
@@ -228,7 +221,7 @@ def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
 
     def sums(params: nnx.State, batch: Batch) -> Metrics:
         batch, at = prepare(config, batch, None), read_at(config, None)
-        counts = target_weights(config, batch, at)
+        counts = targets_of(config, batch, at).counts(horizons)
         ones = {p: jnp.ones(()) for p in horizons}
         _, parts = loss(params, batch, at, ones)
         totals = {f"sum_{p}": total for p, total in parts.horizons.items()}

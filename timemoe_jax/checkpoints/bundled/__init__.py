@@ -1,7 +1,7 @@
 """Models that come with the library, each loaded by its name.
 
 `Forecaster.from_pretrained("nano")` reads the folder `nano` beside this file, as
-`bundled.bundle` describes it. `timemoe bundle RUN FOLDER` makes such a folder of a run.
+`checkpoints.bundle` describes it. `timemoe bundle RUN FOLDER` makes such a folder of a run.
 """
 
 import re
@@ -22,14 +22,7 @@ NAMES = _names(FOLDER)
 
 
 def find(name: str) -> Path:
-    """The folder of a bundled model.
-
-    Args:
-      name: one of `NAMES`, exactly.
-
-    Raises:
-      CheckpointError: there is no such model.
-    """
+    """The folder of the bundled model of this very name; a `CheckpointError` if there is none."""
     if name not in NAMES:
         raise CheckpointError(f"there is no bundled model {name!r}; {available()}")
     return FOLDER / name

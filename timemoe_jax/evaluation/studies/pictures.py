@@ -28,9 +28,6 @@ def plot_scaling(
     """Writes a panel for each size: the loss against points, sparse and dense, with the laws.
 
     The measure is that of `measured`; curves and bands are drawn for the kinds that have a fit.
-
-    Raises:
-      DataError: there is no result, or no such kind of picture.
     """
     if not results:
         raise DataError("results is empty; a picture needs at least one run")
@@ -99,9 +96,6 @@ def plot_ablations(
 
     The title says what was measured; the summary of a variant is its mean, its deviation (NaN for
     one seed), and the number of its seeds.
-
-    Raises:
-      DataError: there is no variant, or no such kind of picture.
     """
     if not summary:
         raise DataError("summary is empty; a picture needs at least one variant")

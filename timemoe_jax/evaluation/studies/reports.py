@@ -52,9 +52,6 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
     """Runs what is not finished of a study, and writes its results to the workdir.
 
     `results.json` has every number, `results.md` the tables, a .png the picture.
-
-    Raises:
-      ConfigError, DataError, CheckpointError, TrainingError: as a run does.
     """
     workdir = Path(workdir)
     scaling = config.study == "scaling"

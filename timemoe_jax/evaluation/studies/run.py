@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.corpus.staging import claimed, write_json
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import ConfigError, listed
-from timemoe_jax.evaluation.held_out import HeldOutScores, score
+from timemoe_jax.evaluation.held_out import score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.evaluation.studies.config import ScoreConfig
 from timemoe_jax.evaluation.studies.variants import Variant
@@ -39,14 +40,8 @@ def run_variants(
     """Trains and scores what is not finished yet; writes `results.json` after every variant.
 
     Several processes may share a workdir: each takes variants that no other is working on, and all
-    return when everything is finished.
-
-    Returns:
-      the results, and whether all are there: a signal ends a study early.
-
-    Raises:
-      ConfigError: a folder holds a run of another config.
-      ConfigError, DataError, CheckpointError, TrainingError: as `train.run` does.
+    return when everything is finished. Returns the results, and whether all are there, since a
+    signal ends a study early. A folder that holds a run of another config is a ConfigError.
     """
     workdir = Path(workdir)
     for variant in variants:  # before the first is trained
@@ -94,7 +89,11 @@ def _result(variant: Variant, folder: Path, scoring: ScoreConfig) -> Result:
     total, activated = count_parameters(config.model)
     records = [r for r in read_metrics(folder / "metrics.jsonl") if "validation_loss" in r]
     validation = {k: v for k, v in records[-1].items() if k.startswith("validation_loss")}
-    scores = score_run(folder, config, scoring)
+    source, parts = open_held_out(config.data, config.seed)
+    room = config.model.max_position_embeddings - max(scoring.horizons)
+    context = scoring.context_length or min(config.data.length, room)
+    windows = choose_windows(source, parts, context, scoring.horizons, scoring.max_windows)
+    scores = score(Forecaster.from_pretrained(folder), windows)
     return {
         "name": variant.name,
         **variant.labels,
@@ -107,21 +106,6 @@ def _result(variant: Variant, folder: Path, scoring: ScoreConfig) -> Result:
         "held_out": scores.as_dict(),
         "scoring": dataclasses.asdict(scoring),
     }
-
-
-def score_run(
-    folder: str | os.PathLike[str], config: RunConfig, scoring: ScoreConfig
-) -> HeldOutScores:
-    """Scores the newest checkpoint of a run on what its data hold out.
-
-    Raises:
-      DataError: nothing is held out, or no series is long enough.
-    """
-    source, parts = open_held_out(config.data, config.seed)
-    room = config.model.max_position_embeddings - max(scoring.horizons)
-    context = scoring.context_length or min(config.data.length, room)
-    windows = choose_windows(source, parts, context, scoring.horizons, scoring.max_windows)
-    return score(Forecaster.from_pretrained(folder), windows)
 
 
 def measured(result: Result, measure: str) -> float:
@@ -153,11 +137,11 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
     if not stored.exists():
         return
     then = _flat(json.loads(stored.read_text()))
-    now = _flat(json.loads(json.dumps(dataclasses.asdict(variant.config))))
+    now = _flat(json_copy(dataclasses.asdict(variant.config)))
     finished = folder / _RESULT
     if finished.exists():
         then |= _flat({"score": json.loads(finished.read_text())["scoring"]})
-        now |= _flat({"score": json.loads(json.dumps(dataclasses.asdict(scoring)))})
+        now |= _flat({"score": json_copy(dataclasses.asdict(scoring))})
     names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     if names:
         differences = [f"{name} {then.get(name)} but {now.get(name)} now" for name in names]

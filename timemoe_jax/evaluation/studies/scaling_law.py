@@ -6,6 +6,7 @@ comes from fitting again to runs drawn with replacement.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -97,14 +98,9 @@ def fit_scaling_law(
 ) -> ScalingFit:
     """Fits L(N, D) = E + A / N^a + B / D^b to runs.
 
-    Args:
-      parameters: N of each run, such as those activated by a point.
-      points: D, how many points each was trained on.
-      losses: of each at its end, above 0.
-      num_resamples: fits to runs drawn with replacement; a draw without enough different N and D
-        is drawn again.
-      confidence: of the intervals.
-      seed: of the draws.
+    Each run has N parameters, such as those activated by a point, D points that it was trained on,
+    and a loss above 0 at its end. The law is fitted again to `num_resamples` draws of runs with
+    replacement; a draw without enough different N and D is drawn again.
 
     Raises:
       DataError: there are fewer runs than the law has parameters, N or D do not differ enough to
@@ -113,7 +109,13 @@ def fit_scaling_law(
     n = _checked("parameters", parameters)
     d = _checked("points", points)
     loss = _checked("losses", losses)
-    _check_runs(n, d, loss)
+    if not len(n) == len(d) == len(loss):
+        raise DataError(
+            f"there are {len(n)} parameters, {len(d)} points and {len(loss)} losses; give one of "
+            "each for every run"
+        )
+    if why := _why_not(n, d):
+        raise DataError(why)
     num_resamples = positive_int("num_resamples", num_resamples)
     if not 0 < confidence < 1:
         raise DataError(f"confidence must be between 0 and 1, but is {confidence}")
@@ -143,18 +145,6 @@ def _checked(name: str, values: Any) -> Float64[np.ndarray, " R"]:
             f"{name}[{wrong[0]}] is {array[wrong[0]]}; it must be a finite number above 0"
         )
     return array
-
-
-def _check_runs(
-    n: Float64[np.ndarray, " _"], d: Float64[np.ndarray, " _"], loss: Float64[np.ndarray, " _"]
-) -> None:
-    if not len(n) == len(d) == len(loss):
-        raise DataError(
-            f"there are {len(n)} parameters, {len(d)} points and {len(loss)} losses; give one of "
-            "each for every run"
-        )
-    if why := _why_not(n, d):
-        raise DataError(why)
 
 
 def _why_not(n: Float64[np.ndarray, " R"], d: Float64[np.ndarray, " R"]) -> str | None:
@@ -198,7 +188,7 @@ def _fit(
     else:
         exponents = np.array([near.n_exponent, near.d_exponent])
         factors = np.log([near.n_factor, near.d_factor]) - exponents * middle
-        starts = [np.array([_log(near.floor), *factors, *exponents])]
+        starts = [np.array([math.log(max(near.floor, 1e-300)), *factors, *exponents])]
     minima = [
         minimize(_objective, start, (x, y), "L-BFGS-B", True, bounds=bounds, options=_OPTIONS)
         for start in starts
@@ -208,18 +198,12 @@ def _fit(
     return ScalingLaw(math.exp(floor), float(at_one[0]), float(a), float(at_one[1]), float(b))
 
 
-def _log(value: float) -> float:
-    return math.log(max(value, 1e-300))
-
-
 def _starts(lowest: float, mean: float) -> list[Float64[np.ndarray, "5"]]:
     """Logs of the floor and of both terms in the middle of the runs, and exponents."""
     starts = []
-    for share in (0.2, 0.7, 0.95):
+    for share, a, b in itertools.product((0.2, 0.7, 0.95), (0.15, 0.6), (0.15, 0.6)):
         term = math.log(max(mean - share * lowest, 1e-12) / 2)
-        for a in (0.15, 0.6):
-            for b in (0.15, 0.6):
-                starts.append(np.array([math.log(share * lowest), term, term, a, b]))
+        starts.append(np.array([math.log(share * lowest), term, term, a, b]))
     return starts
 
 

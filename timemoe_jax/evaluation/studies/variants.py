@@ -58,10 +58,8 @@ def _for_points(run: RunConfig, points: int, rate: float) -> RunConfig:
 def ablation_variants(config: StudyConfig) -> list[Variant]:
     """Every ablation with every seed, seed by seed, so that a first table comes early.
 
-    If the config names no ablation, those that change nothing of the base are left out.
-
-    Raises:
-      ConfigError: an ablation cannot be applied to the base.
+    If the config names no ablation, those that change nothing of the base are left out. One that
+    cannot be applied to the base is a ConfigError.
     """
     ablations, base = config.ablations, config.base
     if ablations.points:

@@ -47,24 +47,17 @@ CALIBRATION_ORIGINS = 1000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibrated:
-    """What `conformal_offsets` found for N series, a horizon of H and Q levels.
+    """The result of `conformal_offsets` for N series, a horizon of H and Q levels."""
 
-    Attributes:
-      levels: of the quantiles [Q], rising.
-      offsets: what to add to the forecast [N, H, Q], in the units of each series.
-      residuals: for each series the errors [K, H] of points or medians, truth minus forecast, in
-        its units; a row per origin, the oldest first; NaN where nothing was observed or forecast.
-        With a calibration set, those of all its series, on the scale of this one.
-      origins: for each series the indices of the first points forecast [K]; empty with a
-        calibration set.
-      counts: how many errors each half-width was taken from [N, H].
-    """
-
-    levels: tuple[float, ...]
-    offsets: Float64[np.ndarray, "N H Q"]
+    levels: tuple[float, ...]  # of the quantiles, rising
+    offsets: Float64[np.ndarray, "N H Q"]  # to add to the forecast, in the units of each series
+    # For each series the errors [K, H] of points or medians, truth minus forecast, in its units; a
+    # row per origin, the oldest first; NaN where nothing was observed or forecast. With a
+    # calibration set they are those of all its series, on the scale of this one.
     residuals: tuple[Float64[np.ndarray, "_ H"], ...]
+    # For each series the indices of the first points forecast [K]; empty with a calibration set.
     origins: tuple[Int[np.ndarray, " _"], ...]
-    counts: Int[np.ndarray, "N H"]
+    counts: Int[np.ndarray, "N H"]  # how many errors each half-width was taken from
 
     def quantiles(self, point: Float64[np.ndarray, "N H"]) -> Float64[np.ndarray, "N H Q"]:
         """The quantiles around point forecasts, in the units of the series."""
@@ -157,10 +150,10 @@ def calibrated_quantiles(
         return at_levels(predict(contexts, horizon), model_levels, symmetric)
 
     horizon = quantiles.shape[1]
-    found = conformal_offsets(
+    calibrated = conformal_offsets(
         series, horizon, symmetric, predict_levels, context_length, names=names, of_quantiles=True
     )
-    adjusted = adjust_quantiles(at_levels(quantiles, model_levels, symmetric), found.offsets)
+    adjusted = adjust_quantiles(at_levels(quantiles, model_levels, symmetric), calibrated.offsets)
     return adjusted[..., [symmetric.index(level) for level in levels]]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from timemoe_jax.data.seasons import season_of_values
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
     first_observed,
@@ -20,69 +20,43 @@ from timemoe_jax.forecasting.intervals.rolling import (
     rolling_forecasts,
 )
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive
-from timemoe_jax.forecasting.scoring.metrics import seasonal_scale
+from timemoe_jax.forecasting.scoring.metrics import seasonal_scale, without_nan
 
 NAMES_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Errors over all folds of a series; NaN where one is not defined.
+    """Errors over all folds of a series; NaN where one is not defined."""
 
-    Attributes:
-      mae: the mean absolute error, in the units of the series.
-      rmse: the root of the mean squared error, in the same units.
-      mase: the MAE over the mean absolute change over a season before the first fold.
-    """
-
-    mae: float
-    rmse: float
-    mase: float
+    mae: float  # the mean absolute error, in the units of the series
+    rmse: float  # the root of the mean squared error, in the same units
+    mase: float  # the MAE over the mean absolute change over a season before the first fold
 
 
 @dataclasses.dataclass(frozen=True)
 class SeriesBacktest:
-    """The scores of one series.
-
-    Attributes:
-      name: of the series.
-      model: the errors of the model.
-      seasonal_naive: the errors of seasonal naive on the same points.
-      season: its steps; 1 repeats the last value.
-      season_found: whether the season was found in the series, rather than given.
-      points: how many points were scored: those observed, and for which seasonal naive has a value.
-      missing: how many points of the folds were not scored, because nothing was observed there or
-        in the context.
-      loses: whether the MAE of the model is above that of seasonal naive.
-    """
+    """The scores of one series."""
 
     name: str
     model: Score
-    seasonal_naive: Score
-    season: int
-    season_found: bool
-    points: int
-    missing: int
-    loses: bool
+    seasonal_naive: Score  # on the same points
+    season: int  # its steps; 1 repeats the last value
+    season_found: bool  # in the series, rather than given
+    points: int  # that were scored: those observed, and for which seasonal naive has a value
+    missing: int  # points not scored: nothing was observed there, or nothing in the context
+    loses: bool  # whether the MAE of the model is above that of seasonal naive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backtest:
-    """What `backtest` found.
+    """The result of `backtest`."""
 
-    Attributes:
-      horizon: the points of a fold.
-      folds: of each series.
-      series: the errors of each.
-      forecasts: of the model [N, folds, horizon], in the units of each series, oldest first.
-      origins: for each series the indices of the first points of its folds [N, folds].
-    """
-
-    horizon: int
-    folds: int
+    horizon: int  # the points of a fold
+    folds: int  # of each series
     series: tuple[SeriesBacktest, ...]
-    forecasts: Float64[np.ndarray, "N folds H"]
-    origins: Int[np.ndarray, "N folds"]
+    forecasts: Float64[np.ndarray, "N folds H"]  # in the units of each series, oldest first
+    origins: Int[np.ndarray, "N folds"]  # the indices of the first points of the folds
 
     @property
     def losing(self) -> tuple[SeriesBacktest, ...]:
@@ -105,18 +79,16 @@ class Backtest:
         if not self.losing:
             lines.append("the model loses to seasonal naive on no series")
             return "\n".join(lines)
-        shown = [_loss(each) for each in self.losing[:NAMES_SHOWN]]
-        more = len(self.losing) - len(shown)
+        losses = listed([_loss(each) for each in self.losing], NAMES_SHOWN, "; ")
         lines.append(
-            f"the model LOSES to seasonal naive on {len(self.losing)} of "
-            + f"{len(self.series)} series: {'; '.join(shown)}"
-            + (f"; and {more} more" if more else "")
+            f"the model LOSES to seasonal naive on {len(self.losing)} of {len(self.series)} "
+            f"series: {losses}"
         )
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the forecasts, as JSON takes it: None in place of NaN."""
-        rows = [_jsonable(dataclasses.asdict(each)) for each in self.series]
+        rows = [without_nan(dataclasses.asdict(each)) for each in self.series]
         return {"horizon": self.horizon, "folds": self.folds, "series": rows}
 
 
@@ -237,12 +209,3 @@ def _mean(values: Sequence[float]) -> tuple[float, int]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 or noun == "series" else "s")
-
-
-def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return _jsonable(value)
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {key: clean(value) for key, value in row.items()}

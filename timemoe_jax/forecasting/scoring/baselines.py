@@ -26,13 +26,7 @@ def seasonal_naive(
 ) -> Float[np.ndarray, "B horizon"]:
     """Repeats the last season: the forecast of a step is the last value observed at its phase.
 
-    Args:
-      context: the past.
-      horizon: the number of steps to forecast.
-      season: the number of steps in a season, from 1 to T; a DataError else.
-
-    Returns:
-      forecasts; NaN at a phase that was never observed.
+    It is NaN at a phase that was never observed. A season has from 1 to T steps; else a DataError.
     """
     _check(context, horizon)
     batch, length = context.shape
@@ -62,17 +56,12 @@ def seasonal_naive_quantiles(
 
     They grow with the square root of the number of seasons ahead, as the changes of a seasonal
     random walk do (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd edition,
-    Section 5.5). Their shape is that of the changes, not a normal distribution's.
+    Section 5.5). Their shape is that of the changes, not a normal distribution's. The changes to
+    and from a missing value do not count.
 
-    Args:
-      context: the past; the changes to and from a missing value do not count.
-      horizon: the number of steps to forecast.
-      season: the number of steps in a season, from 1 to T - 1; a DataError else.
-      levels: of the quantiles [Q], rising between 0 and 1; a DataError else.
-
-    Returns:
-      quantiles [B, horizon, Q], float64, in the units of the context; NaN at a phase that was never
-      observed, and for a series without an observed change over a season.
+    The quantiles are NaN at a phase that was never observed, and for a series without an observed
+    change over a season. A season that has not from 1 to T - 1 steps, and levels that do not rise
+    between 0 and 1, are a DataError.
     """
     tau = check_levels(levels)
     values = context.astype(np.float64)
@@ -96,21 +85,16 @@ def context_parroting(
 ) -> Float[np.ndarray, "B horizon"]:
     """Copies what followed the earlier stretch of the context that is nearest to the last one.
 
-    The match begins at least `stretch` points before the last stretch, so that they do not
-    overlap. Where the copied points reach the end of the context, the copy goes on with itself: the
-    points between match and last stretch repeat. Of equally near matches the latest counts, since
-    the least has changed since then; in a periodic series that is the last period. A series without
-    a match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
+    The match begins at least `stretch` points before the last stretch, so that they do not overlap.
+    Where the copied points reach the end of the context, the copy goes on with itself: the points
+    between match and last stretch repeat. Of equally near matches the latest counts, since the
+    least has changed since then; in a periodic series that is the last period. A series without a
+    match is forecast as `naive` does. (Zhang and Gilpin, arXiv 2505.11349.)
 
-    Args:
-      context: the past. Distances are mean squares over the points that are observed in both
-        stretches; a stretch without such a point is no match. A missing value is copied as the last
-        value observed before it.
-      horizon: the number of steps to forecast.
-      stretch: the number of points to compare, from 1 to T / 2; a DataError else.
-
-    Returns:
-      forecasts; NaN for a series without a single observation.
+    Distances are mean squares over the points that are observed in both stretches; a stretch
+    without such a point is no match. A missing value is copied as the last value observed before
+    it, and the forecast of a series without a single observation is NaN. A stretch has from 1 to T
+    / 2 points; else a DataError.
     """
     _check(context, horizon)
     length = context.shape[1]

@@ -7,6 +7,7 @@ observed, and arrays whose shapes differ, are a DataError.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -16,13 +17,7 @@ from timemoe_jax.errors import DataError
 
 
 class ErrorSums:
-    """Sums of squared and absolute errors, for means over every value of every batch.
-
-    Attributes:
-      squared: the sum of the squared errors so far.
-      absolute: the sum of the absolute errors so far.
-      count: the number of values so far.
-    """
+    """Sums of squared and absolute errors, for means over every value of every batch."""
 
     def __init__(self) -> None:
         self.squared = 0.0
@@ -34,9 +29,8 @@ class ErrorSums:
     ) -> None:
         """Adds a batch, of any floating-point type.
 
-        Raises:
-          DataError: the shapes differ, or a value is NaN or infinite, also of the target; nothing
-            is added then.
+        Nothing is added if the shapes differ or a value is NaN or infinite, also of the target: a
+        DataError.
         """
         _check_shape("forecast", forecast.shape, "target", target.shape)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -111,8 +105,7 @@ def coverage(
 def mean_width(lower: Float[np.ndarray, "*shape"], upper: Float[np.ndarray, "*shape"]) -> float:
     """The mean width of intervals, in units of the target; NaN where there is none.
 
-    Raises:
-      DataError: an end is not finite, an upper end is below the lower one, or shapes differ.
+    An end that is not finite, and an upper end below the lower one, are a DataError.
     """
     _check_shape("upper", upper.shape, "lower", lower.shape)
     _check_numbers("lower", lower)
@@ -170,3 +163,12 @@ def _check_numbers(name: str, values: np.ndarray) -> None:
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
         raise DataError(f"{bad} of the {values.size} values of {name} are NaN or infinite")
+
+
+def without_nan(value: Any) -> Any:
+    """Nested dictionaries and sequences as JSON takes them: None in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

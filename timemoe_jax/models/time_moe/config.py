@@ -46,11 +46,11 @@ class TimeMoeConfig(ModelConfig):
     # the first norm takes their size away, and what is left hardly has a sign.
     embedding_range: tuple[float, ...] = ()
     # How many points back the attention starts by reading, each head a single one, less where its
-    # heads are too few for that: see nn.lags; 0: all alike, as published.
+    # heads are too few for that: see nn.lag_start; 0: all alike, as published.
     attention_reach: int = 0
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
-    remat: str = "none"  # what the backward pass computes again: see models.time_moe.REMAT
+    remat: str = "none"  # what the backward pass computes again: see models.time_moe.model.REMAT
     expert_implementation: str = "auto"
     expert_exchange: str = "all_gather"  # between devices that hold different experts
     expert_capacity_factor: float = 2.0  # of "capacity" and "all_to_all"; 1 is an even load

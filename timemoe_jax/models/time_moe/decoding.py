@@ -1,6 +1,6 @@
 """Forecasting with a key/value cache (arXiv 2409.16040, Algorithm 1).
 
-Only the last position's output is ever read, so that the last layer computes no other.
+Only the output at the last position is ever read, so the last layer computes no other.
 """
 
 import itertools
@@ -30,15 +30,10 @@ class Cache(NamedTuple):
 def decode(
     model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
 ) -> Decoded:
-    """Forecasts with a key/value cache.
+    """Forecasts with a key/value cache after contexts whose last points are observed.
 
-    The quantiles of a later block are those given that the blocks before it came as forecast.
-
-    Args:
-      model: the model.
-      x: contexts, normalized; not read where the mask is False.
-      mask: False where a point is missing or padding; the last of each series must be True.
-      horizon: points to forecast; static.
+    Contexts are normalized, and not read where the mask is False; the horizon is static. The
+    quantiles of a later block are those given that the blocks before it came as forecast.
     """
     config = model.config
     plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
@@ -80,16 +75,9 @@ def _heads(model: TimeMoe, hidden: Float[Array, "B D"], predict: int) -> Decoded
 def prefill(
     model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], size: int
 ) -> tuple[Float[Array, "B D"], Cache]:
-    """Reads a context, and leaves room to go on.
+    """Reads a context into a cache of `size` positions, at least T.
 
-    Args:
-      model: the model.
-      x: the context.
-      mask: False where a point is missing or padding.
-      size: positions that the cache shall hold, at least T.
-
-    Returns:
-      the hidden state of the last position, and the cache.
+    Returns the hidden state of the last position, and the cache.
     """
 
     def read(
@@ -137,8 +125,7 @@ def _through_layers(
 ) -> tuple[Float[Array, "B D"], KeyValues]:
     """Runs new points through all layers, the last one for the last point alone.
 
-    Returns:
-      the hidden state of the last point, and the keys and values of all, [L, B, K, T, H].
+    Returns the hidden state of the last point, and the keys and values of all, [L, B, K, T, H].
     """
     graph, state = nnx.split(model.blocks)
     last = model.config.num_hidden_layers - 1

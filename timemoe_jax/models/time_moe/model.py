@@ -88,7 +88,7 @@ class Block(nnx.Module):
     ) -> tuple[
         Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None, Float[Array, ""] | None
     ]:
-        """Returns the output, the keys and values, the router's logits and what was dropped."""
+        """The output, the keys and values, the router's logits and how many pairs were dropped."""
         attended, kv = self.attention(self.attention_norm(x), mask, segments)
         x, logits, dropped = self._feed_forward(x + attended)
         return x, kv, logits, dropped

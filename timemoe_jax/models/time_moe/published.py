@@ -1,7 +1,4 @@
-"""Time-MoE as it is published: its `config.json` and the names of its tensors.
-
-`TimeMoeFormat` is the whole correspondence; reading and writing both follow it.
-"""
+"""Time-MoE as it is published: its `config.json` and the names of its tensors, both directions."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -84,8 +81,7 @@ class TimeMoeFormat(PublishedFormat):
     def read_config(self, published: Mapping[str, Any]) -> tuple[TimeMoeConfig, list[str]]:
         """The typed config, and the names of the fields that were not understood.
 
-        Raises:
-          ConfigError: a field holds what this library cannot compute, or a needed one is missing.
+        A field that holds what this library cannot compute, or that is missing, is a `ConfigError`.
         """
         for name, value in _FIXED_PUBLISHED.items():
             require(
@@ -102,11 +98,7 @@ class TimeMoeFormat(PublishedFormat):
         return from_mapping(TimeMoeConfig, values, "config.json"), unknown
 
     def write_config(self, config: TimeMoeConfig) -> dict[str, Any]:
-        """The `config.json` under which the published implementation loads these weights.
-
-        Raises:
-          ConfigError: the published implementation does not have such a model.
-        """
+        """The `config.json` of a model; a ConfigError if the published code has no such model."""
         for name, (value, reason) in _ONLY_PUBLISHED.items():
             held = getattr(config, name)
             require(held == value, f"{name} is {held!r}; {reason}")

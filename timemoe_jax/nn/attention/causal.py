@@ -137,8 +137,7 @@ def resolve(
 ) -> str:
     """The implementation that a name of `causal_attention` stands for on this device.
 
-    Raises:
-      ConfigError: the implementation is not known, or cannot compute this on this device.
+    A name that is not known, or that cannot compute this on this device, is a ConfigError.
     """
     known = ("auto", *IMPLEMENTATIONS)
     if implementation not in known:

@@ -95,17 +95,11 @@ class Attention(nnx.Module):
         past: CacheLayer | None = None,
         last: bool = False,
     ) -> tuple[Float[Array, "B R D"], KeyValues]:
-        """Attends from new positions to a cache of this layer, if there is one, and to themselves.
+        """Attends from new positions, from `position` on, to a cache of this layer and themselves.
 
-        Args:
-          x: the new positions.
-          mask: False where one of them must not be read.
-          position: of the first new point.
-          past: the cache of this layer; None where nothing came before.
-          last: whether to compute the last position's output alone, [B, 1, D].
-
-        Returns:
-          the output, and the keys and values of the new positions.
+        The mask is False where a new position must not be read; `past` is None where nothing came
+        before. With `last` only the output of the last position is computed, [B, 1, D]. Returns the
+        output, and the keys and values of the new positions.
         """
         positions = position + jnp.arange(x.shape[1])
         new = self._key_values(x, positions)

@@ -57,10 +57,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def resolve(implementation: str, backend: str | None = None) -> str:
-    """The name of an implementation of `expert_ffn`; "auto" becomes the best one of the backend.
+    """The implementation that a name of `expert_ffn` stands for: "auto" is the best of the backend.
 
-    Raises:
-      ValueError: the implementation is not known.
+    A name that is not known is a ValueError.
     """
     if implementation == "auto":
         backend = backend or jax.default_backend()

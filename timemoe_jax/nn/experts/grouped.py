@@ -27,10 +27,8 @@ def has_tokamax() -> bool:
 def product_library(backend: str) -> str:
     """The library whose grouped product a backend runs: "tokamax" or "xla".
 
-    XLA expands `ragged_dot` to one dense product per expert on a GPU, E / K times the work.
-
-    Raises:
-      ValueError: it is not installed.
+    XLA expands `ragged_dot` to one dense product per expert on a GPU, E / K times the work, so
+    without tokamax a GPU is a ValueError.
     """
     if backend != "gpu":
         return "xla"

@@ -13,15 +13,10 @@ from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
 class SparseMoe(nnx.Module):
     """sum of the chosen experts + sigmoid(w·x) * shared expert (arXiv 2409.16040, Eq. 5 to 7).
 
-    Args:
-      d_hidden: width of a routed expert, F.
-      d_shared: width of the shared expert; None leaves it out.
-      dtype: of the products; the router is float32.
-      implementation: of the routed experts, see `expert_ffn`.
-      exchange: between devices, see `apply_experts`.
-      capacity_factor: likewise.
-      selection_bias: whether there is a bias [E], at first 0, that takes part in the choice of
-        the experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
+    A routed expert has the width `d_hidden`, the shared one `d_shared` (None leaves it out). The
+    router is float32, the products are in `dtype`; implementation, exchange and capacity are those
+    of `Options`. With `selection_bias` there is a bias [E], at first 0, that takes part in the
+    choice of the experts alone (arXiv 2408.15664). It has no gradient; a training step moves it.
     """
 
     def __init__(

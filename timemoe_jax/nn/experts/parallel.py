@@ -51,13 +51,8 @@ def apply_experts(
 ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
     """`expert_ffn` of all tokens, on whatever mesh there is.
 
-    The routing is of the B * T tokens in order, the kernels are of x's dtype.
-
-    Returns:
-      the weighted sums, and how many (token, choice) pairs were dropped.
-
-    Raises:
-      ValueError: implementation or exchange is not known.
+    The routing is of the B * T tokens in order, the kernels are of x's dtype. Returns the weighted
+    sums, and how many (token, choice) pairs were dropped.
     """
     if options.exchange not in EXCHANGES:
         raise ValueError(

@@ -41,16 +41,11 @@ def route(
     num_experts_per_tok: int,
     bias: Float[Array, "... E"] | None = None,
 ) -> Routing:
-    """Top-k of a softmax over all experts; the chosen keep their probability, not renormalized.
+    """Top-k of a softmax over all experts, in float32; the chosen keep their probability.
 
-    Nothing else decides who goes where.
-
-    Args:
-      logits: one per token and expert; the softmax is float32.
-      num_experts_per_tok: k.
-      bias: added to the probabilities to choose the experts and to order them, but not to their
-        weights (arXiv 2408.15664, Eq. 3); of a shape that broadcasts to the logits, and without a
-        gradient. None adds nothing.
+    Nothing else decides who goes where, and the weights are not renormalized. A bias, of a shape
+    that broadcasts to the logits, is added to the probabilities to choose the experts and to order
+    them, but not to their weights (arXiv 2408.15664, Eq. 3); it has no gradient.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     scores = jax.lax.stop_gradient(probabilities)
@@ -78,13 +73,9 @@ def router_statistics(
 ) -> RouterStatistics:
     """Sums what the routers of all layers decided.
 
-    Args:
-      logits: per layer, batch, position and expert.
-      num_experts_per_tok: k.
-      mask: 1 where a token counts, 0 where it is padding; None counts every token.
-      bias: the selection bias of each layer, as `route` was given it.
-      dropped: the (token, choice) pairs of each layer that no expert computed, padding among
-        them; None says that there are none.
+    The mask is 1 where a token counts and 0 where it is padding; None counts every token. The bias
+    is the selection bias of each layer, as `route` was given it. The dropped pairs of each layer
+    are those that no expert computed, padding among them; None stands for none.
     """
     *layers, batch, time, num_experts = logits.shape
     tokens = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
