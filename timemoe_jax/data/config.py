@@ -82,18 +82,25 @@ class DataConfig:
             f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
         )
         held_out = ("validation_path", "validation_sources", "validation_fraction")
-        given = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
-        require(len(given) <= 1, f"{' and '.join(given)} exclude each other")
+        in_use = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
+        require(len(in_use) <= 1, f"{' and '.join(in_use)} exclude each other")
         require(
             not (self.path and self.synthetic_sequences),
             f"path ({self.path!r}) and synthetic_sequences ({self.synthetic_sequences}) exclude "
-            f"each other",
+            "each other",
         )
         self._check_standardization()
         self._check_resolutions()
         self._check_generated()
         self._check_packing()
         self._check_mixing()
+
+    def _require_policy(self, policy: str, name: str, unset: object) -> None:
+        value = getattr(self, name)
+        require(
+            self.policy == policy or value == unset,
+            f"{name} is {value!r}, but policy is {self.policy!r}; it is for {policy!r}",
+        )
 
     def _check_standardization(self) -> None:
         require_choice(self, "standardization", STANDARDIZATIONS)
@@ -104,12 +111,8 @@ class DataConfig:
             not by_context or 2 <= self.context_min <= self.length,
             f"context_min must be from 2 to length ({self.length}), but is {self.context_min}",
         )
-        for name, unset in (("standardization", "series"), ("future", 1)):
-            value = getattr(self, name)
-            require(
-                self.policy == "windows" or value == unset,
-                f"{name} is {value!r}, but policy is {self.policy!r}; it is for 'windows'",
-            )
+        self._require_policy("windows", "standardization", "series")
+        self._require_policy("windows", "future", 1)
 
     def _check_resolutions(self) -> None:
         if not parse_resolutions(self.resolutions):
@@ -119,11 +122,7 @@ class DataConfig:
             f"resolutions is {self.resolutions!r}, but path is empty and synthetic_sequences 0: "
             "series generated without end are read as they are",
         )
-        require(
-            self.policy == "windows",
-            f"resolutions is {self.resolutions!r}, but policy is {self.policy!r}; it is for "
-            "'windows'",
-        )
+        self._require_policy("windows", "resolutions", "")
 
     def _check_generated(self) -> None:
         other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
@@ -149,13 +148,9 @@ class DataConfig:
 
     def _check_packing(self) -> None:
         require_choice(self, "policy", POLICIES)
-        packing = self.policy == "packing"
+        self._require_policy("packing", "packing_bleeds", False)
         require(
-            packing or not self.packing_bleeds,
-            f"packing_bleeds is True, but policy is {self.policy!r}; it is for 'packing'",
-        )
-        require(
-            not (packing and self.stride),
+            not (self.policy == "packing" and self.stride),
             f"stride is {self.stride}, but policy 'packing' has none: leave it at 0",
         )
 

@@ -1,8 +1,8 @@
 """Several processes as one program: how they start, and how they agree.
 
 JAX runs the same program in one process on each host (or on each accelerator). If something happens
-in one process alone, the others wait for it; so a failure that only some of them may meet, such as
-a file that cannot be read, has to be told to all.
+in one process alone, the others wait for it. So a failure that only some of them may meet, such as
+a file that cannot be read, must become a failure of all.
 """
 
 import os
@@ -19,7 +19,7 @@ import numpy as np
 from timemoe_jax.errors import TimeMoeError
 
 FLAGS = (
-    ("distributed", "auto: one of several processes, as the cluster or JAX_* variables tell."),
+    ("distributed", "auto: one of several processes, as the cluster or JAX_* variables say."),
     ("coordinator", "One of several processes: host:port of process 0, the same for all."),
     ("num_processes", "One of several processes: how many there are, the same for all."),
     ("process_id", "One of several processes: the number of this one, from 0."),
@@ -30,7 +30,7 @@ LONGEST_TEXT = 1024  # bytes of what one process tells the others
 
 
 class DistributedError(TimeMoeError, RuntimeError):
-    """The processes of a run cannot be started as told, or do not find one another."""
+    """The arguments of the processes are wrong, or the processes do not find one another."""
 
 
 def start(
@@ -39,11 +39,7 @@ def start(
     num_processes: str | None = None,
     process_id: str | None = None,
 ) -> None:
-    """Calls `initialize` with the texts of a program's `FLAGS`, and prints how many there are.
-
-    Raises:
-      DistributedError: a flag has another form, or `initialize` refuses what they say.
-    """
+    """Calls `initialize` with the texts of a program's `FLAGS`; prints how many processes run."""
     if distributed not in (None, "auto"):
         raise DistributedError(f"--distributed is {distributed!r}; its one value is auto")
     initialize(
@@ -66,16 +62,17 @@ def initialize(
 ) -> None:
     """Joins this process to the others of its run, before any use of a device.
 
-    Without arguments, or for one process, it does nothing. With `auto`, what is not given comes
-    from the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the
-    cluster, as JAX detects it: SLURM, Open MPI, Kubernetes, TPU pods.
+    Without arguments, or for one process, it does nothing. With `auto`, missing arguments come from
+    the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the
+    cluster, as JAX detects it: SLURM, Open MPI, Kubernetes, TPU pods. It is an error if there is no
+    cluster either: hosts that each take themselves for the only one would spoil the folder that
+    they share.
 
     Args:
       coordinator: host:port of process 0, which listens there.
       num_processes: how many there are.
-      process_id: the number of this one, from 0.
-      auto: find out what is not given. If nothing is found it is an error, since several hosts
-        that each believe to be alone would spoil the folder that they share.
+      process_id: the index of this process, from 0.
+      auto: whether to detect the arguments that are missing.
       timeout_seconds: how long to wait for the others.
 
     Raises:
@@ -105,7 +102,8 @@ def initialize(
             coordinator,
             num_processes,
             process_id,
-            # With all three given nothing is looked up: SLURM's would leave one device visible.
+            # Detection would leave one device visible under SLURM, so it is off if nothing is
+            # missing.
             cluster_detection_method=None if missing else "deactivate",
             initialization_timeout=timeout_seconds,
         )
@@ -147,15 +145,16 @@ def fail_together(kind: type[Exception]) -> Iterator[None]:
 
     A process raises its own exception as it was, or `kind` with one line of another's.
     """
-    own: Exception | None = None
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
-        own = error
-    told = gather("" if own is None else " ".join(f"{own or type(own).__name__}".split()))
-    if own is not None:
-        raise own
-    for process, text in enumerate(told):
+        failure = error
+    line = "" if failure is None else " ".join(f"{failure or type(failure).__name__}".split())
+    lines = gather(line)
+    if failure is not None:
+        raise failure
+    for process, text in enumerate(lines):
         if text:
             raise kind(f"{text} (in process {process})")
 
@@ -177,10 +176,10 @@ def stop_requested(step: int) -> bool:
 def exit_now(error: BaseException) -> None:
     """Ends this process at once if it is one of several; does nothing where it is alone.
 
-    An ordinary exit waits minutes for the others, which wait for this one. The status tells
-    launchers that end a job with its first failing process (srun, mpirun, a job of Kubernetes);
-    otherwise JAX ends the others within two minutes. A `SystemExit` has been reported and has a
-    status; any other error is printed, with status 1.
+    An ordinary exit would wait minutes for the others, which wait for this one. Launchers that end
+    a job with its first failing process (srun, mpirun, Kubernetes) see the status; under any other,
+    JAX ends the others within two minutes. The status is that of a `SystemExit`, which has been
+    reported, or 1 for any other error, which is printed.
     """
     if not is_distributed():
         return
@@ -190,7 +189,7 @@ def exit_now(error: BaseException) -> None:
     else:
         traceback.print_exception(error)
     if is_primary():
-        time.sleep(1)  # it coordinates the others, which must live to print an error of all
+        time.sleep(1)  # the others need this process while they print an error that all have
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

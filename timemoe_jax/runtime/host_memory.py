@@ -29,17 +29,12 @@ def keep_freed_memory() -> bool:
     where the C library is not glibc, or where an environment variable (MALLOC_..., GLIBC_TUNABLES)
     says how to hold memory.
     """
-    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if told or not sys.platform.startswith("linux"):
+    is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if is_set or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = (
-        (_M_MMAP_MAX, 0),
-        (_M_TRIM_THRESHOLD, _NEVER),
-        (_M_TOP_PAD, _TOP_PAD),
-        (_M_ARENA_MAX, 1),
-    )
-    done = [mallopt(name, value) == 1 for name, value in settings]
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _TOP_PAD, _M_ARENA_MAX: 1}
+    done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)

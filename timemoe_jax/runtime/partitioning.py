@@ -5,9 +5,9 @@
     expert   parts of the batch too, and of the experts, to which tokens travel
     tensor   parts of the heads and of the hidden widths, with all of the batch
 
-Modules know nothing of this. Parameters are placed by rules over their paths; code that needs to
-say more calls `constrain` or `per_device`, which do nothing without a mesh and never ask for the
-platform: what runs on a pod is what runs on emulated devices.
+Modules know nothing of the mesh. Rules over the paths of parameters say how each is split. Code
+that must split other arrays calls `constrain` or `per_device`, which do nothing without a mesh and
+never ask for the platform: what runs on a pod is what runs on emulated devices.
 """
 
 import contextlib
@@ -34,11 +34,7 @@ _STATE_RULES: Rules = ((r"(^|\.)(count|step|skipped|ns_coeffs)$", P()),)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run.
-
-    Args:
-      config: the sizes of its axes, one of which may be -1.
-      devices: to use; by default all of all processes.
+    """The mesh of a run over some devices, by default all devices of all processes.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
@@ -73,11 +69,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def spec_of(name: str, rules: Rules) -> P:
-    """How the parameter of a dotted path is split, by the rules of its family.
-
-    Raises:
-      ValueError: no rule matches: a new parameter needs a decision.
-    """
+    """How the rules of a family split the parameter of a dotted path; one of them must match."""
     for pattern, spec in (*rules, *_STATE_RULES):
         if re.search(pattern, name):
             return spec
@@ -92,7 +84,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """That of an array whose axis 0 is the batch."""
+    """The sharding of an array whose axis 0 is the batch."""
     return NamedSharding(mesh, P(BATCH))
 
 
@@ -100,9 +92,6 @@ def process_share(mesh: Mesh) -> tuple[int, int]:
     """Which part of each batch this process feeds to its devices, and of how many parts.
 
     Processes whose devices differ only along `tensor` feed the same part.
-
-    Raises:
-      ConfigError: the mesh cuts the batch so that a process would feed several parts.
     """
     parts = math.prod(mesh.shape[axis] for axis in BATCH)
     index = batch_sharding(mesh).addressable_devices_indices_map((parts,))
@@ -116,7 +105,7 @@ def process_share(mesh: Mesh) -> tuple[int, int]:
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Says along which mesh axes each axis of an array is split; without a mesh, nothing."""
+    """Splits each axis of an array along mesh axes; returns it as it is without a mesh."""
     if current_mesh() is None:
         return x
     return jax.lax.with_sharding_constraint(x, P(*axes))
@@ -125,13 +114,9 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 def gather_fsdp(params: Any, rules: Rules, prefix: str = "") -> Any:
     """Whole parameters from the parts along `fsdp`; the other axes stay split.
 
-    Said of one layer at a time, so that no more than that is ever whole. The kernels of the
-    experts are left to `nn.expert_parallel`, which gathers them in their own dtype.
-
-    Args:
-      params: of the model or of one layer (whose leading axis is gone).
-      rules: of the family.
-      prefix: what precedes their paths: "blocks." for one layer.
+    `params` are those of one layer, so that no more than that is ever whole, without the leading
+    axis; `prefix`, such as "blocks.", then precedes their paths. The kernels of the experts are
+    left to `nn.expert_parallel`, which gathers them in their own dtype.
     """
     if current_mesh() is None:
         return params
@@ -148,10 +133,10 @@ def gather_fsdp(params: Any, rules: Rules, prefix: str = "") -> Any:
 
 
 def per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`function` of each device's part alone (`jax.shard_map`); itself without a mesh.
+    """Applies `function` to the part of each device (`jax.shard_map`); itself without a mesh.
 
-    Kernels need not know which axes their operands vary along, so that is not checked
-    (`check_vma`); in return every output must name all axes along which it differs.
+    `check_vma` is off, since kernels do not know along which axes their operands differ. So
+    `out_specs` must name all axes along which an output differs.
     """
     if current_mesh() is None:
         return function
@@ -159,10 +144,10 @@ def per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> C
 
 
 def vary_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Marks an array as differing between devices wherever another does.
+    """Marks an array as differing between devices along every mesh axis along which `like` does.
 
-    `jax.shard_map` with `check_vma` wants loops and custom gradients to say so; elsewhere this is
-    the identity.
+    `jax.shard_map` with `check_vma` needs such marks in loops and custom gradients; elsewhere this
+    is the identity.
     """
     missing = _varying(like) - _varying(x)
     return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x

@@ -70,10 +70,8 @@ class CleaningReport:
         rows = [[name, *_cells(tally)] for name, tally in self.sources.items()]
         table = [header, *rows, ["total", *_cells(self.total)]]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in table
-        ]
+        padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in table)
+        lines = ["  ".join(row) for row in padded]
         for name, tally in self.sources.items():
             if tally.ignored_columns:
                 lines.append(f"columns ignored in {name}: {', '.join(tally.ignored_columns)}")
@@ -198,9 +196,7 @@ def _state(path: str) -> str:
     root = Path(path)
     files = sorted(file for file in root.rglob("*") if not file.name.startswith("meta.index"))
     stats = [(str(file), file.stat()) for file in ([*files] if root.is_dir() else [root])]
-    entries = [
-        (os.path.relpath(name, root), stat.st_size, stat.st_mtime_ns) for name, stat in stats
-    ]
+    entries = [(os.path.relpath(name, root), s.st_size, s.st_mtime_ns) for name, s in stats]
     return hashlib.sha256(json.dumps([_VERSION, *entries]).encode()).hexdigest()[:16]
 
 

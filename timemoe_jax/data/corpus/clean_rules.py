@@ -22,6 +22,8 @@ SHARE_DIVISOR = 5
 # Why points are dropped, in the order of the tests: points that fail several count under the first.
 REASONS = ("missing", "zeros", "repeated", "alternating", "short")
 
+PerWindow = Int64[np.ndarray, " W"]
+
 # Points tested together: they and three masks of them stay in a core's own cache.
 _BLOCK = 1 << 16
 
@@ -45,9 +47,6 @@ def clean(values: Float[np.ndarray, " T"], zero: float = 0.0) -> Cleaned:
 
     Values are NaN where a point is missing. They may be scaled and shifted, since equal values stay
     equal; `zero` is then the value that stands for zero, or NaN if none does.
-
-    Raises:
-      DataError: the values are not one-dimensional and numeric.
     """
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype.kind not in "iuf":
@@ -101,9 +100,7 @@ def _without_failures(length: int) -> Cleaned:
     return Cleaned(np.array([[0, length]], np.int64), dropped)
 
 
-def _failed_tests_of_piece(
-    values: Float[np.ndarray, " T"], zero: float
-) -> Int64[np.ndarray, " W"] | None:
+def _failed_tests_of_piece(values: Float[np.ndarray, " T"], zero: float) -> PerWindow | None:
     """As `_failed_tests` for a series of finite points only; None if no window fails.
 
     Most series are short and whole, and a call into NumPy takes longer than its work on them. So
@@ -150,7 +147,7 @@ def _true_runs(mask: Bool[np.ndarray, " T"]) -> Int64[np.ndarray, "N 2"]:
 
 def _windows(
     pieces: Int64[np.ndarray, "N 2"], lengths: Int64[np.ndarray, " N"]
-) -> tuple[Int64[np.ndarray, " W"], Int64[np.ndarray, " W"], Int64[np.ndarray, " W"]]:
+) -> tuple[PerWindow, PerWindow, PerWindow]:
     """Start and stop of each window, and the piece that it belongs to."""
     if len(pieces) == 1:  # the usual case, in fewer steps
         begin, end = pieces[0].tolist()
@@ -172,9 +169,9 @@ def _failed_tests(
     values: Float[np.ndarray, " T"],
     zero: float,
     finite: Bool[np.ndarray, " T"],
-    starts: Int64[np.ndarray, " W"],
-    stops: Int64[np.ndarray, " W"],
-) -> Int64[np.ndarray, " W"]:
+    starts: PerWindow,
+    stops: PerWindow,
+) -> PerWindow:
     """The first test that each window fails, as its index in `_TESTS`, or their number if none."""
     failed = np.full(len(starts), len(_TESTS), np.int64)
     first = 0
@@ -198,8 +195,8 @@ def _zero_counts(
     values: Float[np.ndarray, " T"],
     zero: float,
     finite: Bool[np.ndarray, " T"],
-    starts: Int64[np.ndarray, " W"],
-    stops: Int64[np.ndarray, " W"],
+    starts: PerWindow,
+    stops: PerWindow,
 ) -> UInt8[np.ndarray, "3 W"]:
     """How many values, and how many differences at lag 1 and 2, are zero in each window."""
     # In the dtype of the values, so that none of these are converted.
@@ -221,7 +218,7 @@ def _zero_counts(
 
 
 def _join(
-    valid: Bool[np.ndarray, " W"], piece_of: Int64[np.ndarray, " W"]
+    valid: Bool[np.ndarray, " W"], piece_of: PerWindow
 ) -> tuple[Bool[np.ndarray, " W"], Bool[np.ndarray, " W"]]:
     """Where runs of adjacent valid windows of one piece begin, and where they end."""
     same = (piece_of[1:] == piece_of[:-1]) & valid[1:] & valid[:-1]

@@ -72,16 +72,13 @@ class StoredSeries(NamedTuple):
 
 
 class StoredFolder(TimeMoeFolderSource):
-    """A Time-300B folder that also gives its series scaled and shifted, as they are stored.
-
-    Attributes:
-      dtype: the narrowest of float16, float32 and float64 that holds every stored value.
-    """
+    """A Time-300B folder that also gives its series scaled and shifted, as they are stored."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
         stored = np.dtype("float32") if self._is_bfloat16 else self._dtype
         wide_enough = (t for t in ("float16", "float32") if np.can_cast(stored, t))
+        # The narrowest that holds every stored value.
         self.dtype = next(wide_enough, "float64")
 
     def series(self, first: int, stop: int) -> Iterator[StoredSeries]:

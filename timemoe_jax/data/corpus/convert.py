@@ -101,15 +101,14 @@ def convert(
     if not files:
         raise DataError(f"{root} holds no series that can be read; give {SUPPORTED}")
     opener = functools.partial(_open, names=names, encoding=encoding)
-    if join:
-        jobs = [_joined(root, files, domain, name, opener)]
-    elif name is not None and len(files) > 1:
+    if name is not None and len(files) > 1 and not join:
         raise DataError(
             f"name is {name!r}, but {root} holds {len(files)} sources; join them, or leave the "
             "name out"
         )
-    else:
-        jobs = [_job(root, file, domain, name, opener) for file in files]
+    jobs = [_job(root, file, domain, name, opener) for file in files]
+    if join:
+        jobs = [_joined(jobs, name or _stem(root))]
     return _write_all(jobs, Path(out), frequency, dtype, progress, report_path, skipped)
 
 
@@ -142,20 +141,11 @@ def _open(file: Path, names: ColumnNames | None, encoding: str) -> SequenceSourc
     return open_file(file, names)
 
 
-def _joined(
-    root: Path,
-    files: Sequence[Path],
-    domain: str | None,
-    name: str | None,
-    opener: Callable[[Path], SequenceSource],
-) -> _Job:
-    domains = {_job(root, file, domain, name, opener).domain for file in files}
-    return _Job(
-        domains.pop() if len(domains) == 1 else DEFAULT_DOMAIN,
-        name or _stem(root),
-        tuple(map(str, files)),
-        lambda: ConcatSource([opener(file) for file in files]),
-    )
+def _joined(jobs: Sequence[_Job], name: str) -> _Job:
+    domains = {job.domain for job in jobs}
+    domain = domains.pop() if len(domains) == 1 else DEFAULT_DOMAIN
+    inputs = tuple(path for job in jobs for path in job.inputs)
+    return _Job(domain, name, inputs, lambda: ConcatSource([job.open() for job in jobs]))
 
 
 def _job(
@@ -175,12 +165,8 @@ def _job(
         domain, inner = inner[0], inner[1:]
     elif domain is None and dataset.is_dir() and parent in DOMAINS:
         domain, inner = parent, inner[:-1]
-    return _Job(
-        domain or DEFAULT_DOMAIN,
-        name or "-".join([*inner, label]),
-        (str(file),),
-        lambda: opener(file),
-    )
+    name = name or "-".join([*inner, label])
+    return _Job(domain or DEFAULT_DOMAIN, name, (str(file),), lambda: opener(file))
 
 
 def _stem(path: Path) -> str:
@@ -230,13 +216,8 @@ def _write(
     job: _Job, scratch: Path, frequency: str | None, dtype: str, progress: bool
 ) -> SourceReport:
     source = job.open()
-    report = SourceReport(
-        job.domain,
-        job.name,
-        job.inputs,
-        frequency,
-        ignored_columns=source.ignored_columns,
-    )
+    columns = source.ignored_columns
+    report = SourceReport(job.domain, job.name, job.inputs, frequency, ignored_columns=columns)
     folder = scratch / job.folder
     folder.mkdir(parents=True)
     total = int(source.lengths.sum(dtype=np.int64))

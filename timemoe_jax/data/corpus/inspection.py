@@ -44,7 +44,7 @@ class Share:
         self.points += points
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What was found in a corpus."""
 
@@ -58,14 +58,14 @@ class Inspection:
     frequencies: dict[str, Share]  # what the files say, or "unknown"
     domains: dict[str, Share]  # by the first folder below the path; "unknown" where there is none
     sources: dict[str, Share]  # by folder or file
-    missing_points: int  # NaN
-    infinite_points: int
-    zero_points: int  # zero, but for float32 rounding
-    empty_sequences: int  # without any point
-    sequences_with_missing: int  # at least one NaN
-    all_missing_sequences: int  # points, but no finite one
-    constant_sequences: int  # one finite value throughout, but for float32 rounding
-    all_zero_sequences: int  # constant at zero
+    missing_points: int = 0  # NaN
+    infinite_points: int = 0
+    zero_points: int = 0  # zero, but for float32 rounding
+    empty_sequences: int = 0  # without any point
+    sequences_with_missing: int = 0  # at least one NaN
+    all_missing_sequences: int = 0  # points, but no finite one
+    constant_sequences: int = 0  # one finite value throughout, but for float32 rounding
+    all_zero_sequences: int = 0  # constant at zero
     duplicate_sequences: int  # equal to an earlier one of two or more points
     duplicate_examples: list[tuple[str, str]]  # names of pairs, compared value by value
     skipped_files: list[str]  # files of a kind that is not read
@@ -151,15 +151,8 @@ def inspect_source(
         duplicate_examples=pairs,
         skipped_files=list(source.skipped_files),
         examples=tally.examples(),
-        **{name: tally.counts[name] for name in _COUNTED},
+        **tally.counts,
     )
-
-
-_COUNTED = (
-    *("missing_points", "infinite_points", "zero_points", "empty_sequences"),
-    *("sequences_with_missing", "all_missing_sequences", "constant_sequences"),
-    "all_zero_sequences",
-)
 
 
 def _parts(source: SequenceSource, i: int) -> Iterator[Float64[np.ndarray, " _"]]:

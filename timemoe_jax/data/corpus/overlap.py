@@ -156,17 +156,11 @@ _COUNTED = (
 
 
 class _Index:
-    """Every window of the benchmarks, by its fingerprints.
-
-    Attributes:
-      points: those of all channels, one after the other.
-      names: file and column of each channel.
-      ends: where each channel ends in `points`.
-    """
+    """Every window of the benchmarks, by its fingerprints."""
 
     def __init__(self, benchmarks: Sequence[str | os.PathLike[str]], window: int):
         self.window = window
-        self.names: list[tuple[str, str]] = []
+        self.names: list[tuple[str, str]] = []  # the file and column of each channel
         channels = []
         for path in benchmarks:
             table = read_csv(path)
@@ -174,8 +168,8 @@ class _Index:
             channels += list(table.values.T)
         if not channels:
             raise DataError("no benchmark was given; give at least one CSV")
-        self.points = np.concatenate(channels)
-        self.ends = np.cumsum([len(channel) for channel in channels])
+        self.points = np.concatenate(channels)  # those of all channels, one after the other
+        self.ends = np.cumsum([len(channel) for channel in channels])  # of each in `points`
         del channels, table
         self.ignored: Counter[str] = Counter()
         self.num_windows = 0
@@ -183,9 +177,8 @@ class _Index:
 
     def _build(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The four kinds of fingerprints, each sorted, with the first points of their windows."""
-        hashes: list[list[np.ndarray]] = [[], [], [], []]
-        starts: list[list[np.ndarray]] = [[], [], [], []]
         narrow = np.int32 if len(self.points) < 2**31 else np.int64
+        parts = [[(np.zeros(0, np.uint64), np.zeros(0, narrow))] for _ in range(4)]
         for begin, end in zip([0, *self.ends[:-1]], self.ends, strict=True):
             firsts = np.arange(begin, max(begin, end - self.window + 1))
             self.num_windows += len(firsts)
@@ -194,15 +187,12 @@ class _Index:
                 prints = fingerprints(self.windows(some))
                 self.ignored += prints.ignored
                 for kind, keep in enumerate(_looked_up(prints)):
-                    hashes[kind].append(prints.hashes[kind][keep])
-                    starts[kind].append(some[keep].astype(narrow))
+                    parts[kind].append((prints.hashes[kind][keep], some[keep].astype(narrow)))
         tables = []
-        for kind in range(4):
-            unsorted = np.concatenate([np.zeros(0, np.uint64), *hashes[kind]])
-            order = np.argsort(unsorted, kind="stable")
-            places = np.concatenate([np.zeros(0, narrow), *starts[kind]])
-            tables.append((unsorted[order], places[order]))
-            hashes[kind], starts[kind] = [], []
+        while parts:  # those that are sorted need no memory any more
+            hashes, starts = map(np.concatenate, zip(*parts.pop(0), strict=True))
+            order = np.argsort(hashes, kind="stable")
+            tables.append((hashes[order], starts[order]))
         return tables
 
     def windows(self, starts: Int64[np.ndarray, " N"]) -> WindowRows:
@@ -336,7 +326,7 @@ def _standard(windows: WindowRows) -> WindowRows:
 
 def _corpus_windows(
     corpus: SequenceSource, window: int, counts: Counter[str]
-) -> Iterator[tuple[WindowRows, Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]]:
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Adjacent windows, and one at the end of each sequence, in batches, with their places."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     ready = 0
@@ -344,10 +334,10 @@ def _corpus_windows(
         parts.append(part)
         ready += len(part[0])
         if ready >= _BATCH:
-            yield tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[misc]
+            yield tuple(map(np.concatenate, zip(*parts, strict=True)))
             parts, ready = [], 0
     if parts:
-        yield tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[misc]
+        yield tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _side_by_side(

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +24,6 @@ def staged(out: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
 
     It must be new or empty. With `parts`, the folders that the block writes below `out`, only they
     must be new or empty, and only they move where `out` exists already.
-
-    Raises:
-      DataError: a folder already exists, or a file cannot be read or written.
     """
     out = Path(os.path.abspath(out))
     for target in [out / part for part in parts] or [out]:
@@ -38,9 +35,9 @@ def staged(out: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
         for left in sorted(out.parent.glob(f"{glob.escape(prefix)}*{_PARTIAL}")):
             message = f"{left} is left from a run that was killed, or is of one that still runs"
             warnings.warn(message, stacklevel=4)
-        scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PARTIAL, dir=out.parent))
+        scratch = out.parent / f"{prefix}{uuid.uuid4().hex}{_PARTIAL}"
+        scratch.mkdir()
         try:
-            scratch.chmod(0o777 & ~_umask())
             yield scratch
             _flush(scratch)
             if parts and out.exists():
@@ -67,13 +64,6 @@ def _flush(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb+") as stream:
                 os.fsync(stream.fileno())
-
-
-def _umask() -> int:
-    # It can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -41,9 +41,7 @@ class _Plan(NamedTuple):
     seed: int
 
 
-class _Block(NamedTuple):
-    values: np.ndarray
-    redrawn: int
+_Block = tuple[np.ndarray, int]  # its series, and how many of them were drawn again
 
 
 def synthesize(
@@ -113,9 +111,9 @@ def _write(folder: Path, plan: _Plan, workers: int, progress: bool) -> dict[str,
 
         def series(name: str, count: int) -> Iterator[np.ndarray]:
             while count > 0:
-                block = next(blocks)
-                redrawn[name] += block.redrawn
-                taken = block.values[:count]
+                values, again = next(blocks)
+                redrawn[name] += again
+                taken = values[:count]
                 yield from taken
                 count -= len(taken)
                 bar.update(taken.size)
@@ -147,8 +145,7 @@ def _drawn(
 
 
 def _draw(plan: _Plan, name: str, number: int) -> _Block:
-    generator = plan.generators[name]
-    return _Block(*draw_block(name, generator, plan.seed, number, BLOCK, plan.length))
+    return draw_block(name, plan.generators[name], plan.seed, number, BLOCK, plan.length)
 
 
 def _manifest(plan: _Plan, weights: dict[str, float], redrawn: dict[str, int]) -> dict[str, Any]:

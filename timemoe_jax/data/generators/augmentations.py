@@ -190,8 +190,7 @@ class Quantize(Augmentation):
 class MissingSpells(Augmentation):
     """Makes spells of points missing (NaN), of geometrically distributed lengths."""
 
-    # range of the expected share of points that become missing; below 1
-    share: Bounds = (0.01, 0.2)
+    share: Bounds = (0.01, 0.2)  # range of the expected share of points that become missing
     # range of the mean length of a spell, in points, drawn evenly in its logarithm; where points
     # are missing independently of each other it is 1 / (1 - share), and never less
     spell: Bounds = (1.0, 50.0)

@@ -8,6 +8,8 @@ from scipy.signal import lfilter
 
 from timemoe_jax.data.generators.generator import Bounds, Rng
 
+PerSeries = Float64[np.ndarray, " count"]  # a number for each series
+
 
 def uniform(rng: Rng, bounds: Bounds, *shape: int) -> np.ndarray:
     """Numbers spread evenly over a range."""
@@ -28,7 +30,7 @@ def kinds(rng: Rng, weights: Mapping[str, float], count: int) -> dict[str, Int64
 
 
 def recursion(
-    coefficient: Float64[np.ndarray, " count"], inputs: Float64[np.ndarray, "count length"]
+    coefficient: PerSeries, inputs: Float64[np.ndarray, "count length"]
 ) -> Float64[np.ndarray, "count length"]:
     """x[t] = coefficient * x[t-1] + input[t], starting from x[0] = input[0]."""
     rows = zip(coefficient, inputs, strict=True)
@@ -36,7 +38,7 @@ def recursion(
 
 
 def autoregression(
-    rng: Rng, coefficient: Float64[np.ndarray, " count"], length: int
+    rng: Rng, coefficient: PerSeries, length: int
 ) -> Float64[np.ndarray, "count {length}"]:
     """A stationary Gaussian AR(1) of variance 1: its autocorrelation at lag k is coefficient**k."""
     inputs = rng.standard_normal((coefficient.size, length))
@@ -45,9 +47,7 @@ def autoregression(
     return recursion(coefficient, inputs)
 
 
-def smooth(
-    rng: Rng, scale: Float64[np.ndarray, " count"], length: int
-) -> Float64[np.ndarray, "count {length}"]:
+def smooth(rng: Rng, scale: PerSeries, length: int) -> Float64[np.ndarray, "count {length}"]:
     """Standard normal values every `scale` points (at least 1), joined without corners."""
     scale = np.maximum(scale, 1.0)[:, None]
     position = np.arange(length) / scale + rng.random(scale.shape)

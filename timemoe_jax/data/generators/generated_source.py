@@ -44,9 +44,6 @@ class GeneratedSource(SequenceSource):
 
     Families are drawn by their weights, equal ones if None, and series have at least two points.
     The augmentation changes each block after it is drawn; what it makes missing is NaN.
-
-    Raises:
-      DataError: there is no family, a weight is missing or not positive, or a number is too small.
     """
 
     def __init__(
@@ -132,9 +129,8 @@ class GeneratedSource(SequenceSource):
                     self._blocks.move_to_end(number)
                     return self._blocks[number]
             name = self._names[int(self._lane_families(number // LANES)[number % LANES])]
-            values, _ = draw_block(
-                name, self._families[name], self._seed, number, BLOCK, self._length
-            )
+            family = self._families[name]
+            values, _ = draw_block(name, family, self._seed, number, BLOCK, self._length)
             if self._augmentation is not None:
                 rng = _rng(self._seed, f"augmentation of {name}", number)
                 values = self._augmentation(rng, values)

@@ -39,11 +39,7 @@ MIXUP = "tsmixup"  # takes part where there are real series to mix
 
 
 def make_generator(name: str, source: SequenceSource | None = None) -> Generator:
-    """Makes a family of FAMILIES, or "tsmixup" of a source of real series, with its defaults.
-
-    Raises:
-      DataError: there is no such family, or tsmixup has no source.
-    """
+    """Makes a family of FAMILIES, or "tsmixup" of a source of real series, with its defaults."""
     if name == MIXUP:
         if source is None:
             raise DataError(f"family {MIXUP} mixes real series; give a source of them")
@@ -60,9 +56,6 @@ def parse_families(text: str) -> dict[str, float]:
     """Reads a choice of families such as `arima,chaos:2`: the weight of each, 1 where none stands.
 
     An empty text chooses all of FAMILIES equally.
-
-    Raises:
-      DataError: a family is named twice, or a weight is not a positive number.
     """
     must_be = "a family, with a positive weight after a colon if any, such as arima:2"
     try:

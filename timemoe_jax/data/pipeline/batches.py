@@ -1,5 +1,6 @@
 """From windows to batches with Grain: shuffled, repeated, split over processes, resumable."""
 
+import dataclasses
 import sys
 from typing import SupportsIndex
 
@@ -41,21 +42,10 @@ def make_dataset(
     A mixture whose plan has counts decides what comes how often instead: an epoch is then one of a
     source, and draws follow one another without end.
 
-    Args:
-      window_source: the windows.
-      batch_size: B, the rows of a batch of this process.
-      seed: of the order, from 0 to 2**32 - 1.
-      shuffle: whether to mix the windows of all series.
-      repeat: whether to go on after the last window.
-      num_threads: how many batches to prepare at once ahead of use; 0 prepares one on demand.
-      process_index: which of the processes this is.
-      process_count: how many processes share the windows, none taking what another takes.
-      mixture: the plan of several sources; for `repeat` alone.
-
-    Returns:
-      a dataset of the items of the source, B of each along axis 0: {"values": float32 [B, size],
-      "mask": bool [B, size], "sequence": int64 [B]} of a `WindowSource`.
-      Its iterators have get_state, set_state and close.
+    Items are those of the windows, B = `batch_size` of this process along axis 0: {"values":
+    float32 [B, size], "mask": bool [B, size], "sequence": int64 [B]} of a `WindowSource`. The seed
+    of the order is from 0 to 2**32 - 1. So many threads prepare batches ahead of use; 0 prepares
+    one on demand. Iterators have get_state, set_state and close.
 
     Raises:
       DataError: there is no window, or an argument is out of its range.
@@ -76,6 +66,7 @@ def make_dataset(
     return grain.MapDataset.source(batches).to_iter_dataset(options)
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class _Batches:
     """Random access to the batches of a process.
 
@@ -83,39 +74,31 @@ class _Batches:
     cost several times as much as the windows themselves.
     """
 
-    def __init__(
-        self,
-        windows: Windows,
-        order: Order,
-        batch_size: int,
-        process_index: int,
-        process_count: int,
-        num_batches: int,
-    ):
-        self._windows = windows
-        self._order = order
-        self._batch_size = batch_size
-        self._process_index, self._process_count = process_index, process_count
-        self._num_batches = num_batches
-        self._group = max(1, _DRAWS // batch_size)
-        self._drawn: dict[int, Int64[np.ndarray, "group B"]] = {}
+    windows: Windows
+    order: Order
+    batch_size: int
+    process_index: int
+    process_count: int
+    num_batches: int
+    drawn: dict[int, Int64[np.ndarray, "group B"]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self.num_batches
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
-        group, within = divmod(i.__index__(), self._group)
-        return self._windows.batch(self._draw(group)[within])
+        num_batches = max(1, _DRAWS // self.batch_size)
+        group, within = divmod(i.__index__(), num_batches)
+        return self.windows.batch(self._draw(group, num_batches)[within])
 
-    def _draw(self, group: int) -> Int64[np.ndarray, "group B"]:
+    def _draw(self, group: int, num_batches: int) -> Int64[np.ndarray, "group B"]:
         """The windows of some batches in a row, which threads ask for at about the same time."""
-        drawn = self._drawn.get(group)
+        drawn = self.drawn.get(group)
         if drawn is None:
-            size = self._group * self._batch_size
+            size = num_batches * self.batch_size
             draws = np.arange(group * size, (group + 1) * size, dtype=np.int64)
-            draws = draws * self._process_count + self._process_index
-            drawn = self._order.windows(draws).reshape(self._group, self._batch_size)
-            self._drawn = {**dict(list(self._drawn.items())[-1:]), group: drawn}
+            draws = draws * self.process_count + self.process_index
+            drawn = self.order.windows(draws).reshape(num_batches, self.batch_size)
+            self.drawn = {**dict(list(self.drawn.items())[-1:]), group: drawn}
         return drawn
 
 
@@ -132,16 +115,13 @@ def _check(
             f"there is no window: each of the {len(window_source.source)} series has fewer than "
             "two points"
         )
-    if batch_size < 1:
-        raise DataError(f"batch_size is {batch_size}; it must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise DataError(f"seed is {seed}; it must be from 0 to 2**32 - 1")
-    if num_threads < 0:
-        raise DataError(f"num_threads is {num_threads}; it must be at least 0")
-    if process_count < 1:
-        raise DataError(f"process_count is {process_count}; it must be at least 1")
-    if not 0 <= process_index < process_count:
-        raise DataError(
-            f"process_index is {process_index}; it must be from 0 to {process_count - 1}, since "
-            f"process_count is {process_count}"
-        )
+    within = f"from 0 to {process_count - 1}, since process_count is {process_count}"
+    for name, value, good, right in (
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("seed", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1"),
+        ("num_threads", num_threads, num_threads >= 0, "at least 0"),
+        ("process_count", process_count, process_count >= 1, "at least 1"),
+        ("process_index", process_index, 0 <= process_index < process_count, within),
+    ):
+        if not good:
+            raise DataError(f"{name} is {value}; it must be {right}")

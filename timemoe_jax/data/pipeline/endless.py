@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64
 
-from timemoe_jax.data.pipeline.windows import Extent, Index, Windows
+from timemoe_jax.data.pipeline.windows import Extent, Index, Numbers, Windows
 from timemoe_jax.errors import DataError
 
 # More than any run takes. Each series is a function of its number, so they need no memory.
@@ -13,13 +12,7 @@ NUM_SERIES = 1 << 40
 
 
 class EndlessIndex:
-    """An `Index` of series that are each as long as one window: window i is series i.
-
-    Args:
-      length: the number of inputs of a window.
-      num_sequences: how many series there are.
-      future: the number of points after the inputs; every series has `length + future` points.
-    """
+    """An `Index` of series of `length + future` points each: window i is series i."""
 
     skipped_sequences = uncovered_points = padded_points = 0
 
@@ -34,9 +27,7 @@ class EndlessIndex:
         """The extent of series `first` to `stop`."""
         return Extent(first, stop, (stop - first) * self.size)
 
-    def locate(
-        self, numbers: Int64[np.ndarray, " B"]
-    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+    def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """The series of windows, and their first points there, which are 0."""
         return numbers, np.zeros_like(numbers)
 
@@ -46,11 +37,7 @@ class EndlessIndex:
 
 
 class JoinedIndex:
-    """Several indices as one `Index`: windows and series of one follow those of the one before.
-
-    Raises:
-      DataError: the lengths of their windows differ.
-    """
+    """Several indices as one `Index`: windows and series of one follow those of the one before."""
 
     def __init__(self, indices: Sequence[Index]):
         shapes = sorted({(index.length, index.size) for index in indices})
@@ -92,7 +79,7 @@ class JoinedWindows(Windows):
         self.source = windows[0].source
         self.index = JoinedIndex([part.index for part in windows])
 
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `Windows.batch`."""
         joined: dict[str, np.ndarray] = {}
         first = first_sequence = 0

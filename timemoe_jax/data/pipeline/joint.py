@@ -1,10 +1,9 @@
 """Windows of several aligned series, for models that read them together."""
 
 import numpy as np
-from jaxtyping import Int64
 
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
-from timemoe_jax.data.pipeline.windows import Extent, WindowIndex, Windows
+from timemoe_jax.data.pipeline.windows import Extent, Numbers, WindowIndex, Windows
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -14,21 +13,8 @@ class JointIndex:
 
     A group (`SequenceSource.groups`) of more than `variates` series is cut into pieces of that many
     neighbors; a smaller one leaves the rest of a window's variates empty. The windows of a piece
-    begin where `WindowIndex` lets those of a single series begin.
-
-    Attributes:
-      variates: C, the series of a window.
-      The others are those of `Index`; `padded_points` counts the empty variates, too.
-
-    Args:
-      source: the series.
-      variates: the most series of a window.
-      length: the number of inputs of a window.
-      stride: points from one window to the next.
-      future: the number of points after the inputs.
-
-    Raises:
-      DataError: series of one group differ in length, or an argument is less than one.
+    begin where `WindowIndex` lets those of a single series begin; `padded_points` counts the empty
+    variates, too.
     """
 
     def __init__(
@@ -70,9 +56,7 @@ class JointIndex:
         before = [int(self._points[i - 1]) if i else 0 for i in (begin, end)]
         return Extent(windows.first, windows.stop, before[1] - before[0])
 
-    def locate(
-        self, numbers: Int64[np.ndarray, " B"]
-    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+    def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """The first series of each window, how many there are, and the first point in them."""
         pieces, starts = self._pieces.locate(numbers)
         return self._first[pieces], self._sizes[pieces], starts
@@ -83,10 +67,6 @@ class JointWindows(Windows):
 
     Item i is {"values": float32 [C, size], "mask": bool [C, size], "sequence": int64 [C]}; a
     variate that the group does not have is masked throughout, and its sequence is -1.
-
-    Args:
-      source: the series.
-      index: of its groups.
     """
 
     index: JointIndex
@@ -95,8 +75,8 @@ class JointWindows(Windows):
         self.source, self.index = source, index
         self._series = StandardizedSeries(source)
 
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """Some of the windows; an empty one for -1: "values", "mask" [B, C, size], "sequence"."""
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
+        """As `Windows.batch`: "values" and "mask" [B, C, size], "sequence" [B, C]."""
         shape = (len(numbers), self.index.variates, self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sequence = np.full(shape[:2], -1, np.int64)

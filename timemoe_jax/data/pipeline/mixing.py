@@ -17,6 +17,8 @@ from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.pipeline.windows import Extent, Index
 from timemoe_jax.errors import DataError
 
+PerPart = Float[np.ndarray, " parts"]  # a number for each source
+
 # Without a limit on epochs, the pattern of sources repeats after so many draws.
 _CYCLE = 1 << 30
 # The most names that a summary or an error lists.
@@ -29,8 +31,7 @@ class Mixture:
 
     parts: tuple[SourcePart, ...]  # the sources
     extents: tuple[Extent, ...]  # the windows of each
-    # how many of every `sum(counts)` draws are of each source; None draws from all windows as one
-    # pool
+    # How many of every `sum(counts)` draws are of each source; None: all windows are one pool.
     counts: tuple[int, ...] | None
     draws: int  # the windows that the run takes
     policy: str  # `data.mixing`, and how a limit on epochs changed it
@@ -49,12 +50,7 @@ class Mixture:
     def _label_numbers(self) -> np.ndarray:
         return np.searchsorted(self.labels, self._label_of_parts)
 
-    @functools.cached_property
-    def _endless(self) -> set[str]:
-        labels = zip(self._label_of_parts, self.parts, strict=True)
-        return {label for label, part in labels if part.endless}
-
-    def epochs(self) -> Float[np.ndarray, " parts"]:
+    def epochs(self) -> PerPart:
         """How many epochs of each source the run takes."""
         windows = np.array([len(extent) for extent in self.extents], float)
         counts = windows if self.counts is None else np.array(self.counts, float)
@@ -90,14 +86,15 @@ class Mixture:
 
     def __str__(self) -> str:
         epochs, labels = self.epochs(), np.array(self._label_of_parts)
+        endless = set(labels[[part.endless for part in self.parts]])
         shares = sorted(self.shares().items(), key=lambda item: -item[1])
         shown = []
         for label, share in shares[:_FEW]:
             of_label = epochs[labels == label]
             low, high = np.min(of_label), np.max(of_label)
             times = f"{low:.3g}" if high - low < 0.01 * high else f"{low:.3g} to {high:.3g}"
-            endless = label in self._endless
-            shown.append(f"{label} {share:.2%} ({'endless' if endless else times + ' epochs'})")
+            times = "endless" if label in endless else f"{times} epochs"
+            shown.append(f"{label} {share:.2%} ({times})")
         if len(shares) > _FEW:
             rest = sum(share for _, share in shares[_FEW:])
             shown.append(f"{len(shares) - _FEW} more {rest:.2%}")
@@ -109,7 +106,7 @@ class Mixture:
 def plan_mixture(
     parts: Sequence[SourcePart], index: Index, config: DataConfig, draws: int
 ) -> Mixture:
-    """Decides how often a run of so many draws, its updates times its batch size, uses each source.
+    """Decides how often a run of `draws` windows, all its updates together, uses each source.
 
     A source that would go beyond `max_epochs_per_source` gives exactly so many epochs, and the
     others more, in proportion to their weights. A packed index needs the sources as its groups.
@@ -148,9 +145,7 @@ def plan_mixture(
     return Mixture(tuple(parts), extents, counts, draws, policy)
 
 
-def _weights(
-    parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], config: DataConfig
-) -> Float[np.ndarray, " parts"]:
+def _weights(parts: Sequence[SourcePart], points: PerPart, config: DataConfig) -> PerPart:
     """The share of the points that each source should have, up to a common factor."""
     endless = np.array([part.endless for part in parts])
     if endless.any():
@@ -169,8 +164,8 @@ def _weights(
 
 
 def _fixed_weights(
-    parts: Sequence[SourcePart], points: Float[np.ndarray, " parts"], given: dict[str, float]
-) -> Float[np.ndarray, " parts"]:
+    parts: Sequence[SourcePart], points: PerPart, given: dict[str, float]
+) -> PerPart:
     """The weights of `data.mixing_weights`, divided among a domain's sources by their points."""
     # A source that is named itself has no share in the weight of its domain.
     entries = [part.label if part.label in given else part.domain for part in parts]
@@ -180,25 +175,25 @@ def _fixed_weights(
             f"mixing_weights gives no weight to {', '.join(without[:_FEW])}; name the domain or "
             "the source, with weight 0 to leave it out"
         )
+    totals: dict[str, float] = {}
     for entry, weight in given.items():
-        total = sum(n for e, n in zip(entries, points, strict=True) if e == entry)
+        totals[entry] = sum(n for e, n in zip(entries, points, strict=True) if e == entry)
         if entry not in entries:
             known = sorted({*(part.domain for part in parts), *(part.label for part in parts)})
             raise DataError(
                 f"mixing_weights names {entry!r}, but no source is left for it; "
                 f"there are {', '.join(known[: 2 * _FEW])}"
             )
-        if weight > 0 and total == 0:
+        if weight > 0 and totals[entry] == 0:
             raise DataError(f"mixing_weights gives {entry!r} {weight:g}, but it has no window")
-    totals = {e: sum(points[k] for k, other in enumerate(entries) if other == e) for e in given}
     return np.array(
         [given[e] * n / max(totals[e], 1) for e, n in zip(entries, points, strict=True)]
     )
 
 
 def _fill(
-    rates: Float[np.ndarray, " parts"], limits: Float[np.ndarray, " parts"], total: int
-) -> tuple[Float[np.ndarray, " parts"], Bool[np.ndarray, " parts"]]:
+    rates: PerPart, limits: PerPart, total: int
+) -> tuple[PerPart, Bool[np.ndarray, " parts"]]:
     """Divides a total by the rates, none above its limit; returns also which reached the limit."""
     full = np.zeros(len(rates), bool)
     while True:
@@ -212,7 +207,7 @@ def _fill(
         full |= over
 
 
-def _whole(wanted: Float[np.ndarray, " parts"], total: int) -> tuple[int, ...]:
+def _whole(wanted: PerPart, total: int) -> tuple[int, ...]:
     """Rounds to whole numbers of a given sum, each within one of its number."""
     counts = np.floor(wanted).astype(np.int64)
     missing = total - int(np.sum(counts))

@@ -12,6 +12,8 @@ from jaxtyping import Int64, Shaped, UInt64
 
 from timemoe_jax.data.pipeline.mixing import Mixture
 
+Draws = Int64[np.ndarray, " n"]  # numbers of draws, or of what they take
+
 # The order is shuffled among so many draws. Otherwise sources would come in a fixed pattern, and
 # one of several processes could see nothing but one source.
 BLOCK = 256
@@ -21,7 +23,7 @@ _ROUNDS = 6
 class Order(Protocol):
     """Which window each draw takes."""
 
-    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def windows(self, draws: Draws) -> Draws:
         """The windows of some draws; -1 where there is none left."""
 
 
@@ -36,7 +38,7 @@ class PoolOrder:
         self._seed = None if seed is None else int(_seeds(seed, 1)[0])
         self._repeat = repeat
 
-    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def windows(self, draws: Draws) -> Draws:
         """The windows of some draws; -1 after the last epoch."""
         epochs, within = np.divmod(draws, self._num_windows)
         if self._seed is not None:
@@ -62,7 +64,7 @@ class MixedOrder:
         # One seed for the blocks, and one for each source.
         self._seeds = None if seed is None else _seeds(seed, 1 + len(mixture.parts))
 
-    def windows(self, draws: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def windows(self, draws: Draws) -> Draws:
         """The windows of some draws."""
         if self._seeds is not None:
             draws = self._shuffled(draws, self._seeds[0])
@@ -75,7 +77,7 @@ class MixedOrder:
             within = np.where(self._endless[parts], within, moved)
         return self._firsts[parts] + within
 
-    def _shuffled(self, draws: Int64[np.ndarray, " n"], seed: np.uint64) -> Int64[np.ndarray, " n"]:
+    def _shuffled(self, draws: Draws, seed: np.uint64) -> Draws:
         """Permutes draws within their blocks; no block reaches beyond a cycle."""
         cycle = self._schedule.cycle
         turns, k = np.divmod(draws, cycle)
@@ -101,9 +103,7 @@ class Schedule:
         self._counts = np.array(counts, self._dtype)
         self._before = np.cumsum([0, *self._counts], dtype=self._dtype)
 
-    def locate(
-        self, draws: Int64[np.ndarray, " n"]
-    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    def locate(self, draws: Draws) -> tuple[Draws, Draws]:
         """The source of each draw, and how many draws before it are of that source."""
         draws = draws.astype(self._dtype)
         turns, k = draws // self.cycle, draws % self.cycle
@@ -121,9 +121,7 @@ class Schedule:
         return low, (turns * self._counts[low] + k).astype(np.int64)
 
 
-def permuted(
-    i: Int64[np.ndarray, " n"], size: Int64[np.ndarray, " n"], seed: UInt64[np.ndarray, " n"]
-) -> Int64[np.ndarray, " n"]:
+def permuted(i: Draws, size: Draws, seed: UInt64[np.ndarray, " n"]) -> Draws:
     """Maps each i, from 0 to size - 1, by a permutation of its size and seed, in constant memory.
 
     This is a Feistel network over the bits of the size, repeated while it leads beyond the size

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
-from timemoe_jax.data.pipeline.windows import Extent, Index, Windows, check_made_for
+from timemoe_jax.data.pipeline.windows import Extent, Index, Numbers, Windows, check_made_for
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -32,9 +32,6 @@ class PackedIndex:
     than two points is in no window, and only its points are uncovered. The seed decides on the
     order of the series; None leaves it as it is. `groups` says how many consecutive series make up
     each group, by default one of all: every window is of one group.
-
-    Raises:
-      DataError: `length` is less than one, or the groups are not all of the series.
     """
 
     def __init__(
@@ -128,9 +125,6 @@ class PackedSource(Windows):
 
     The index must be made of `source.lengths`. With `bleeds` there are no segments: attention and
     targets cross from one series to the next, as in the published training code.
-
-    Raises:
-      DataError: the index was made for another number of series.
     """
 
     index: Packing
@@ -142,7 +136,7 @@ class PackedSource(Windows):
         self._bleeds = bleeds
         self._series = StandardizedSeries(source)
 
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `Windows.batch`."""
         shape = (len(numbers), self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)

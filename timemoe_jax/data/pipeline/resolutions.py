@@ -8,9 +8,9 @@ variety (arXiv 2401.03955, diverse resolution sampling).
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 
-from timemoe_jax.data.pipeline.windows import Locator, WindowSource
+from timemoe_jax.data.pipeline.windows import Locator, Numbers, WindowSource
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -23,9 +23,6 @@ class ResampledWindows(WindowSource):
     index does. Where it would end beyond its series at a rate above 1, it takes the largest rate at
     which it does not, or else 1. A mean over points of which some are missing is that of the
     others; a point read between two of which one is missing is missing.
-
-    Raises:
-      DataError: the index was made for another number of series, or there is no rate.
     """
 
     def __init__(
@@ -43,7 +40,7 @@ class ResampledWindows(WindowSource):
         self._bounds = np.cumsum(weights / weights.sum())[:-1]  # between the rates, in [0, 1)
         self._seed = seed
 
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `WindowSource.batch`."""
         batch, rows, starts = self._empty(numbers)
         values, mask, sequence = batch["values"], batch["mask"], batch["sequence"]

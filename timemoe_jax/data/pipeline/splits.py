@@ -9,6 +9,8 @@ from jaxtyping import Int64
 from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.errors import DataError
 
+Split = tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]  # both ascending
+
 
 def subset_parts(
     parts: Sequence[SourcePart], ids: Int64[np.ndarray, " num_sequences"]
@@ -21,17 +23,8 @@ def subset_parts(
     ]
 
 
-def split_sources(
-    parts: Sequence[SourcePart], names: str
-) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
-    """Holds out the sources named "domain/source", with commas between.
-
-    Returns:
-      the series to train on and those to hold out, ascending.
-
-    Raises:
-      DataError: a name is of no source, or nothing is left to train on.
-    """
+def split_sources(parts: Sequence[SourcePart], names: str) -> Split:
+    """Holds out the series of sources named "domain/source", with commas between."""
     wanted = {name.strip() for name in names.split(",") if name.strip()}
     known = {part.label for part in parts}
     if unknown := sorted(wanted - known):
@@ -47,17 +40,8 @@ def split_sources(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def split_sequences(
-    num_sequences: int, fraction: float, seed: int
-) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
-    """Holds out a fraction of the series: at least one if it is above 0, but never all.
-
-    Returns:
-      the series to train on and those to hold out, ascending.
-
-    Raises:
-      DataError: an argument is out of its range, or the only series would be held out.
-    """
+def split_sequences(num_sequences: int, fraction: float, seed: int) -> Split:
+    """Holds out a fraction of the series: at least one if it is above 0, but never all."""
     if not 0.0 <= fraction < 1.0 or seed < 0 or num_sequences < 1:
         raise DataError(
             f"num_sequences is {num_sequences}, fraction {fraction} and seed {seed}; they must be "

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 
 from timemoe_jax.data.config import DataConfig, parse_resolutions
 from timemoe_jax.data.formats.open import SourcePart, open_parts, open_source
@@ -18,34 +17,23 @@ from timemoe_jax.data.pipeline.joint import JointIndex, JointWindows
 from timemoe_jax.data.pipeline.mixing import Mixture, plan_mixture
 from timemoe_jax.data.pipeline.packing import PackedIndex, PackedSource
 from timemoe_jax.data.pipeline.resolutions import ResampledWindows
-from timemoe_jax.data.pipeline.splits import split_sequences, split_sources, subset_parts
+from timemoe_jax.data.pipeline.splits import Split, split_sequences, split_sources, subset_parts
 from timemoe_jax.data.pipeline.windows import Index, WindowIndex, Windows, WindowSource
 from timemoe_jax.data.series_source import SequenceSource, SubsetSource
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSummary:
-    """What a source of series comes to as training data.
-
-    Attributes:
-      sequences: the series.
-      points: their points, all together.
-      windows: the windows cut from them.
-      skipped_sequences: series of fewer than two points, which give no window.
-      uncovered_points: points that are in no window.
-      skipped_files: files passed over while searching folders.
-      padded_share: the share of the windows' points that lie beyond the end of a series.
-      updates_per_epoch: the batches in which every window comes once.
-    """
+    """How much training data a source of series gives."""
 
     sequences: int
-    points: int
-    windows: int
-    skipped_sequences: int
-    uncovered_points: int
-    skipped_files: int
-    padded_share: float
-    updates_per_epoch: int
+    points: int  # of all of them
+    windows: int  # cut from them
+    skipped_sequences: int  # of fewer than two points, which give no window
+    uncovered_points: int  # in no window
+    skipped_files: int  # passed over while searching folders
+    padded_share: float  # of the windows' points: those beyond the end of a series
+    updates_per_epoch: int  # the batches in which every window comes once
 
     def __str__(self) -> str:
         return (
@@ -57,13 +45,7 @@ class DatasetSummary:
 
 
 def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSummary:
-    """Counts what a source gives, and what it does not, at a window length and batch size.
-
-    Args:
-      source: the series.
-      index: the windows, made of `source.lengths`.
-      batch_size: the rows of a batch over all processes.
-    """
+    """Counts what a source gives with windows of an index, in batches over all processes."""
     cells = len(index) * index.size * getattr(index, "variates", 1)
     return DatasetSummary(
         sequences=len(source),
@@ -78,32 +60,21 @@ def describe(source: SequenceSource, index: Index, batch_size: int) -> DatasetSu
 
 
 class TrainingData(NamedTuple):
-    """The windows of a run, and what it draws from where.
-
-    Attributes:
-      train: to train on.
-      validation: of series held out, never packed, so that losses can be compared between
-        policies; None where there are none.
-      mixture: how often what is drawn.
-      summary: for people.
-    """
+    """The windows of a run, and how often it draws from each source."""
 
     train: Windows
+    # Those of held-out series, never packed, so that losses of all policies can be compared.
     validation: Windows | None
     mixture: Mixture
-    summary: str
+    summary: str  # a line for the log
 
 
 def open_training_data(
     config: DataConfig, *, seed: int, num_steps: int, batch_size: int
 ) -> TrainingData:
-    """Opens what a run trains on.
+    """Opens what a run of `num_steps` updates trains on, `batch_size` windows over all processes.
 
-    Args:
-      config: where series come from, and how they are cut and mixed.
-      seed: of what is held out, packed and generated.
-      num_steps: the updates of the run.
-      batch_size: windows per update, over all processes.
+    The seed decides on what is held out, packed and generated.
 
     Raises:
       DataError: something cannot be read, or does not fit the config.
@@ -135,15 +106,7 @@ def open_training_data(
 
 
 def open_series(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[SourcePart]]:
-    """The series of a config that are not endless, if any, and which are of which source.
-
-    Args:
-      config: where they come from.
-      seed: of those that are generated.
-
-    Raises:
-      DataError: something cannot be read.
-    """
+    """The series of a config that are not endless, if any, and which are of which source."""
     if config.path:
         return open_parts(config.path)
     if not config.synthetic_sequences:
@@ -154,18 +117,8 @@ def open_series(config: DataConfig, seed: int) -> tuple[SequenceSource | None, l
 
 def split_series(
     config: DataConfig, source: SequenceSource, parts: Sequence[SourcePart], seed: int
-) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]] | None:
-    """Which series to train on and which to hold out; None where the config holds none of them out.
-
-    Args:
-      config: `validation_sources` or `validation_fraction`.
-      source: the series.
-      parts: which are of which source.
-      seed: of the choice of a fraction.
-
-    Raises:
-      DataError: a source to hold out is none of them, or nothing is left to train on.
-    """
+) -> Split | None:
+    """Which series to train on and which to hold out; None if the config holds none of them out."""
     if config.validation_sources:
         return split_sources(parts, config.validation_sources)
     if config.validation_fraction:
@@ -205,9 +158,8 @@ def _packed(
 
 def _generated(real: SequenceSource | None, config: DataConfig, seed: int) -> Windows:
     """Windows of generated series, each as long as a window; tsmixup mixes the real ones."""
-    augmentation = None
-    if config.synthetic_augmentation:
-        augmentation = augmentations.every_kind(config.synthetic_augmentation)
+    share = config.synthetic_augmentation
+    augmentation = augmentations.every_kind(share) if share else None
     source = GeneratedSource.parse(
         config.synthetic_families,
         config.length + config.future,

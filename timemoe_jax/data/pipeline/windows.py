@@ -11,46 +11,33 @@ from timemoe_jax.data.pipeline.standardize import StandardizedSeries
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 
+Numbers = Int64[np.ndarray, " B"]  # of windows, or of their series
+
 # Series whose windows are counted at a time.
 _CHUNK_SEQUENCES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Windows and points of a range of series.
+    """Windows and points of a range of series."""
 
-    Attributes:
-      first: their first window.
-      stop: the window after their last.
-      points: the points in their windows, without padding; a point in two windows counts twice.
-    """
-
-    first: int
-    stop: int
-    points: int
+    first: int  # their first window
+    stop: int  # the window after their last
+    points: int  # those in their windows, without padding; a point in two windows counts twice
 
     def __len__(self) -> int:
         return self.stop - self.first
 
 
 class Index(Protocol):
-    """Where windows of `size` points lie.
+    """Where windows of `size` points lie."""
 
-    Attributes:
-      length: the number of inputs of a window.
-      size: the number of its points: the inputs, and the targets after them.
-      num_sequences: how many series it was made for.
-      skipped_sequences: how many series have fewer than two points.
-      uncovered_points: how many points are in no window, with those of skipped series.
-      padded_points: how many points of the windows belong to no series.
-    """
-
-    length: int
-    size: int
-    num_sequences: int
-    skipped_sequences: int
-    uncovered_points: int
-    padded_points: int
+    length: int  # the number of inputs of a window
+    size: int  # the number of its points: the inputs, and the targets after them
+    num_sequences: int  # how many series the index was made for
+    skipped_sequences: int  # how many series have fewer than two points
+    uncovered_points: int  # how many points are in no window, with those of skipped series
+    padded_points: int  # how many points of the windows belong to no series
 
     def __len__(self) -> int: ...
 
@@ -61,19 +48,12 @@ class Index(Protocol):
 class Locator(Index, Protocol):
     """An index whose windows lie within one series each."""
 
-    def locate(
-        self, numbers: Int64[np.ndarray, " B"]
-    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+    def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """The number of each window's series, and its first point there."""
 
 
 class Windows(abc.ABC):
-    """Random access to windows: dictionaries of arrays, of the same shapes for each.
-
-    Attributes:
-      source: the series.
-      index: where the windows lie.
-    """
+    """Random access to windows: dictionaries of arrays, of the same shapes for each."""
 
     source: SequenceSource
     index: Index
@@ -87,7 +67,7 @@ class Windows(abc.ABC):
         return {name: array[0] for name, array in self.batch(numbers).items()}
 
     @abc.abstractmethod
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """Stacks windows along axis 0; for -1 an empty one, of mask False and sequence -1."""
 
 
@@ -97,9 +77,6 @@ class WindowIndex:
     Every series of at least two points has a first window, padded on the right where the series is
     shorter; further windows begin at each multiple of `stride`, by default `length`, from which a
     whole window fits. Memory grows with the series, not the windows.
-
-    Raises:
-      DataError: `length`, `stride` or `future` is less than one.
     """
 
     def __init__(
@@ -164,17 +141,15 @@ class WindowIndex:
         points = (end - begin) * self.size - self._padding(first, stop)
         return Extent(begin, end, points)
 
-    def locate(
-        self, numbers: Int64[np.ndarray, " B"]
-    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-        """The number of each window's series, and its first point there."""
+    def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """As `Locator.locate`."""
         check_numbers(numbers, len(self))
         sequences = np.searchsorted(self._ends, numbers, side="right")
         before = np.where(sequences > 0, self._ends[sequences - 1], 0)
         return sequences, (numbers - before) * self.stride
 
 
-def check_numbers(numbers: Int64[np.ndarray, " B"], num_windows: int) -> None:
+def check_numbers(numbers: Numbers, num_windows: int) -> None:
     """Raises an IndexError if a window does not exist."""
     outside = numbers[(numbers < 0) | (numbers >= num_windows)]
     if outside.size:
@@ -199,9 +174,6 @@ class WindowSource(Windows):
     values has a mask of False throughout, so it never contributes.
 
     The index must be made of `source.lengths`.
-
-    Raises:
-      DataError: the index was made for another number of series.
     """
 
     index: Locator
@@ -212,7 +184,7 @@ class WindowSource(Windows):
         self.index = index
         self._series = StandardizedSeries(source)
 
-    def batch(self, numbers: Int64[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `Windows.batch`: "values" and "mask" [B, size], "sequence" [B]."""
         batch, rows, starts = self._empty(numbers)
         values, mask, which = batch["values"], batch["mask"], batch["sequence"][rows]
@@ -226,7 +198,7 @@ class WindowSource(Windows):
         return batch
 
     def _empty(
-        self, numbers: Int64[np.ndarray, " B"]
+        self, numbers: Numbers
     ) -> tuple[dict[str, np.ndarray], Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
         """An empty batch with its series; the rows that hold a window, and where each begins."""
         shape = (len(numbers), self.index.size)

@@ -61,9 +61,7 @@ class Arima(Generator):
         return values
 
 
-def from_partials(
-    partial: Float64[np.ndarray, "count p"],
-) -> Float64[np.ndarray, "count p"]:
+def from_partials(partial: Float64[np.ndarray, "count p"]) -> Float64[np.ndarray, "count p"]:
     """Coefficients of stationary autoregressions with given partial autocorrelations."""
     coefficients = np.zeros_like(partial)
     for k in range(partial.shape[1]):

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import kinds, log_uniform, uniform
+from timemoe_jax.data.generators.draws import PerSeries, kinds, log_uniform, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 # Runge-Kutta steps between points, and steps before the first point, to reach the attractor.
@@ -61,18 +61,16 @@ class Chaos(Generator):
                 steps.append(log_uniform(rng, step, rows[name].size))
                 chosen.append(rows[name])
         if systems:
-            joined = Quadratic(
-                *(np.concatenate(parts, axis=-1) for parts in zip(*systems, strict=True))
-            )
+            parts = zip(*systems, strict=True)
+            joined = Quadratic(*(np.concatenate(part, axis=-1) for part in parts))
             drawn = np.concatenate(chosen)
             start = rng.uniform(0.5, 3.0, (3, drawn.size))
             path = integrate(joined, start, np.concatenate(steps), length, _WARM_UP)
             seen = rng.integers(0, 3, drawn.size)
             values[drawn] = path[:, seen, np.arange(drawn.size)].T
         if "mackey_glass" in rows:
-            values[rows["mackey_glass"]] = self._mackey_glass(
-                rng, rows["mackey_glass"].size, length
-            )
+            delayed = rows["mackey_glass"]
+            values[delayed] = self._mackey_glass(rng, delayed.size, length)
         scale = uniform(rng, self.noise, count, 1) * values.std(axis=1, keepdims=True)
         return values + scale * rng.standard_normal((count, length))
 
@@ -98,11 +96,7 @@ def rossler_parameters(rng: Rng, count: int) -> tuple[np.ndarray, np.ndarray, np
     return rng.uniform(0.17, 0.22, count), rng.uniform(0.15, 0.3, count), rng.uniform(5, 7, count)
 
 
-def lorenz(
-    sigma: Float64[np.ndarray, " count"],
-    rho: Float64[np.ndarray, " count"],
-    beta: Float64[np.ndarray, " count"],
-) -> Quadratic:
+def lorenz(sigma: PerSeries, rho: PerSeries, beta: PerSeries) -> Quadratic:
     """x' = sigma (y - x), y' = x (rho - z) - y, z' = xy - beta z."""
     zero, one = np.zeros_like(sigma), np.ones_like(sigma)
     return Quadratic(
@@ -113,11 +107,7 @@ def lorenz(
     )
 
 
-def rossler(
-    a: Float64[np.ndarray, " count"],
-    b: Float64[np.ndarray, " count"],
-    c: Float64[np.ndarray, " count"],
-) -> Quadratic:
+def rossler(a: PerSeries, b: PerSeries, c: PerSeries) -> Quadratic:
     """x' = -y - z, y' = x + a y, z' = b + z (x - c)."""
     zero, one = np.zeros_like(a), np.ones_like(a)
     return Quadratic(
@@ -131,7 +121,7 @@ def rossler(
 def integrate(
     system: Quadratic,
     state: Float64[np.ndarray, "3 count"],
-    step: Float64[np.ndarray, " count"],
+    step: PerSeries,
     length: int,
     warm_up: int = 0,
     substeps: int = SUBSTEPS,
@@ -177,8 +167,8 @@ def _derivative(system: Quadratic) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def mackey_glass(
-    delay: Float64[np.ndarray, " count"],
-    start: Float64[np.ndarray, " count"],
+    delay: PerSeries,
+    start: PerSeries,
     length: int,
     beta: float = 0.2,
     gamma: float = 0.1,

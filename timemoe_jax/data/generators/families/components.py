@@ -7,12 +7,12 @@ series on access.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from timemoe_jax.data.generators import draws
 from timemoe_jax.data.generators.draws import standardize
 from timemoe_jax.data.generators.generator import Generator, Rng
 from timemoe_jax.data.series_source import SequenceSource
@@ -37,11 +37,7 @@ class Components(Generator):
 
 
 class SyntheticSource(SequenceSource):
-    """Generated series; series i depends on the seed, i and the length alone.
-
-    Raises:
-      DataError: `num_sequences` or `length` is less than one, or the seed is negative.
-    """
+    """Generated series; series i depends on the seed, i and the length alone."""
 
     def __init__(self, num_sequences: int, length: int, seed: int):
         if num_sequences < 1 or length < 1 or seed < 0:
@@ -63,13 +59,7 @@ class SyntheticSource(SequenceSource):
 
 def generate(rng: Rng, n: int) -> Float32[np.ndarray, " {n}"]:
     """Draws one series of `n` points: first its kind, then everything about it."""
-    kinds: tuple[Callable[[Rng, int], np.ndarray], ...] = (
-        cyclic,
-        multiplicative,
-        daylight,
-        counts,
-        patternless,
-    )
+    kinds = (cyclic, multiplicative, daylight, counts, patternless)
     kind = kinds[rng.choice(len(kinds), p=(0.55, 0.12, 0.12, 0.03, 0.18))]
     values = kind(rng, n)
     if rng.random() < 0.08:
@@ -114,9 +104,8 @@ def daylight(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
 
 def counts(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:
     """Small whole numbers whose rate follows cycles and a trend, like visits or sales."""
-    rate = standardize(cycles(rng, n)) * rng.uniform(0.2, 0.8) + rng.uniform(0.0, 0.4) * trend(
-        rng, n
-    )
+    swing = standardize(cycles(rng, n)) * rng.uniform(0.2, 0.8)
+    rate = swing + rng.uniform(0.0, 0.4) * trend(rng, n)
     return rng.poisson(np.exp(np.clip(rate + rng.uniform(-0.5, 3.5), -8, 8))).astype(np.float64)
 
 
@@ -155,9 +144,8 @@ def seasonal(rng: Rng, n: int, period: float) -> Float64[np.ndarray, " {n}"]:
     shape = profile(rng)
     position = (phase % 1.0) * _PHASES
     left = position.astype(np.int64) % _PHASES
-    values = shape[left] + (position - np.floor(position)) * (
-        shape[(left + 1) % _PHASES] - shape[left]
-    )
+    after = shape[(left + 1) % _PHASES]
+    values = shape[left] + (position - np.floor(position)) * (after - shape[left])
     draw = rng.random()
     if draw < 0.3:
         values = values * np.exp(rng.uniform(0.1, 0.5) * smooth(rng, n, period * 10))
@@ -258,14 +246,8 @@ def autoregressive(
 
 
 def smooth(rng: Rng, n: int, scale: float) -> Float64[np.ndarray, " {n}"]:
-    """Standard normal values every `scale` points (at least 1), joined without corners."""
-    scale = max(scale, 1.0)
-    position = np.arange(n) / scale + rng.random()
-    left = position.astype(np.int64)
-    values = rng.standard_normal(int(n / scale) + 3)
-    fraction = position - left
-    weight = fraction * fraction * (3.0 - 2.0 * fraction)
-    return values[left] + weight * (values[left + 1] - values[left])
+    """As `draws.smooth`, for one series."""
+    return draws.smooth(rng, np.array([scale], float), n)[0]
 
 
 def level_shifts(rng: Rng, n: int) -> Float64[np.ndarray, " {n}"]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import kinds, log_uniform, recursion, uniform
+from timemoe_jax.data.generators.draws import PerSeries, kinds, log_uniform, recursion, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 
@@ -47,11 +47,7 @@ class Diffusion(Generator):
 
 
 def ornstein_uhlenbeck(
-    rng: Rng,
-    theta: Float64[np.ndarray, " count"],
-    sigma: Float64[np.ndarray, " count"],
-    length: int,
-    dt: float = 1.0,
+    rng: Rng, theta: PerSeries, sigma: PerSeries, length: int, dt: float = 1.0
 ) -> Float64[np.ndarray, "count {length}"]:
     """Stationary solutions of dx = -theta x dt + sigma dW, dt apart."""
     decay = np.exp(-theta * dt)
@@ -63,10 +59,10 @@ def ornstein_uhlenbeck(
 
 def log_price(
     rng: Rng,
-    drift: Float64[np.ndarray, " count"],
-    sigma: Float64[np.ndarray, " count"],
-    jump_rate: Float64[np.ndarray, " count"],
-    jump_size: Float64[np.ndarray, " count"],
+    drift: PerSeries,
+    sigma: PerSeries,
+    jump_rate: PerSeries,
+    jump_size: PerSeries,
     length: int,
 ) -> Float64[np.ndarray, "count {length}"]:
     """log S of dS / S = drift dt + sigma dW + jumps, one point apart, from log S = 0.

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import kinds, log_uniform, recursion, uniform
+from timemoe_jax.data.generators.draws import PerSeries, kinds, log_uniform, recursion, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 
@@ -77,11 +77,7 @@ class Events(Generator):
 
 
 def hawkes(
-    rng: Rng,
-    rate: Float64[np.ndarray, " count"],
-    branching: Float64[np.ndarray, " count"],
-    decay: Float64[np.ndarray, " count"],
-    length: int,
+    rng: Rng, rate: PerSeries, branching: PerSeries, decay: PerSeries, length: int
 ) -> Float64[np.ndarray, "count {length}"]:
     """Counts per point of self-exciting processes in discrete time.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from timemoe_jax.data.generators.draws import log_uniform, uniform
+from timemoe_jax.data.generators.draws import PerSeries, log_uniform, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 # A multiplicative season never falls below this share of the level.
@@ -69,8 +69,8 @@ def simulate(
     shocks: Float64[np.ndarray, "length count"],
     relative: Bool[np.ndarray, " count"],
     smoothing: Float64[np.ndarray, "3 count"],
-    slope: Float64[np.ndarray, " count"],
-    damping: Float64[np.ndarray, " count"],
+    slope: PerSeries,
+    damping: PerSeries,
     ring: Float64[np.ndarray, "count P"],
     period: Int64[np.ndarray, " count"],
     times: Bool[np.ndarray, " count"],

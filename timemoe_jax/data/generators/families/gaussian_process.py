@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from timemoe_jax.data.generators.draws import PerSeries
 from timemoe_jax.data.generators.generator import Generator, Rng
 
 RBF, PERIODIC, RATIONAL, LINEAR, WHITE = range(5)
@@ -117,7 +118,7 @@ def sample(
 
 def _features(
     rng: Rng, kernels: Kernels, features: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float64[np.ndarray, " count"]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, PerSeries]:
     """Draws the features of composite kernels, by joining those of the parts.
 
     Returns the frequency in radians per unit of x, the power of x that multiplies the feature, and
@@ -144,7 +145,7 @@ def _features(
 
 def _one_kernel(
     rng: Rng, kernels: Kernels, j: int, features: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float64[np.ndarray, " count"]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, PerSeries]:
     """Draws the features of kernel `j` of each series, as `_features` returns them."""
     kind, scale = kernels.kind[:, j], kernels.scale[:, j]
     shape = (kind.size, features)

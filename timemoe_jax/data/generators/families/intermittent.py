@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import kinds, log_uniform, uniform
+from timemoe_jax.data.generators.draws import PerSeries, kinds, log_uniform, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 
@@ -40,10 +40,7 @@ class Intermittent(Generator):
 
 
 def counts(
-    rng: Rng,
-    mean: Float64[np.ndarray, " count"],
-    dispersion: Float64[np.ndarray, " count"],
-    length: int,
+    rng: Rng, mean: PerSeries, dispersion: PerSeries, length: int
 ) -> Float64[np.ndarray, "count {length}"]:
     """Negative binomial counts of given mean and variance mean + mean^2 / dispersion."""
     success = (dispersion / (dispersion + mean))[:, None]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from timemoe_jax.data.generators.draws import autoregression, kinds, uniform
+from timemoe_jax.data.generators.draws import PerSeries, autoregression, kinds, uniform
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 
@@ -49,9 +49,7 @@ class Volatility(Generator):
 
 
 def garch(
-    shocks: Float64[np.ndarray, "count length"],
-    alpha: Float64[np.ndarray, " count"],
-    beta: Float64[np.ndarray, " count"],
+    shocks: Float64[np.ndarray, "count length"], alpha: PerSeries, beta: PerSeries
 ) -> Float64[np.ndarray, "count length"]:
     """r[t] = sqrt(h[t]) shock[t], h[t+1] = 1 - alpha - beta + alpha r[t]^2 + beta h[t], h[0] = 1.
 
