@@ -147,7 +147,7 @@ def test_a_mesh_that_does_not_divide_the_model_says_which_dimension(changes, siz
         changes = {**changes, "num_key_value_heads": changes["num_attention_heads"]}
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes))
     with pytest.raises(ConfigError, match=message):
-        check_fits(config, mesh_of(**sizes), RULES)
+        check_fits(config, mesh_of(**sizes))
 
 
 def test_a_mesh_that_does_not_divide_the_batch():
@@ -161,7 +161,7 @@ def test_without_a_mesh_nothing_is_said():
     x = jnp.ones((4, 2))
     assert partitioning.constrain(x, "data") is x
     assert partitioning.per_device(np.sin, P("data"), P("data")) is np.sin
-    assert partitioning.gather_fsdp({"x": x})["x"] is x
+    assert partitioning.gather_fsdp({"x": x}, RULES)["x"] is x
     with partitioning.use_mesh(mesh_of(1)):
         assert partitioning.current_mesh() is None
 
@@ -213,7 +213,7 @@ def assert_close(reference, other) -> None:
 @pytest.mark.parametrize("sizes", MESHES, ids=named)
 def test_four_devices_equal_one(sizes):
     loss, gradients, metrics, params, _ = one_device(CONFIG)
-    again = run(CONFIG, mesh_of(**sizes), RULES)
+    again = run(CONFIG, mesh_of(**sizes))
     assert again[0] == pytest.approx(loss, abs=1e-5)
     assert_close(gradients, again[1])
     assert_close(metrics, again[2])

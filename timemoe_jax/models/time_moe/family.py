@@ -93,7 +93,7 @@ class TimeMoeFamily(Family):
             Dimension("model.intermediate_size", config.intermediate_size, "tensor"),
         ]
         if config.use_dense:
-            return [*dimensions, Dimension("the experts of a model.use_dense", 1, "expert")]
+            return [*dimensions, Dimension("model.use_dense has no experts", 1, "expert")]
         width = "the width of an expert, model.intermediate_size / model.num_experts_per_tok"
         return [
             *dimensions,
