@@ -682,7 +682,7 @@ def test_conversion_writes_nothing_where_something_is(tmp_path, params):
 def test_loading_published_weights_needs_no_orbax():
     code = (
         "import sys; sys.modules['orbax'] = None; sys.modules['grain'] = None\n"
-        "from timemoe_jax.checkpoints.store import load_model\n"
+        "from timemoe_jax.checkpoints.load import load_model\n"
         f"print(load_model({str(MOE_TINY)!r}).digest)"
     )
     root = str(ROOT)

@@ -325,7 +325,7 @@ def test_what_a_series_is_thought_to_take_is_about_what_the_compiler_plans():
     )
     if plan is None:
         pytest.skip("this backend does not tell")
-    thought = model.engine._bytes_of_series(engine._Group(length, HORIZON))
+    thought = model.engine._family.bytes_per_series(model.config, length, HORIZON)
     assert 1 / 3 < plan.temp_size_in_bytes / batch / thought < 3
 
 
