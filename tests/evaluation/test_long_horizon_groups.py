@@ -142,7 +142,7 @@ def test_a_run_of_groups_keeps_the_order_and_what_it_has(
     covering, benchmark, tmp_path, monkeypatch
 ):
     """Cells come as the config names them; a run cut short leaves its finished groups."""
-    monkeypatch.setattr(evaluate, "_load", lambda config: covering)
+    monkeypatch.setattr(Forecaster, "from_pretrained", lambda *_: covering)
     config = EvalConfig(
         checkpoint="random",
         datasets=(str(benchmark.path),),
