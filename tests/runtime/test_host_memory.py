@@ -45,7 +45,10 @@ def _faults_of_a_call(before: str, **environment: str) -> float:
 def test_pages_are_cleared_once():
     page = 4096
     usual = _faults_of_a_call("")
-    kept = _faults_of_a_call("assert host_memory.keep_freed_memory()")
+    # On a busy machine the order of XLA's threads now and then leaves no free piece that is large
+    # enough, so that a process of a few goes without; without the setting none keeps anything.
+    keeping = "assert host_memory.keep_freed_memory()"
+    kept = min(_faults_of_a_call(keeping) for _ in range(3))
     assert usual * page > 30e6  # else this C library keeps them anyway, and the module has no use
     assert kept * page < 1e6
 
