@@ -93,9 +93,9 @@ def read_csv_frame(path: str | os.PathLike[str], names: ColumnNames | None = Non
     ids = {*ID_NAMES} if names.id is None else {names.id}
     times = {*TIME_NAMES} if names.timestamp is None else {names.timestamp}
     lines = array("q")
-    parts: dict[str, list[np.ndarray]] = {}
     with _rows_of(path) as (header, rows):
-        parts = {name: [] for name in header if name not in ids | times}
+        parts: dict[str, list[np.ndarray]] = {n: [] for n in header if n not in ids | times}
+        texts: dict[str, list[str]] = {n: [] for n in header if n in ids | times}
         while chunk := list(itertools.islice(rows, CHUNK)):
             numbers, cells = zip(*chunk, strict=True)
             lines.extend(numbers)
@@ -103,12 +103,14 @@ def read_csv_frame(path: str | os.PathLike[str], names: ColumnNames | None = Non
                 values = _numbers(column) if name in parts else None
                 if values is not None:
                     parts[name].append(values)
-                else:
-                    parts.pop(name, None)
+                elif parts.pop(name, None) == []:
+                    texts[name] = []
+                if name in texts:
+                    texts[name].extend(map(str.strip, column))
     if not lines:
         raise DataError(f"{path} has a header line but no rows")
-    # That a column does not hold numbers alone may show only at its end: its text is read again.
-    texts = _texts(path, [name for name in header if name not in parts], len(lines))
+    # That a column does not hold numbers alone may show only later: its text is read again.
+    texts |= _texts(path, [n for n in header if n not in parts and n not in texts], len(lines))
     columns = {
         name: np.concatenate(parts[name]) if name in parts else _typed(texts[name], name in ids)
         for name in header
