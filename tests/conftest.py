@@ -1,6 +1,7 @@
 """What every test shares: JAX on a CPU, checked shapes, and where the fixtures are."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -43,6 +44,13 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from places import GOLDEN, TESTS, shared_folder  # noqa: E402
+
+# Tracing makes many objects, and few of them are in cycles. Collecting less often, and not noting
+# where each operation stands, took 7% off the CPU time of ten tests of updates.
+gc.collect()
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 hypothesis.settings.register_profile(
     "tests",
