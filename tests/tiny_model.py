@@ -1,27 +1,30 @@
 """A model and a run small enough to compile in seconds, for tests that need no particular ones."""
 
+import dataclasses
 import os
 from typing import Any
 
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 
-# Large initial weights, so that every part of the model has a say.
+# Large initial weights, so that every part of the model has a say. Of one block: a second takes
+# half as long again to compile, and is given where blocks together are what is tested.
 TINY = TimeMoeConfig(
     hidden_size=16,
     intermediate_size=24,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     num_key_value_heads=1,
     num_experts=4,
     horizon_lengths=(1, 4),
     initializer_range=0.4,
 )
+TWO_BLOCKS = dataclasses.replace(TINY, num_hidden_layers=2)
 
 # Of a run of `train_main.py`; what it lacks is that of configs/smoke.py.
 TINY_RUN: dict[str, Any] = {
     "model.hidden_size": 16,
     "model.intermediate_size": 32,
-    "model.num_hidden_layers": 2,
+    "model.num_hidden_layers": 1,
     "model.num_attention_heads": 2,
     "model.num_key_value_heads": 2,
     "model.num_experts": 4,

@@ -137,7 +137,7 @@ def test_what_cannot_be_averaged_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_hidden_layers": 1}, "num_hidden_layers is 1 and 2"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2 and 1"),
         ({"rope_theta": 500.0}, "rope_theta is 500.0 and 10000.0"),  # of the same shapes
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.pipeline.batches import make_dataset
 from timemoe_jax.data.pipeline.packing import PackedIndex, PackedSource

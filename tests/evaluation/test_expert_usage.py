@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import TINY
+from tiny_model import TWO_BLOCKS as TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster, plotting
 from timemoe_jax.evaluation import expert_usage

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax import DataError, Forecaster
 from timemoe_jax.evaluation import long_horizon as evaluate
 from timemoe_jax.evaluation.benchmarks import benchmark_windows, load_benchmark

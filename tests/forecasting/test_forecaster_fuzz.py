@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax import Forecaster, TimeMoeError
 from timemoe_jax.data.formats.table_layout import TIME_NAMES
 from timemoe_jax.forecasting.frames.files import read_frame_file, with_steps

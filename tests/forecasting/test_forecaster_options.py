@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.forecasting import engine
 from timemoe_jax.models.base import create_params

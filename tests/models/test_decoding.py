@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import TWO_BLOCKS as TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax.models.base import abstract_model, create_params
 from timemoe_jax.models.decoding import decode_uncached, horizon_plan
 from timemoe_jax.models.time_moe.config import TimeMoeConfig

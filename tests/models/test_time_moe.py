@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import TWO_BLOCKS as TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax.models.base import ModelOutput, abstract_model, count_parameters, create_params
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training import losses

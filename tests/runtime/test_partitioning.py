@@ -33,7 +33,7 @@ SPLITS = GOLDEN / "partitioning.json"
 
 # Heads, experts and widths that every mesh of four devices divides.
 MODEL = dataclasses.replace(
-    TINY, num_attention_heads=4, num_key_value_heads=4, intermediate_size=32, num_hidden_layers=2
+    TINY, num_attention_heads=4, num_key_value_heads=4, intermediate_size=32
 )
 CONFIG = RunConfig(
     model=MODEL,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.training.config import OptimizerConfig, RunConfig, TrainConfig

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tiny_model import TINY
 
-from tests.tiny_model import TINY
 from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError

@@ -32,7 +32,7 @@ from timemoe_jax.training.step import (
 MODEL = TimeMoeConfig(
     hidden_size=16,
     intermediate_size=32,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     num_key_value_heads=2,
     num_experts=4,
