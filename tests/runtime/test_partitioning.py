@@ -24,7 +24,8 @@ from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.experts.capacity import capacity
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
-from timemoe_jax.training.config import RunConfig, TrainConfig
+from timemoe_jax.training.config import LossConfig, RunConfig, TrainConfig
+from timemoe_jax.training.losses import dropped_share
 from timemoe_jax.training.objective import make_loss
 from timemoe_jax.training.start import check_fits
 from timemoe_jax.training.step import create_state, make_train_step
@@ -186,23 +187,39 @@ def place(batch, mesh):
     return jax.tree.map(lambda a: jax.device_put(a, partitioning.batch_sharding(mesh)), batch)
 
 
-def run(config: RunConfig, mesh: jax.sharding.Mesh):
-    """Loss and gradients of the first batch, and losses and parameters after five updates."""
+@functools.cache
+def first_state(model: TimeMoeConfig):
+    return jax.device_get(create_state(dataclasses.replace(CONFIG, model=model)))
+
+
+def start(config: RunConfig, mesh: jax.sharding.Mesh):
+    """The first state on a mesh; that it is the same on each has a test of its own."""
+    state = first_state(config.model)
+    return jax.device_put(state, partitioning.shardings(state, mesh, RULES))
+
+
+def gradient(config: RunConfig, mesh: jax.sharding.Mesh):
+    """Loss, its parts and gradients of the first batch."""
     with partitioning.use_mesh(mesh):
-        state = create_state(config, mesh=mesh)
+        state = start(config, mesh)
         compute = jax.jit(jax.value_and_grad(make_loss(config), has_aux=True))
-        (loss, _), gradients = compute(state.params, place(batches()[0], mesh))
-        gradients = jax.device_get(gradients)
-        step, metrics = make_train_step(config, mesh), []
+        (loss, parts), gradients = compute(state.params, place(batches()[0], mesh))
+    return float(loss), parts, jax.device_get(gradients)
+
+
+def update(config: RunConfig, mesh: jax.sharding.Mesh):
+    """The metrics of five updates, and the state after them."""
+    with partitioning.use_mesh(mesh):
+        state, step, metrics = start(config, mesh), make_train_step(config, mesh), []
         for batch in batches():
             state, each = step(state, place(batch, mesh))
             metrics.append(jax.device_get(each))
-    return float(loss), gradients, metrics, jax.device_get(state.params), state
+    return metrics, state
 
 
 @functools.cache
-def one_device(config: RunConfig):
-    return run(config, mesh_of(1))
+def one_device():
+    return gradient(CONFIG, mesh_of(1)), update(CONFIG, mesh_of(1))
 
 
 def assert_close(reference, other) -> None:
@@ -212,70 +229,91 @@ def assert_close(reference, other) -> None:
 
 @pytest.mark.parametrize("sizes", MESHES, ids=named)
 def test_four_devices_equal_one(sizes):
-    loss, gradients, metrics, params, _ = one_device(CONFIG)
-    again = run(CONFIG, mesh_of(**sizes))
-    assert again[0] == pytest.approx(loss, abs=1e-5)
-    assert_close(gradients, again[1])
-    assert_close(metrics, again[2])
-    assert_close(params, again[3])
+    (loss, _, gradients), (metrics, state) = one_device()
+    other_loss, _, others = gradient(CONFIG, mesh_of(**sizes))
+    assert other_loss == pytest.approx(loss, abs=1e-5)
+    assert_close(gradients, others)
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-2
+    other_metrics, other_state = update(CONFIG, mesh_of(**sizes))
+    assert_close(metrics, other_metrics)
+    assert_close(state.params, other_state.params)
     for (path, leaf), spec in zip(
-        jax.tree_util.tree_leaves_with_path(again[4].params),
-        jax.tree.leaves(partitioning.shardings(again[4].params, mesh_of(**sizes), RULES)),
+        jax.tree_util.tree_leaves_with_path(other_state.params),
+        jax.tree.leaves(partitioning.shardings(other_state.params, mesh_of(**sizes), RULES)),
         strict=True,
     ):
         assert leaf.sharding.is_equivalent_to(spec, leaf.ndim), path
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("accumulated", {"train": {"gradient_accumulation": 2}}),
-        ("all_to_all", {"model": {"expert_exchange": "all_to_all", "expert_capacity_factor": 8.0}}),
-        ("grouped", {"model": {"expert_implementation": "grouped"}}),
-        ("biased", {"model": {"router_bias": True}, "loss": {"router_z_loss_factor": 0.01}}),
-        ("recomputed", {"model": {"remat": "full"}}),
-        ("chunked", {"model": {"attention_implementation": "chunked"}}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_options_on_a_mixed_mesh(name, changes):
+def changed(section: str, **fields) -> RunConfig:
+    values = dataclasses.replace(getattr(CONFIG, section), **fields)
+    return dataclasses.replace(CONFIG, **{section: values})
+
+
+MIXED = {"expert": 2, "fsdp": 2}
+OPTIONS = {
+    "all_to_all": {"expert_exchange": "all_to_all", "expert_capacity_factor": 8.0},
+    "grouped": {"expert_implementation": "grouped"},
+    "recomputed": {"remat": "full"},
+    "chunked": {"attention_implementation": "chunked"},
+}
+
+
+@pytest.mark.parametrize("fields", OPTIONS.values(), ids=OPTIONS)
+def test_the_gradient_of_an_option_on_a_mixed_mesh(fields):
+    config = changed("model", **fields)
+    loss, _, gradients = gradient(config, mesh_of(1))
+    other_loss, _, others = gradient(config, mesh_of(**MIXED))
+    assert other_loss == pytest.approx(loss, abs=1e-5)
+    assert_close(gradients, others)
+
+
+def test_updates_of_a_biased_router_on_a_mixed_mesh():
     config = dataclasses.replace(
-        CONFIG,
-        **{
-            section: dataclasses.replace(getattr(CONFIG, section), **fields)
-            for section, fields in changes.items()
-        },
+        changed("model", router_bias=True), loss=LossConfig(router_z_loss_factor=0.01)
     )
-    loss, gradients, _, params, _ = one_device(config)
-    again = run(config, mesh_of(expert=2, fsdp=2))
-    assert again[0] == pytest.approx(loss, abs=1e-5)
-    assert_close(gradients, again[1])
+    (metrics, one), (others, four) = (
+        update(config, mesh_of(n, **m)) for n, m in ((1, {}), (4, MIXED))
+    )
+    assert_close(metrics, others)
+    assert_close(one.params, four.params)
+
+
+def test_accumulated_updates_on_a_mixed_mesh():
+    config = changed("train", gradient_accumulation=2)
+    _, one = update(config, mesh_of(1))
+    _, four = update(config, mesh_of(**MIXED))
     # Micro-batches hold other series on a mesh, and the balancing loss is a mean over them.
-    bound = 1e-3 if name == "accumulated" else 1e-5
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again[3]), strict=True):
-        np.testing.assert_allclose(b, a, rtol=0, atol=bound)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-3)
+
+
+def dropped(config: RunConfig, mesh: jax.sharding.Mesh) -> np.ndarray:
+    """The share of each layer's choices that are dropped in the first batch."""
+    with partitioning.use_mesh(mesh):
+        params = start(config, mesh).params
+        parts = jax.jit(make_loss(config))(params, place(batches()[0], mesh))[1]
+    return np.array(dropped_share(parts.statistics))
 
 
 def test_dropped_choices_are_counted_once_whatever_the_mesh():
     """A capacity of half an even share: at least half of all is dropped, of the same tokens."""
-    model = dataclasses.replace(MODEL, expert_implementation="capacity", expert_capacity_factor=0.5)
-    config = dataclasses.replace(CONFIG, model=model)
-    shares = [
-        run(config, mesh)[2][0]["dropped_share"]
+    config = changed("model", expert_implementation="capacity", expert_capacity_factor=0.5)
+    one, tensor, expert = (
+        dropped(config, mesh)
         for mesh in (mesh_of(1), mesh_of(data=1, tensor=4), mesh_of(data=1, expert=4))
-    ]
-    assert (shares[0] >= 0.5).all()
-    np.testing.assert_array_equal(shares[1], shares[0])
+    )
+    assert (one >= 0.5).all()
+    np.testing.assert_array_equal(tensor, one)
     # Four devices that each hold an expert count the tokens of all.
-    np.testing.assert_array_equal(shares[2], shares[0])
+    np.testing.assert_array_equal(expert, one)
 
 
 def test_an_exchange_with_too_little_room_says_what_it_dropped():
-    model = dataclasses.replace(MODEL, expert_exchange="all_to_all", expert_capacity_factor=0.5)
-    _, _, metrics, _, _ = run(dataclasses.replace(CONFIG, model=model), mesh_of(expert=4, data=1))
-    assert (metrics[0]["dropped_share"] >= 0.5).all()
-    assert (metrics[0]["dropped_share"] < 1).all()
+    config = changed("model", expert_exchange="all_to_all", expert_capacity_factor=0.5)
+    share = dropped(config, mesh_of(expert=4, data=1))
+    assert (share >= 0.5).all()
+    assert (share < 1).all()
 
 
 def test_initial_parameters_do_not_depend_on_the_mesh():
@@ -309,18 +347,6 @@ def collectives(function, *arguments) -> dict[str, int]:
             size = int(np.prod([int(d) for d in dims.split(",") if d]))
             found[kind] = found.get(kind, 0) + size * (2 if dtype == "bf16" else 4)
     return found
-
-
-def exchange_volume(exchange, *, tokens, choices, d_model, devices, itemsize, capacity_factor):
-    """Bytes that each device sends in the forward pass of one layer, by kind of collective."""
-    others = devices - 1
-    if exchange == "all_gather":
-        return {
-            "all-gather": others * tokens * (d_model * itemsize + choices * 8),
-            "reduce-scatter": others * tokens * d_model * itemsize,
-        }
-    room = capacity(tokens * choices, devices, capacity_factor)
-    return {"all-to-all": others * room * (2 * d_model * itemsize + 4)}
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
