@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tiny_model import TINY
 
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.models.base import abstract_model
-from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn.experts.parallel import Experts
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
@@ -29,15 +29,8 @@ from timemoe_jax.training.step import (
     make_validation,
 )
 
-MODEL = TimeMoeConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    num_experts=4,
-    horizon_lengths=(1, 4),
-    initializer_range=0.2,
+MODEL = dataclasses.replace(
+    TINY, intermediate_size=32, num_key_value_heads=2, initializer_range=0.2
 )
 CONFIG = RunConfig(
     model=MODEL,
