@@ -1,14 +1,14 @@
 """Evaluation: the scores by hand, the manifest, the table, and bad input from the command line."""
 
+import functools
 import hashlib
 import json
-import subprocess
-import sys
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
-from places import ROOT
+from processes import run_here, run_processes
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.config import from_mapping
@@ -16,6 +16,14 @@ from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.long_horizon import parroting_stretch, results_table, run
 
 ROWS, CONTEXT, HORIZON = 400, 48, 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded_once():
+    """An evaluation goes on with the programs of those before it."""
+    once = functools.cache(Forecaster.from_pretrained)
+    with mock.patch.object(Forecaster, "from_pretrained", once):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,8 @@ def _windows(data_dir):
 def test_scores_by_hand(golden, data_dir, manifest):
     (cell,) = manifest["cells"]
     contexts, targets = _windows(data_dir)
-    point = Forecaster.from_pretrained(golden).forecast(contexts, HORIZON, normalize="none").point
+    forecaster = Forecaster.from_pretrained(str(golden))
+    point = forecaster.forecast(contexts, HORIZON, normalize="none", batch_size=16).point
     np.testing.assert_allclose(cell["mse"], np.square(point - targets).mean(), rtol=1e-5)
     np.testing.assert_allclose(cell["mae"], np.abs(point - targets).mean(), rtol=1e-5)
     last = np.repeat(contexts[:, -1:], HORIZON, axis=1)
@@ -123,7 +132,7 @@ def test_the_manifest_says_how(golden, data_dir, manifest):
     file = data_dir / "sub" / "small.csv"
     assert cell["windows"] == cell["windows_in_protocol"] == 2 * (80 - HORIZON + 1)
     assert cell["dataset_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert cell["checkpoint_hash"] == Forecaster.from_pretrained(golden).digest
+    assert cell["checkpoint_hash"] == Forecaster.from_pretrained(str(golden)).digest
     assert cell["first_target_time"].startswith("2020-11-16")
     assert cell["last_target_time"].startswith("2021-02-03")
     assert (cell["context_length"], cell["season"]) == (CONTEXT, 7)
@@ -135,11 +144,11 @@ def test_the_manifest_says_how(golden, data_dir, manifest):
 
 
 def test_the_files_are_what_was_returned(golden, data_dir, tmp_path):
-    returned = run(_config(golden, data_dir, tmp_path / "out", max_windows=20))
+    returned = run(_config(golden, data_dir, tmp_path / "out", max_windows=16))
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == returned
     table = (tmp_path / "out" / "results.md").read_text()
     assert table == results_table(returned)
-    assert "20 of 146" in table
+    assert "16 of 146" in table
     assert "subset" in table
 
 
@@ -191,20 +200,19 @@ def test_bad_input_is_named_before_anything_is_scored(
     assert not (tmp_path / "out").exists()
 
 
-def _eval_main(*arguments):
-    command = [sys.executable, "eval_main.py", "--config=configs/eval_ltsf.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+PROGRAM = ("eval_main.py", "--config=configs/eval_ltsf.py")
 
 
 def test_the_program(golden, data_dir, tmp_path):
-    done = _eval_main(
+    done = run_here(
+        *PROGRAM,
         f"--config.checkpoint={golden}",
         f"--config.data_dir={data_dir}",
         "--config.datasets=small",
         f"--config.horizons={HORIZON},4",
         f"--config.context_length={CONTEXT}",
         "--config.protocol=published",
-        "--config.batch_size=32",
+        "--config.batch_size=16",
         "--config.max_windows=10",
         f"--config.output_dir={tmp_path}",
     )
@@ -215,21 +223,23 @@ def test_the_program(golden, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "started"),
     [
-        (["--config.datasets=text"], "column 'note'"),
-        (["--config.datasets=small", "--config.checkpoint=/nowhere"], "/nowhere"),
-        (["--config.batch_sise=3"], "batch_sise"),
+        (["--config.datasets=text"], "column 'note'", False),
+        (["--config.datasets=small", "--config.checkpoint=/nowhere"], "/nowhere", True),
+        (["--config.batch_sise=3"], "batch_sise", False),
     ],
 )
-def test_the_program_answers_nonsense_in_one_line(data_dir, tmp_path, arguments, message):
-    done = _eval_main(
+def test_the_program_answers_nonsense_in_one_line(data_dir, tmp_path, arguments, message, started):
+    command = [
+        *PROGRAM,
         f"--config.data_dir={data_dir}",
         "--config.horizons=8",
         "--config.context_length=48",
         f"--config.output_dir={tmp_path / 'out'}",
         *arguments,
-    )
+    ]
+    (done,) = run_processes(command, 1, devices=1) if started else [run_here(*command)]
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert message in line

@@ -56,7 +56,7 @@ def test_adjusted_quantiles_never_cross_and_keep_the_median(seed):
     assert (wider >= 0).all()
 
 
-@pytest.mark.parametrize("width", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("width", [0.1, 10.0])
 def test_coverage_whatever_the_width_of_the_model(width):
     """Exactly ceil(20 * 0.8) / 20; one binomial count in ten thousand lies outside the bounds."""
     cases, errors = 4000, 19

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 
-HORIZON = 13
+HORIZON = 9  # of a head of 8 and one of 1
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_raw_forecasts_are_the_published_ones(forecaster, expected):
 
 
 def test_one_series_of_any_rank_is_one_row(forecaster, expected):
-    x = expected["input"][0]
+    x = expected["input"][0, -64:]
     flat = forecaster.forecast(x, HORIZON).point
     assert flat.shape == (1, HORIZON)
     np.testing.assert_array_equal(flat, forecaster.forecast([x], HORIZON).point)
@@ -49,7 +49,7 @@ def test_the_model_gives_every_head(forecaster, expected):
 
 
 @settings(max_examples=15)
-@given(st.integers(0, 10**6), st.lists(st.sampled_from([1, 9, 40, 61]), min_size=2, max_size=4))
+@given(st.integers(0, 10**6), st.lists(st.sampled_from([1, 9, 40]), min_size=2, max_size=4))
 def test_a_series_does_not_depend_on_its_batch(forecaster, seed, lengths):
     series = _series(seed, lengths)
     together = forecaster.forecast(series, HORIZON).point
@@ -68,7 +68,7 @@ def test_a_series_does_not_depend_on_its_batch(forecaster, seed, lengths):
     st.floats(-1e3, 1e3),
 )
 def test_scaling_and_shifting_go_through(forecaster, seed, scale, shift):
-    (s,) = _series(seed, [70])
+    (s,) = _series(seed, [60])
     point = forecaster.forecast(s, HORIZON).point
     moved = forecaster.forecast(shift + scale * s, HORIZON).point
     np.testing.assert_allclose((moved - shift) / (scale * s.std()), point / s.std(), atol=1e-5)
@@ -85,8 +85,8 @@ def test_leading_missing_values_are_no_values(forecaster):
 def test_trailing_missing_values_are_forecast_too(forecaster):
     (s,) = _series(1, [60])
     gap = 4  # a size of its own: see test_gaps_share_programs for the others
-    out = forecaster.forecast(np.concatenate([s, np.full(gap, np.nan)]), 8)
-    np.testing.assert_array_equal(out.point, forecaster.forecast(s, gap + 8).point[:, gap:])
+    out = forecaster.forecast(np.concatenate([s, np.full(gap, np.nan)]), HORIZON - gap)
+    np.testing.assert_array_equal(out.point, forecaster.forecast(s, HORIZON).point[:, gap:])
     np.testing.assert_array_equal(out.missing, [gap])
 
 
@@ -119,20 +119,20 @@ def test_extreme_magnitudes(forecaster, scale):
 
 
 def test_one_point_is_enough(forecaster):
-    np.testing.assert_array_equal(forecaster.forecast([4.0], 3).point, [[4.0, 4.0, 4.0]])
+    np.testing.assert_array_equal(forecaster.forecast([4.0], HORIZON).point, [[4.0] * HORIZON])
 
 
 def test_integers(forecaster):
     s = np.arange(40) % 7
     np.testing.assert_array_equal(
-        forecaster.forecast(s, 5).point, forecaster.forecast(s.astype(float), 5).point
+        forecaster.forecast(s, HORIZON).point, forecaster.forecast(s.astype(float), HORIZON).point
     )
 
 
 def test_the_input_is_not_modified(forecaster):
     s = np.array([1.0, np.nan, 3.0, 2.0])
     before = s.copy()
-    forecaster.forecast(s, 3)
+    forecaster.forecast(s, HORIZON)
     np.testing.assert_array_equal(s, before)
 
 
@@ -162,13 +162,15 @@ def test_a_context_without_values(forecaster):
 
 def test_raw_values_too_large_are_named(forecaster):
     with pytest.raises(DataError, match=r"series 1 is not finite; .*'instance'"):
-        forecaster.forecast([[1.0, 2.0], [1e30, 2e30]], 4, normalize="none")
+        forecaster.forecast([[1.0, 2.0], [1e30, 2e30]], HORIZON, normalize="none")
 
 
 def test_parameters_that_are_not_finite_are_named(forecaster):
     params = jax.tree.map(lambda p: p * jnp.nan, nnx.state(forecaster.model, nnx.Param))
+    broken = Forecaster(forecaster.config, params)
+    broken.engine._decode = forecaster.engine._decode  # which takes any parameters
     with pytest.raises(DataError, match="parameters are not finite"):
-        Forecaster(forecaster.config, params).forecast([1.0, 2.0, 3.0], 2)
+        broken.forecast([1.0, 2.0, 3.0], HORIZON)
 
 
 def test_dtypes(golden, forecaster):

@@ -1,6 +1,7 @@
 """The plan of a calibration: how many errors it needs, and from which origins of a series."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -70,6 +71,8 @@ def make_plan(
     )
 
 
+# Asked for each level of each series.
+@functools.lru_cache(maxsize=1024)
 def confidence_of(level: float) -> Fraction:
     """|2 tau - 1|, exact for the decimal that was written: 0.95, not 0.95 + 2e-17.
 
