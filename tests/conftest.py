@@ -65,7 +65,7 @@ hypothesis.settings.load_profile("tests")
 # Begun first, the longest first, so that no worker waits for another at the end.
 LONGEST = (
     *("runs/test_training_on_meshes.py", "runs/test_train.py", "training/test_step.py"),
-    *("forecasting/test_forecaster_options.py", "models/test_time_moe.py"),
+    "models/test_time_moe.py",
     *("runtime/test_partitioning.py", "models/test_parity.py", "evaluation/test_studies.py"),
     *("training/test_quantile_training.py", "models/test_quantile_heads.py"),
 )
