@@ -1,12 +1,10 @@
 """The comparison on chaotic systems: its series, its windows and its errors, by hand."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from places import ROOT
+from processes import run_here
 
 from benchmarks import chaos
 from timemoe_jax.data.formats.open import open_source
@@ -172,8 +170,7 @@ def test_each_file_is_a_table_of_its_own(tmp_path):
 
 
 def test_the_whole_program(tmp_path):
-    command = [sys.executable, "benchmarks/chaos.py", "--quick", "--json", str(tmp_path / "rows")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here("benchmarks/chaos.py", "--quick", "--json", tmp_path / "rows")
     assert done.returncode == 0, done.stderr
     assert "cores" in done.stdout.splitlines()[0]
     rows = json.loads((tmp_path / "rows").read_text())

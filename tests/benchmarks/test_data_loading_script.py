@@ -1,18 +1,15 @@
 """The benchmarks of the data run, and their rows are what they say; nothing is about times."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from processes import run_here
 
 
 def data_rows(name: str, path: Path, *flags: str) -> dict[str, dict]:
     """The rows of a benchmark by name, after checking each one's fields."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *flags, "--json", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here(f"benchmarks/{name}.py", "--quick", *flags, "--json", path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())
     for row in rows:
