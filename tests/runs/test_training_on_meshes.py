@@ -1,19 +1,29 @@
 """Runs of several processes and devices: killed, and gone on with on others."""
 
+import functools
 import shutil
 import signal
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from processes import run_here, run_processes, start_processes
-from tiny_model import training_program
+from tiny_model import TINY_RUN, training_program
 
+from configs import smoke
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.step import list_steps
+from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.config import from_mapping
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.training import loop
+from timemoe_jax.training import run as train
+from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.metrics_log import read_metrics
+from timemoe_jax.training.start import start_or_resume
 
 STEPS, KILLED_AFTER = 40, 16
 RUN = {"train__num_steps": STEPS, "train__checkpoint_every": 8, "train__eval_every": STEPS}
@@ -29,6 +39,16 @@ def curve(workdir: Path) -> dict[int, float]:
     records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
     assert len({r["step"] for r in records}) == len(records)
     return {r["step"]: r["loss"] for r in records}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_program_is_made_once():
+    """Runs of one config and mesh in this process share their update and their validation."""
+    with (
+        mock.patch.object(train, "compile_train_step", functools.cache(train.compile_train_step)),
+        mock.patch.object(loop, "make_validation", functools.cache(loop.make_validation)),
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +114,26 @@ def test_killed_on_two_processes_and_resumed_elsewhere_the_losses_are_the_same(
 
 
 def test_fine_tuning_on_a_mesh_starts_from_a_checkpoint(killed, tmp_path):
-    args = arguments(tmp_path / "tuned", fsdp=2, expert=2)
-    # At a rate of nothing it stays where it started.
-    args += [f"--config.train.init_from={killed}", "--config.train.num_steps=3"]
-    args += ["--config.optimizer.learning_rate=1e-12", "--config.optimizer.end_learning_rate=0"]
-    done = run_here(*args, devices=4)
-    assert done.returncode == 0, done.stderr
-    models = [load_model(folder) for folder in (killed, tmp_path / "tuned")]
-    for a, b in zip(*(jax.tree.leaves(model.params) for model in models), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+    """With the same bits, each parameter where the mesh has it."""
+    fields = TINY_RUN | {"mesh.fsdp": 2, "mesh.expert": 2, "train.init_from": str(killed)}
+    config = smoke.get_config()
+    config.update_from_flattened_dict(fields | {"model.horizon_lengths": (1, 8)})
+    config = from_mapping(RunConfig, config)
+    mesh = partitioning.make_mesh(config.mesh, jax.devices()[:4])
+    with Checkpoints(tmp_path / "tuned") as none:
+        params = start_or_resume(config, mesh, none, None).params
+    for a, b in zip(*map(jax.tree.leaves, (load_model(killed).params, params)), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        assert b.sharding.mesh == mesh
+    experts = params["blocks"]["ffn"]["experts"]
+    assert not any(kernel.sharding.is_fully_replicated for kernel in jax.tree.leaves(experts))
 
 
 def test_two_processes_stop_together_at_a_sigterm(tmp_path):
     """To one of them alone; both save, say so and end with status 0."""
     workdir = tmp_path / "stopped"
     args = arguments(workdir, "--distributed=auto")
-    running = start_processes([*args, "--config.train.num_steps=100000"], 2, 2)
+    running = start_processes([*args, "--config.train.num_steps=100000"], 2, 1)
     try:
         end = time.monotonic() + 240
         while not list_steps(workdir / "checkpoints"):
