@@ -75,17 +75,8 @@ def _abstract_state(
     config: RunConfig, mesh: jax.sharding.Mesh, params: nnx.State | None = None
 ) -> tuple[TrainState, TrainState]:
     """The shapes and dtypes of the initial state, and its shardings."""
-    if params is None:
-        state = _new_state(config)
-    else:
-        state = jax.eval_shape(functools.partial(_initial_state, config), params)
+    state = jax.eval_shape(functools.partial(_initial_state, config), params)
     return state, partitioning.shardings(state, mesh, family_of(config.model).rules())
-
-
-@functools.lru_cache(maxsize=8)
-def _new_state(config: RunConfig) -> TrainState:
-    """The shapes and dtypes of a state with new parameters: a run asks for them several times."""
-    return jax.eval_shape(functools.partial(_initial_state, config), None)
 
 
 def batch_arrays(config: RunConfig) -> dict[str, Any]:
