@@ -37,6 +37,9 @@ def run_here(*arguments: str | os.PathLike, devices: int = 1) -> subprocess.Comp
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as end:
             status = end.code or 0
+            if isinstance(status, str):
+                print(status, file=sys.stderr)
+                status = 1
     return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
 
 

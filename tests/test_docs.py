@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from places import ROOT
+from processes import run_here
 
 
 def test_the_readme_program_runs():
@@ -17,8 +18,7 @@ def test_the_readme_program_runs():
 
 def test_the_example_draws_every_sample(golden, tmp_path):
     picture = tmp_path / "samples.png"
-    command = [sys.executable, "examples/forecast_samples.py", str(golden), str(picture)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here("examples/forecast_samples.py", golden, picture)
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
 

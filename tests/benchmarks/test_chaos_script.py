@@ -1,12 +1,10 @@
 """The comparison on chaotic systems: its series, its windows and its errors, by hand."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from places import ROOT
+from processes import run_here
 
 from benchmarks import chaos
 from timemoe_jax.data.formats.open import open_source
@@ -172,8 +170,7 @@ def test_each_file_is_a_table_of_its_own(tmp_path):
 
 
 def test_the_whole_program(tmp_path):
-    command = [sys.executable, "benchmarks/chaos.py", "--quick", "--json", str(tmp_path / "rows")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here("benchmarks/chaos.py", "--quick", "--json", tmp_path / "rows")
     assert done.returncode == 0, done.stderr
     assert "cores" in done.stdout.splitlines()[0]
     rows = json.loads((tmp_path / "rows").read_text())
@@ -194,26 +191,29 @@ def test_the_whole_program(tmp_path):
         assert 0.5 < keyed[f"{system} mean MSE"]["value"] < 2
 
 
-def test_a_checkpoint_on_series_of_a_folder(golden, tmp_path, capsys):
+def test_a_checkpoint_on_series_of_a_folder(golden, tmp_path, capsys, monkeypatch):
+    forecaster = chaos.Forecaster.from_pretrained(golden)  # once, so that it compiles once
+    loaded = []
+    monkeypatch.setattr(
+        chaos.Forecaster, "from_pretrained", lambda path: loaded.append(path) or forecaster
+    )
     rng = np.random.default_rng(0)
     np.save(tmp_path / "walks.npy", rng.normal(size=(3, 90)).cumsum(axis=1))
     np.save(tmp_path / "short.npy", rng.normal(size=(2, 20)))
     flags = ["--context", "40", "--horizon", "6", "--stretches", "5", "--windows", "2"]
     arguments = ["--no-systems", "--series", str(tmp_path), "--checkpoint", str(golden)]
     chaos.main([*arguments, *flags, "--json", str(tmp_path / "rows.json")])
+    assert loaded == [str(golden)]
     printed = capsys.readouterr().out
     assert "walks.npy: 3 series, 6 windows" in printed
     assert "short.npy: 0 series, 0 windows; 2 series shorter than 46 points left out" in printed
     rows = {row["name"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     title = f"{tmp_path.name}/walks.npy {golden.name}"
-    forecaster = chaos.Forecaster.from_pretrained(golden)
     values = np.load(tmp_path / "walks.npy")
-    each = []
-    for series in values:
-        windows = np.stack([series[at : at + 46] for at in (44, 0)])
-        off = forecaster.forecast(windows[:, :40], 6).point - windows[:, 40:]
-        each.append((off**2).mean(axis=1) / windows[:, :40].var(axis=1))
-    means = np.mean(each, axis=1)
+    windows = np.stack([series[at : at + 46] for series in values for at in (44, 0)])
+    off = forecaster.forecast(windows[:, :40], 6).point - windows[:, 40:]
+    each = (off**2).mean(axis=1) / windows[:, :40].var(axis=1)
+    means = each.reshape(3, 2).mean(axis=1)
     assert rows[f"{title} MSE"]["value"] == pytest.approx(means.mean(), rel=1e-6)
     assert rows[f"{title} median MSE"]["value"] == pytest.approx(np.median(means), rel=1e-6)
     error = means.std(ddof=1) / np.sqrt(3)

@@ -1,18 +1,22 @@
 """The benchmarks of the data run, and their rows are what they say; nothing is about times."""
 
+import functools
 import json
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from places import ROOT
+from processes import run_here
+
+from timemoe_jax.forecasting import forecaster
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.models.base import create_params
 
 
 def data_rows(name: str, path: Path, *flags: str) -> dict[str, dict]:
     """The rows of a benchmark by name, after checking each one's fields."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *flags, "--json", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here(f"benchmarks/{name}.py", "--quick", *flags, "--json", path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())
     for row in rows:
@@ -81,7 +85,16 @@ def test_coverage(tmp_path):
                 assert row["value"] > 0
 
 
+@pytest.fixture(scope="module")
+def _one_model() -> Iterator[None]:
+    """Frames of both kinds are forecast by one, so that its programs are compiled once."""
+    make = functools.cache(lambda config: Forecaster(config, create_params(config, seed=0)))
+    with mock.patch.object(forecaster, "Forecaster", lambda config, _: make(config)):
+        yield
+
+
 @pytest.mark.parametrize("flags", [(), ("--long",)])
+@pytest.mark.usefixtures("_one_model")
 def test_frame_memory(tmp_path, flags):
     rows = data_rows("frame_memory", tmp_path / "rows.json", *flags)
     name = f"50 x 20000 {'long' if flags else 'wide'}"

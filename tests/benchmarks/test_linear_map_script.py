@@ -1,12 +1,10 @@
 """The linear map that models are held against: its fit and its forecasts, by hand."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from places import ROOT
+from processes import run_here
 
 from benchmarks import linear_map
 from timemoe_jax.errors import DataError
@@ -72,8 +70,7 @@ def test_flags_that_cannot_be(flags, message, capsys):
 
 def test_the_script_beats_the_last_value_on_generated_series(tmp_path):
     path = tmp_path / "rows.json"
-    command = [sys.executable, "benchmarks/linear_map.py", "--quick", "--json", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_here("benchmarks/linear_map.py", "--quick", "--json", path)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(path.read_text())}
     assert rows["last value MSE at 48"]["ratio"] > 1.2

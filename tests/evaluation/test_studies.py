@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import TINY
+from tiny_model import TINY, TWO_BLOCKS
 
 from configs import ablations as ablations_file
 from configs import scaling as scaling_file
@@ -215,7 +215,7 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
         started.append(workdir.name)
         if len(started) == 2:
             raise KeyboardInterrupt
-        return real(config, workdir)
+        return real(config, workdir, jax.devices()[:1])
 
     monkeypatch.setattr(studies.train, "run", run)
     with pytest.raises(KeyboardInterrupt):
@@ -247,24 +247,27 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 def test_two_processes_share_the_variants(tmp_path, monkeypatch):
-    """While one is at the first, another goes on with the second, and both see all at the end."""
+    """While one is at the first, another goes on with the second, and both see all at the end.
+
+    What a variant trains and how it is scored is the test's before this.
+    """
     ablations = AblationsConfig(("full", "no_shared_expert"), seeds=(0,))
     study = _study("ablations", ablations=ablations)
-    variants = ablation_variants(study)
-    real, order = train.run, []
+    variants, order = ablation_variants(study), []
 
     def run(config, workdir):
         order.append(workdir.name)
         if len(order) == 1:  # another process, which finds this variant taken
             with pytest.raises(InterruptedError):
                 run_variants(variants, tmp_path, study.score)
-        return real(config, workdir)
+        return train.RunResult(None, config.train.num_steps, False, workdir)
 
     def waited(seconds):
         assert json.loads((tmp_path / "no_shared_expert_seed0/result.json").read_text())
         raise InterruptedError
 
     monkeypatch.setattr(studies.train, "run", run)
+    monkeypatch.setattr(studies, "_result", lambda variant, *_: {"name": variant.name})
     monkeypatch.setattr(studies.time, "sleep", waited)
     results, whole = run_variants(variants, tmp_path, study.score)
     assert order == ["full_seed0", "no_shared_expert_seed0"]
@@ -377,7 +380,8 @@ def test_without_a_shared_expert_the_rest_computes_the_same():
 def test_without_a_shared_expert_counts_and_rules_hold():
     # A gated layer of three kernels and the gate, in each of two layers.
     shared = 2 * (3 * 16 * 24 + 16)
-    for with_, without in zip(count_parameters(TINY), count_parameters(WITHOUT), strict=True):
+    lacking = dataclasses.replace(TWO_BLOCKS, shared_expert=False)
+    for with_, without in zip(count_parameters(TWO_BLOCKS), count_parameters(lacking), strict=True):
         assert with_ - without == shared
     mesh = partitioning.make_mesh(_study().base.mesh)
     partitioning.shardings(abstract_model(WITHOUT)[1], mesh, RULES)

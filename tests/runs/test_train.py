@@ -1,11 +1,13 @@
 """Whole runs: real processes, really killed, resumed, stopped and given nonsense."""
 
 import dataclasses
+import functools
 import gzip
 import json
 import re
 import shutil
 import signal
+from unittest import mock
 
 import jax
 import numpy as np
@@ -20,27 +22,57 @@ from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.errors import CheckpointError
+from timemoe_jax.training import loop
+from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
-from timemoe_jax.training.metrics_log import read_metrics
+from timemoe_jax.training.metrics_log import MetricsLog, read_metrics
 from timemoe_jax.training.start import _check_same_model
 
-STEPS, EVERY = 60, 10
+STEPS, EVERY = 30, 5
 RUN = {"train__num_steps": STEPS, "train__checkpoint_every": EVERY, "train__eval_every": STEPS // 2}
 SENT = ROOT / "tests/runs/send_itself.py"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_program_is_made_once():
+    """Runs of one config share their update and their validation."""
+    with (
+        mock.patch.object(train, "compile_train_step", functools.cache(train.compile_train_step)),
+        mock.patch.object(loop, "make_validation", functools.cache(loop.make_validation)),
+    ):
+        yield
 
 
 def _result(done):
     return done.returncode, done.stdout, done.stderr
 
 
-def _process(workdir, *before, **fields):
-    """A run in a process of its own."""
-    command = [*before, *training_program(workdir, **RUN | fields)]
+def _ended_by(name, step, workdir, **fields):
+    """A run in a process of its own that gets a signal after a step."""
+    command = [SENT, name, str(step), *training_program(workdir, **RUN | fields)]
     return _result(*run_processes(command, 1, 1, timeout=240))
 
 
 def _run(workdir, **fields):
+    """A run in this process, which computes the same bits."""
     return _result(run_here(*training_program(workdir, **RUN | fields)))
+
+
+class _Ended(BaseException):
+    """What ends a run as an interrupt does."""
+
+
+def _run_until(last, workdir, **fields):
+    """A run in this process that ends without a word after a step."""
+    write = MetricsLog.write
+
+    def write_and_end(self, step, values):
+        write(self, step, values)
+        if step == last:
+            raise _Ended
+
+    with mock.patch.object(MetricsLog, "write", write_and_end), pytest.raises(_Ended):
+        _run(workdir, **fields)
 
 
 def _parameters(workdir):
@@ -51,7 +83,7 @@ def _parameters(workdir):
 def uninterrupted(tmp_path_factory):
     """A run that nothing happens to, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    code, out, err = _process(workdir)
+    code, out, err = _run(workdir)
     assert code == 0, err
     return workdir, out, err
 
@@ -67,11 +99,11 @@ def test_what_a_run_prints_and_writes(uninterrupted):
         "36 sequences",
         "windows",
         "updates per epoch",
-        "total updates: 60",
-        "step 60/60",
+        "total updates: 30",
+        "step 30/30",
     ):
         assert text in out
-    for text in ("loss", "lr", "points/s", "60/60"):
+    for text in ("loss", "lr", "points/s", "30/30"):
         assert text in err  # the progress bar
     records = read_metrics(workdir / "metrics.jsonl")
     steps = [r for r in records if "loss" in r]
@@ -82,7 +114,7 @@ def test_what_a_run_prints_and_writes(uninterrupted):
     assert names <= set(steps[-1])
     np.testing.assert_allclose(np.sum(steps[-1]["expert_load"], axis=1), 1.0, rtol=1e-5)
     validations = [r for r in records if "validation_loss" in r]
-    assert [r["step"] for r in validations] == [30, 60]
+    assert [r["step"] for r in validations] == [15, 30]
     assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == STEPS
 
 
@@ -97,7 +129,7 @@ def test_tensorboard_reads_the_events(uninterrupted):
     assert scalars["loss"].keys() == logged.keys()
     for step, loss in logged.items():
         np.testing.assert_allclose(scalars["loss"][step], loss, rtol=1e-6)
-    assert "expert_load/1/3" in scalars
+    assert "expert_load/0/3" in scalars
 
 
 def _scalars(data):
@@ -115,13 +147,13 @@ def _scalars(data):
 
 def test_killed_twice_and_resumed_the_parameters_are_the_same_bits(uninterrupted, tmp_path):
     workdir = tmp_path / "killed"
-    for step in (25, 45):
-        code, _, err = _process(workdir, SENT, "SIGKILL", str(step))
+    for step in (13, 23):
+        code, _, err = _ended_by("SIGKILL", step, workdir)
         assert code == -signal.SIGKILL, err
-    code, out, err = _process(workdir)
+    code, out, err = _run(workdir)
     assert code == 0, err
-    # Saving step 40 waits until step 30 is saved.
-    assert re.search(r"resuming at step (30|40)\b", out)
+    # Saving step 20 waits until step 15 is saved.
+    assert re.search(r"resuming at step (15|20)\b", out)
     for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
         assert a.tobytes() == b.tobytes()
     records = [r for r in read_metrics(workdir / "metrics.jsonl") if "loss" in r]
@@ -132,7 +164,7 @@ def test_killed_twice_and_resumed_the_parameters_are_the_same_bits(uninterrupted
 
 def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
     workdir = tmp_path / "stopped"
-    code, out, err = _process(workdir, SENT, "SIGTERM", "3", train__checkpoint_every=1000)
+    code, out, err = _ended_by("SIGTERM", 3, workdir, train__checkpoint_every=1000)
     assert code == 0, err
     assert "stopped by SIGTERM at step" in out
     (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
@@ -152,7 +184,7 @@ def _corpus(folder):
 
 
 @pytest.mark.parametrize("policy", ["windows", "packing"])
-def test_a_mixed_run_is_logged_and_when_killed_ends_with_the_same_bits(policy, tmp_path):
+def test_a_mixed_run_is_logged_and_when_interrupted_ends_with_the_same_bits(policy, tmp_path):
     fields = {
         "data__path": _corpus(tmp_path / "corpus"),
         "data__synthetic_sequences": 0,
@@ -160,23 +192,26 @@ def test_a_mixed_run_is_logged_and_when_killed_ends_with_the_same_bits(policy, t
         "data__mixing": "fixed",
         "data__mixing_weights": "energy:1,web:3",
         "data__max_epochs_per_source": 100.0,
+        "data__validation_fraction": 0.0,
+        "train__num_steps": 60,
+        "train__checkpoint_every": 20,
+        "train__log_every": 5,
         "train__eval_every": 0,
     }
     code, out, err = _run(tmp_path / "whole", **fields)
     assert code == 0, err
     # Of so few draws whole numbers are shared out.
     assert re.search(r"mixture: fixed: web 7[45]\.\d\d% \(", out)
-    code, _, err = _process(tmp_path / "killed", SENT, "SIGKILL", "25", **fields)
-    assert code == -signal.SIGKILL, err
-    code, out, err = _run(tmp_path / "killed", **fields)
+    _run_until(25, tmp_path / "ended", **fields)
+    code, out, err = _run(tmp_path / "ended", **fields)
     assert code == 0, err
-    assert re.search(r"resuming at step (10|20)\b", out)
-    for a, b in zip(*(_parameters(tmp_path / name) for name in ("whole", "killed")), strict=True):
+    assert "resuming at step 20" in out
+    for a, b in zip(*(_parameters(tmp_path / name) for name in ("whole", "ended")), strict=True):
         np.testing.assert_array_equal(a, b)
-    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "ended")]
     shares = [[(r["step"], r["share_web"]) for r in log if "loss" in r] for log in logs]
     assert shares[0] == shares[1]
-    assert len(shares[0]) == STEPS
+    assert len(shares[0]) == 60 // 5
     assert all(abs(r["share_energy"] + r["share_web"] - 1) < 1e-6 for r in logs[0] if "loss" in r)
     assert abs(np.mean([share for _, share in shares[0]]) - 0.75) < 0.06
 
@@ -186,7 +221,7 @@ def test_a_finished_run_stays_as_it_is(uninterrupted):
     before = (workdir / "metrics.jsonl").read_text()
     code, out, err = _run(workdir)
     assert code == 0, err
-    assert "resuming at step 60" in out
+    assert "resuming at step 30" in out
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
@@ -200,31 +235,41 @@ def test_another_model_is_not_resumed(uninterrupted):
 def test_a_damaged_checkpoint_is_not_resumed_but_named(uninterrupted, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(uninterrupted[0], workdir)
-    newest = workdir / "checkpoints" / "60"
+    newest = workdir / "checkpoints" / str(STEPS)
     largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     code, _, err = _run(workdir)
     assert code == 2
     line = _only_line(err)
-    assert "step 60" in line
-    assert "newest good checkpoint is step 50" in line
+    assert "step 30" in line
+    assert "newest good checkpoint is step 25" in line
     shutil.rmtree(newest)
     code, out, err = _run(workdir)
     assert code == 0, err
-    assert "resuming at step 50" in out
+    assert "resuming at step 25" in out
 
 
-def test_fine_tuning_starts_from_a_checkpoint(uninterrupted, tmp_path):
+def test_fine_tuning_starts_from_a_checkpoint_to_which_a_bias_of_the_routers_is_added(
+    uninterrupted, tmp_path
+):
+    """At a rate of nothing, the rest stays as it was."""
     source, _, _ = uninterrupted
-    code, _, err = _run(
+    code, out, err = _run(
         tmp_path / "tuned",
         train__init_from=source,
         train__num_steps=3,
         optimizer__learning_rate=1e-12,
         optimizer__end_learning_rate=0,
+        model__router_bias=True,
     )
     assert code == 0, err
-    for a, b in zip(_parameters(source), _parameters(tmp_path / "tuned"), strict=True):
+    assert "has no parameters for model.router_bias" in out
+    before, after = load_model(source), load_model(tmp_path / "tuned")
+    assert after.config.router_bias
+    bias = np.asarray(after.params["blocks"]["ffn"].pop("selection_bias")[...])
+    assert 0 < np.abs(bias).max() <= 3e-3 + 1e-9
+    leaves = zip(*(jax.tree.leaves(model.params) for model in (before, after)), strict=True)
+    for a, b in leaves:
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
@@ -241,20 +286,6 @@ def test_a_profile_window_is_a_trace(tmp_path):
         events = json.load(file)["traceEvents"]
     updates = {e["args"]["step_num"] for e in events if e.get("name") == "update"}
     assert updates == {"1", "2"}
-
-
-def test_a_bias_on_the_routers_can_be_added_to_a_trained_model(uninterrupted, tmp_path):
-    code, _, err = _run(
-        tmp_path / "biased",
-        train__init_from=uninterrupted[0],
-        train__num_steps=3,
-        model__router_bias=True,
-    )
-    assert code == 0, err
-    model = load_model(tmp_path / "biased")
-    assert model.config.router_bias
-    bias = np.asarray(model.params["blocks"]["ffn"]["selection_bias"][...])
-    assert 0 < np.abs(bias).max() <= 3e-3 + 1e-9
 
 
 def test_a_run_of_before_a_field_was_there_is_resumed(uninterrupted, tmp_path, monkeypatch):
@@ -323,7 +354,7 @@ def test_help():
 
 
 def test_flags_that_are_missing():
-    (done,) = run_processes(["train_main.py"], 1, 1)
+    done = run_here("train_main.py")
     assert done.returncode == 2
     assert "--config, --workdir" in _only_line(done.stderr)
 
