@@ -14,7 +14,7 @@ from tiny_model import TINY
 
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.series import location_and_scale
-from timemoe_jax.models.base import abstract_model
+from timemoe_jax.models.base import abstract_model, create_params
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training import run as train
@@ -207,6 +207,16 @@ def step_of(config):
     return make_train_step(config)
 
 
+@functools.cache
+def initial_params():
+    return create_params(CONFIG.model, CONFIG.seed)
+
+
+def new_state(config=CONFIG, mesh=None):
+    """Of a copy of the parameters, since a step donates them."""
+    return create_state(config, jax.tree.map(jnp.array, initial_params()), mesh)
+
+
 def plain_losses(config, params, batch, contexts, at):
     """The loss of each head one target after the other, from the predictions of the model."""
     values, mask = batch["values"].astype(np.float64), batch["mask"]
@@ -238,7 +248,7 @@ def plain_losses(config, params, batch, contexts, at):
 
 def test_a_step_is_the_plain_computation():
     """Of the contexts and positions that the seed and the number of the step give."""
-    state = create_state(CONFIG)
+    state = new_state()
     for step in range(2):
         key = jax.random.fold_in(jax.random.key(CONFIG.seed), step)
         of_contexts, of_positions = jax.random.split(key)
@@ -260,7 +270,7 @@ def test_a_step_forgets_the_level_and_scale_of_a_window():
     moved = {**batch, "values": (scale * batch["values"] + shift).astype(np.float32)}
     differences = []
     for config in (CONFIG, BY_SERIES):
-        one, other = (step_of(config)(create_state(config), b) for b in (batch, moved))
+        one, other = (step_of(config)(new_state(config), b) for b in (batch, moved))
         differences.append(abs(float(one[1]["loss"]) - float(other[1]["loss"])))
         if config is CONFIG:
             for a, b in zip(*(jax.tree.leaves(s.params) for s, _ in (one, other)), strict=True):
@@ -273,7 +283,7 @@ def test_clipping_needs_no_context():
     """Values of a series beyond the clip are those at it."""
     batch = batch_of()
     clipped = {**batch, "values": np.clip(batch["values"], -1, 1)}
-    one, other = (step_of(BY_SERIES)(create_state(BY_SERIES), b)[1] for b in (batch, clipped))
+    one, other = (step_of(BY_SERIES)(new_state(BY_SERIES), b)[1] for b in (batch, clipped))
     assert np.abs(batch["values"]).max() > 2
     assert float(one["loss"]) == float(other["loss"])
 
@@ -282,7 +292,7 @@ def test_validation_reads_whole_inputs_and_counts_their_last_forecast():
     """One target of head 1 and four of head 4 for each window, whatever the run's seed."""
     batch = batch_of()
     batch["mask"][:] = True
-    state = create_state(CONFIG)
+    state = new_state()
     sums = make_validation(CONFIG)(state.params, batch)
     assert (float(sums["count_1"]), float(sums["count_4"])) == (8, 32)
     at = {p: np.arange(LENGTH) for p in (1, 4)}
@@ -302,7 +312,7 @@ def updated(state, step, place=lambda batch: batch):
 
 @functools.cache
 def on_one_device():
-    return updated(create_state(CONFIG), step_of(CONFIG))
+    return updated(new_state(), step_of(CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +328,7 @@ def test_neither_mesh_nor_micro_batches_change_it(sizes, micro_batches):
     )
     with partitioning.use_mesh(mesh):
         place = functools.partial(jax.device_put, device=partitioning.batch_sharding(mesh))
-        found = updated(create_state(cut, mesh=mesh), make_train_step(cut, mesh), place)
+        found = updated(new_state(cut, mesh), make_train_step(cut, mesh), place)
     for a, b in zip(*map(jax.tree.leaves, (on_one_device(), found)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
 
