@@ -23,15 +23,18 @@ from jaxtyping import Array, Float
 
 from timemoe_jax.checkpoints.published import read_published
 from timemoe_jax.models.base import ModelOutput, abstract_model
-from timemoe_jax.models.decoding import decode_uncached
+from timemoe_jax.models.decoding import Decoded, decode_uncached
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.decoding import decode
-from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.experts.routing import router_statistics
 from timemoe_jax.training import losses
 
 HORIZONS = (1, 5, 8, 13, 37, 64, 96, 100, 192, 333)
 # Decoding without a cache compiles once for every length, so not every horizon.
 UNCACHED_HORIZONS = (1, 13, 100)
+ALL_HORIZONS = {"forecasts": HORIZONS, "cached against uncached": UNCACHED_HORIZONS}
+# The shortest that read what they have forecast.
+QUICK_HORIZONS = {"forecasts": (5,), "cached against uncached": (2,)}
 # Losses are relative to their value, gradients to their largest entry, the rest absolute.
 BOUNDS = {
     "hidden": 2e-5,
@@ -57,7 +60,6 @@ class Case:
         self.params = published.params
         read: Any = published.config
         self.config = dataclasses.replace(read, expert_implementation=implementation)
-        self.graph, _ = abstract_model(self.config)
         self.expected = dict(np.load(folder / "expected.npz"))
         self.x = jnp.asarray(self.expected["input"])
 
@@ -74,12 +76,9 @@ class Case:
         }
         return measures[quantity]()
 
-    def _run(self, params: nnx.State, x: Float[Array, "B T"]) -> ModelOutput:
-        return nnx.merge(self.graph, params)(x)
-
     @functools.cached_property
     def _output(self) -> ModelOutput:
-        return jax.jit(self._run)(self.params, self.x)
+        return _forward(self.config)(self.params, self.x)
 
     def _heads_error(self) -> float:
         predictions = self._output.predictions
@@ -91,44 +90,18 @@ class Case:
         assert (logits is None) == (expected is None) == self.config.use_dense
         return 0.0 if logits is None or expected is None else _gap(logits, expected)
 
-    def _balancing(self, output: ModelOutput) -> Float[Array, ""]:
-        """Weighted by its factor; as published it counts every token, masked or not."""
-        if output.router_logits is None:
-            return jnp.zeros(())
-        statistics = router_statistics(output.router_logits, self.config.num_experts_per_tok)
-        return self.config.router_aux_loss_factor * losses.balancing_loss(statistics)
-
-    def _masked_loss(self, output: ModelOutput) -> Float[Array, ""]:
-        mask = jnp.asarray(self.expected["mask"], jnp.float32)
-        each = losses.forecast_losses(
-            output.predictions, losses.Targets(self.x[:, 1:], mask), delta=2.0
-        )
-        return sum(each.values(), jnp.zeros(())) / len(each) + self._balancing(output)
-
-    def _full_loss(self, output: ModelOutput) -> Float[Array, ""]:
-        """The published loss without a mask: the zeros past the end count as targets."""
-        each = [
-            jnp.mean(losses.huber(predicted - losses.following(self.x[:, 1:], p), 2.0))
-            for p, predicted in output.predictions.items()
-        ]
-        return sum(each, jnp.zeros(())) / len(each) + self._balancing(output)
-
     @functools.cached_property
-    def _losses_and_gradient(self) -> tuple[Array, Array, nnx.State]:
-        def loss(params: nnx.State) -> tuple[Array, Array]:
-            output = self._run(params, self.x[:, :-1])
-            return self._full_loss(output), self._masked_loss(output)
-
-        (full, masked), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(self.params)
-        return full, masked, gradient
+    def _losses_and_gradient(self) -> tuple[tuple[Array, Array], nnx.State]:
+        mask = jnp.asarray(self.expected["mask"], jnp.float32)
+        return _losses_and_gradient(self.config)(self.params, self.x, mask)
 
     def _losses_error(self) -> float:
-        full, masked, _ = self._losses_and_gradient
+        full, masked = self._losses_and_gradient[0]
         pairs = ((full, "loss_full"), (masked, "loss_masked"))
         return _largest([abs(float(a) / float(self.expected[name]) - 1) for a, name in pairs])
 
     def _gradients_error(self) -> float:
-        gradient = self._losses_and_gradient[2]
+        gradient = self._losses_and_gradient[1]
         blocks, last = gradient["blocks"], str(self.config.horizon_lengths[-1])
         found = {
             "grad_q_proj0": blocks["attention"]["query"]["kernel"][0],
@@ -144,25 +117,76 @@ class Case:
         scales = {k: float(np.abs(v).max()) or 1.0 for k, v in expected.items()}
         return _largest([_gap(found[k], v) / scales[k] for k, v in expected.items()])
 
-    def _generate(self, how: Callable[..., Array], horizon: int) -> Array:
-        def run(params: nnx.State, x: Array) -> Array:
-            return how(nnx.merge(self.graph, params), x, jnp.ones(x.shape, bool), horizon)
-
-        return jax.jit(run)(self.params, self.x)
+    def _generate(self, how: Callable[..., Decoded], horizon: int) -> Array:
+        return _generation(self.config, how, horizon)(self.params, self.x)
 
     def _forecast_error(self, horizon: int) -> float:
-        return _gap(self._generate(_point, horizon), self.expected[f"generate_{horizon}"])
+        return _gap(self._generate(decode, horizon), self.expected[f"generate_{horizon}"])
 
     def _cache_error(self, horizon: int) -> float:
-        return _gap(self._generate(_point, horizon), self._generate(_uncached, horizon))
+        return _gap(self._generate(decode, horizon), self._generate(decode_uncached, horizon))
 
 
-def _point(model: TimeMoe, x: Array, mask: Array, horizon: int) -> Array:
-    return decode(model, x, mask, horizon).point
+# Programs, compiled once for all cases of one configuration.
 
 
-def _uncached(model: TimeMoe, x: Array, mask: Array, horizon: int) -> Array:
-    return decode_uncached(model, x, mask, horizon).point
+@functools.cache
+def _forward(config: TimeMoeConfig) -> Callable[..., ModelOutput]:
+    graph, _ = abstract_model(config)
+    return jax.jit(lambda params, x: nnx.merge(graph, params)(x))
+
+
+@functools.cache
+def _losses_and_gradient(config: TimeMoeConfig) -> Callable[..., tuple]:
+    """The two published losses, and the gradient of the first; of parameters, series and a mask."""
+    graph, _ = abstract_model(config)
+
+    def loss(params: nnx.State, x: Array, mask: Array) -> tuple[Array, tuple[Array, Array]]:
+        output = nnx.merge(graph, params)(x[:, :-1])
+        balancing = _balancing(config, output)
+        full = _full_loss(output, x) + balancing
+        return full, (full, _masked_loss(output, x, mask) + balancing)
+
+    def run(params: nnx.State, x: Array, mask: Array) -> tuple[tuple[Array, Array], nnx.State]:
+        gradient, both = jax.grad(loss, has_aux=True)(params, x, mask)
+        return both, gradient
+
+    return jax.jit(run)
+
+
+def _balancing(config: TimeMoeConfig, output: ModelOutput) -> Float[Array, ""]:
+    """Weighted by its factor; as published it counts every token, masked or not."""
+    if output.router_logits is None:
+        return jnp.zeros(())
+    statistics = router_statistics(output.router_logits, config.num_experts_per_tok)
+    return config.router_aux_loss_factor * losses.balancing_loss(statistics)
+
+
+def _masked_loss(output: ModelOutput, x: Array, mask: Array) -> Float[Array, ""]:
+    targets = losses.Targets(x[:, 1:], mask)
+    each = losses.forecast_losses(output.predictions, targets, delta=2.0)
+    return sum(each.values(), jnp.zeros(())) / len(each)
+
+
+def _full_loss(output: ModelOutput, x: Array) -> Float[Array, ""]:
+    """The published loss without a mask: the zeros past the end count as targets."""
+    each = [
+        jnp.mean(losses.huber(predicted - losses.following(x[:, 1:], p), 2.0))
+        for p, predicted in output.predictions.items()
+    ]
+    return sum(each, jnp.zeros(())) / len(each)
+
+
+@functools.cache
+def _generation(
+    config: TimeMoeConfig, how: Callable[..., Decoded], horizon: int
+) -> Callable[..., Array]:
+    graph, _ = abstract_model(config)
+
+    def run(params: nnx.State, x: Array) -> Array:
+        return how(nnx.merge(graph, params), x, jnp.ones(x.shape, bool), horizon).point
+
+    return jax.jit(run)
 
 
 def _gap(ours: Any, theirs: Any) -> float:
@@ -177,17 +201,17 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _error(case: Case, quantity: str, quick: bool) -> float:
-    if quantity not in ("forecasts", "cached against uncached"):
+    horizons = (QUICK_HORIZONS if quick else ALL_HORIZONS).get(quantity)
+    if horizons is None:
         return case.error(quantity)
-    horizons = HORIZONS if quantity == "forecasts" else UNCACHED_HORIZONS
-    return _largest([case.error(quantity, h) for h in (horizons[:2] if quick else horizons)])
+    return _largest([case.error(quantity, h) for h in horizons])
 
 
 def main() -> None:
     """Prints the rows, and writes them as JSON if asked to."""
     parser = argparse.ArgumentParser(description="Distance from the published computation.")
     parser.add_argument("folders", type=Path, nargs="*", default=[Path("tests/golden/moe_tiny")])
-    parser.add_argument("--quick", action="store_true", help="the two shortest forecasts only")
+    parser.add_argument("--quick", action="store_true", help="short forecasts only")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     args = parser.parse_args()
     rows = []

@@ -4,15 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 from places import ROOT
 
 from benchmarks.parity import BOUNDS, HORIZONS, UNCACHED_HORIZONS, Case
+from timemoe_jax.models.base import abstract_model
 from timemoe_jax.models.decoding import horizon_plan
+from timemoe_jax.models.time_moe.decoding import extend, prefill
+from timemoe_jax.nn.experts.compute import resolve
 
 QUANTITIES = ("hidden", "heads", "router logits", "losses", "gradients")
+# All but the smallest, of which every forecast is compiled as a user compiles it.
+larger = pytest.mark.parametrize(
+    "parity_folder", ["moe", "gqa", "dense"], indirect=True, scope="module"
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +33,15 @@ def case(parity_folder: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def tiny_cases(golden: Path) -> dict[str, Case]:
-    return {name: Case(golden, name) for name in ("dense", "blocked")}
+def tiny(golden: Path) -> Case:
+    return Case(golden)
+
+
+@pytest.fixture(scope="module")
+def dense_experts(golden: Path) -> Case:
+    """The other implementation of the experts; that of all other cases is the blocked one."""
+    assert resolve("auto") == "blocked"
+    return Case(golden, "dense")
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
@@ -30,29 +49,79 @@ def test_matches_published(case: Case, quantity: str):
     assert case.error(quantity) <= BOUNDS[quantity]
 
 
-@pytest.mark.parametrize("implementation", ["dense", "blocked"])
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_both_expert_implementations_match_published(tiny_cases, implementation, quantity):
-    assert tiny_cases[implementation].error(quantity) <= BOUNDS[quantity]
+def test_dense_experts_match_published(dense_experts: Case, quantity: str):
+    assert dense_experts.error(quantity) <= BOUNDS[quantity]
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
-def test_forecast(case: Case, horizon: int):
-    assert case.error("forecasts", horizon) <= BOUNDS["forecasts"]
+def test_forecast(tiny: Case, horizon: int):
+    assert tiny.error("forecasts", horizon) <= BOUNDS["forecasts"]
 
 
 @pytest.mark.parametrize("horizon", UNCACHED_HORIZONS)
-def test_decoding_with_and_without_a_cache(case: Case, horizon: int):
+def test_decoding_with_and_without_a_cache(tiny: Case, horizon: int):
     quantity = "cached against uncached"
-    assert case.error(quantity, horizon) <= BOUNDS[quantity]
+    assert tiny.error(quantity, horizon) <= BOUNDS[quantity]
+
+
+@larger
+def test_forecast_of_every_kind_of_step(case: Case):
+    """Each of the heads after another."""
+    assert set(horizon_plan(333, case.config.horizon_lengths)) == {64, 8, 1}
+    assert case.error("forecasts", 333) <= BOUNDS["forecasts"]
+
+
+@larger
+def test_decoding_a_head_of_8_and_two_of_1_with_and_without_a_cache(case: Case):
+    quantity = "cached against uncached"
+    assert case.error(quantity, 10) <= BOUNDS[quantity]
+
+
+@pytest.fixture(scope="module")
+def steps(case: Case) -> tuple[Callable, Callable]:
+    """What begins a forecast, and what goes on after some points; for a cache of one size."""
+    graph, _ = abstract_model(case.config)
+    lengths = case.config.horizon_lengths
+    size = case.x.shape[1] + max(HORIZONS)
+
+    @jax.jit
+    def begin(params, x):
+        model = nnx.merge(graph, params)
+        hidden, cache = prefill(model, x, jnp.ones(x.shape, bool), size)
+        return {p: model.head(hidden, p) for p in lengths}, cache
+
+    @jax.jit
+    def go_on(params, points, cache):
+        model = nnx.merge(graph, params)
+        hidden, cache = extend(model, points, cache)
+        return {p: model.head(hidden, p) for p in lengths}, cache
+
+    return begin, go_on
+
+
+@larger
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_forecast_step_by_step(case: Case, steps: tuple[Callable, Callable], horizon: int):
+    """As `decode` puts them together, but compiled once for all horizons."""
+    begin, go_on = steps
+    first, *others = horizon_plan(horizon, case.config.horizon_lengths)
+    heads, cache = begin(case.params, case.x)
+    parts = [heads[first]]
+    for predict in others:
+        heads, cache = go_on(case.params, parts[-1], cache)
+        parts.append(heads[predict])
+    forecast = np.concatenate(parts, axis=1)[:, :horizon]
+    error = np.abs(forecast - case.expected[f"generate_{horizon}"]).max()
+    assert error <= BOUNDS["forecasts"]
 
 
 def test_forecasts_cover_every_kind_of_step(case: Case):
     """Every horizon of the fixture is compared, several of them over steps of several heads."""
     found = {int(key[9:]) for key in case.expected if key.startswith("generate_")}
     assert found == set(HORIZONS)
-    steps = {p for h in HORIZONS for p in horizon_plan(h, case.config.horizon_lengths)[1:]}
-    assert steps == set(case.config.horizon_lengths)
+    plans = (horizon_plan(h, case.config.horizon_lengths) for h in HORIZONS)
+    assert {p for plan in plans for p in plan[1:]} == set(case.config.horizon_lengths)
 
 
 def test_a_wrong_weight_is_noticed(golden: Path):

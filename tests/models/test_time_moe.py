@@ -16,7 +16,7 @@ from timemoe_jax.models.base import ModelOutput, abstract_model, count_parameter
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training import losses
 
-B, T = 2, 20
+B, T = 2, 21
 VARIANTS = {
     "blocked": dataclasses.replace(TINY, expert_implementation="blocked"),
     "experts dense": dataclasses.replace(TINY, expert_implementation="dense"),
@@ -25,21 +25,26 @@ VARIANTS = {
 BIASED = dataclasses.replace(TINY, router_bias=True)
 
 
-@functools.cache
 def params_of(config: TimeMoeConfig) -> nnx.State:
+    """The same for all ways to compute one model."""
+    return _created(dataclasses.replace(config, expert_implementation="auto", remat="none"))
+
+
+@functools.cache
+def _created(config: TimeMoeConfig) -> nnx.State:
     return create_params(config, seed=1)
 
 
 @functools.cache
 def run_of(config: TimeMoeConfig):
-    """The compiled model; the mask may be None."""
+    """The compiled model; the mask and the segments may be None."""
     graph, _ = abstract_model(config)
-    return jax.jit(lambda params, x, mask=None: nnx.merge(graph, params)(x, mask))
+    return jax.jit(lambda params, *args: nnx.merge(graph, params)(*args))
 
 
-def run(config: TimeMoeConfig, x, mask=None) -> ModelOutput:
+def run(config: TimeMoeConfig, x, mask=None, segments=None) -> ModelOutput:
     mask = None if mask is None else jnp.asarray(mask)
-    return run_of(config)(params_of(config), jnp.asarray(x, jnp.float32), mask)
+    return run_of(config)(params_of(config), jnp.asarray(x, jnp.float32), mask, segments)
 
 
 @functools.cache
@@ -58,7 +63,7 @@ def loss_and_gradient(config: TimeMoeConfig) -> tuple[jax.Array, nnx.State]:
             ).values()
         )
 
-    return jax.jit(jax.value_and_grad(loss))(params_of(dataclasses.replace(config, remat="none")))
+    return jax.jit(jax.value_and_grad(loss))(params_of(config))
 
 
 @pytest.fixture(scope="module")
@@ -107,24 +112,29 @@ def test_what_is_stored_at_masked_points_does_not_matter(config, series, seed, j
         np.testing.assert_array_equal(before.predictions[p][mask], after.predictions[p][mask])
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_a_segment_is_predicted_as_if_it_stood_alone(config, series, remat):
-    """Whatever its number, where it stands, and what stands before it."""
-    config = dataclasses.replace(config, remat=remat)
-    segments = jnp.asarray(np.repeat([[5, 2, 9]], (6, 3, 11), axis=1).repeat(B, axis=0))
-    graph, _ = abstract_model(config)
-    packed = jax.jit(lambda params, *args: nnx.merge(graph, params)(*args))
-    output = packed(params_of(config), jnp.asarray(series), None, segments)
-    for part in (slice(0, 6), slice(6, 9), slice(9, 20)):
-        alone = run(config, series[:, part])
+def assert_segments_stand_alone(config: TimeMoeConfig, series: np.ndarray) -> None:
+    """Whatever the number of a segment, where it stands, and what stands before it."""
+    segments = jnp.asarray(np.repeat([[5, 2, 9]], T // 3, axis=1).repeat(B, axis=0))
+    output = run(config, series, None, segments)
+    for start in range(0, T, T // 3):
+        part = slice(start, start + T // 3)
+        alone = run(dataclasses.replace(config, remat="none"), series[:, part])
         for p in config.horizon_lengths:
             found = output.predictions[p][:, part]
             np.testing.assert_allclose(found, alone.predictions[p], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [1, 7])
-def test_left_padding_does_not_matter(config, series, padding):
+def test_a_segment_is_predicted_as_if_it_stood_alone(config, series):
+    assert_segments_stand_alone(config, series)
+
+
+def test_so_is_a_segment_of_a_model_that_rematerializes(series):
+    assert_segments_stand_alone(dataclasses.replace(VARIANTS["use_dense"], remat="full"), series)
+
+
+def test_left_padding_does_not_matter(config, series):
     """Rotary positions are relative, so that a shift with masked padding changes nothing."""
+    padding = 7
     padded = np.pad(series, ((0, 0), (padding, 0)), constant_values=9.0)
     mask = np.pad(np.ones((B, T), bool), ((0, 0), (padding, 0)))
     alone, shifted = run(config, series), run(config, padded, mask)
@@ -132,7 +142,7 @@ def test_left_padding_does_not_matter(config, series, padding):
         np.testing.assert_allclose(
             shifted.predictions[p][:, padding:], alone.predictions[p], rtol=0, atol=1e-5
         )
-    unmasked = run(config, padded)
+    unmasked = run(config, padded, np.ones_like(mask))
     assert np.abs(unmasked.predictions[4][:, -1] - alone.predictions[4][:, -1]).max() > 1e-3
 
 
@@ -197,7 +207,7 @@ def test_a_selection_bias_exists_only_if_asked_for(series):
     np.testing.assert_array_equal(biased[extra.pop()][...], np.zeros((2, 4)))
     for path, p in plain.items():
         np.testing.assert_array_equal(p[...], biased[path][...])
-    a, b = run(TINY, series), run(BIASED, series)
+    a, b = run(VARIANTS["blocked"], series), run(BIASED, series)
     np.testing.assert_allclose(a.hidden, b.hidden, rtol=0, atol=1e-6)
 
 
@@ -206,7 +216,8 @@ def test_a_selection_bias_of_one_layer_sends_its_tokens_elsewhere(series):
     params = create_params(BIASED, seed=1)
     bias = jnp.zeros((2, 4)).at[0, 3].set(5.0)
     params["blocks"]["ffn"]["selection_bias"][...] = bias
-    before, after = run(BIASED, series), run_of(BIASED)(params, jnp.asarray(series))
+    before = run(BIASED, series)
+    after = run_of(BIASED)(params, jnp.asarray(series), None, None)
     np.testing.assert_array_equal(before.router_logits[0], after.router_logits[0])
     assert np.abs(before.router_logits[1] - after.router_logits[1]).max() > 1e-2
 
@@ -237,8 +248,8 @@ def test_bfloat16_stays_close_to_float32(series):
     config = dataclasses.replace(TINY, dtype="bfloat16")
     _, params = abstract_model(config)
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-    rounded = run_of(config)(params_of(TINY), jnp.asarray(series))
-    exact = run(TINY, series)
+    rounded = run_of(config)(params_of(TINY), jnp.asarray(series), None, None)
+    exact = run(VARIANTS["blocked"], series)
     assert rounded.hidden.dtype == jnp.bfloat16
     assert rounded.router_logits.dtype == jnp.float32
     for p in config.horizon_lengths:
@@ -248,7 +259,7 @@ def test_bfloat16_stays_close_to_float32(series):
 
 
 def test_other_horizons(series):
-    config = dataclasses.replace(TINY, horizon_lengths=(3, 7, 11))
+    config = dataclasses.replace(VARIANTS["use_dense"], horizon_lengths=(3, 7, 11))
     predictions = run(config, series).predictions
     assert {p: v.shape[-1] for p, v in predictions.items()} == {3: 3, 7: 7, 11: 11}
 

@@ -56,9 +56,8 @@ def test_a_query_that_may_read_nothing_is_finite():
 def test_grouped_heads_are_repeated_key_value_heads():
     q, k, v = normal(0, 2, 6, 5, 4), normal(1, 2, 2, 5, 4), normal(2, 2, 2, 5, 4)
     repeated = (jnp.repeat(a, 3, axis=1) for a in (k, v))
-    np.testing.assert_allclose(
-        causal_attention(q, k, v), causal_attention(q, *repeated), rtol=0, atol=1e-6
-    )
+    run = jax.jit(causal_attention)
+    np.testing.assert_allclose(run(q, k, v), run(q, *repeated), rtol=0, atol=1e-6)
 
 
 def segments_of(batch: int, length: int) -> jax.Array:
@@ -80,35 +79,48 @@ def can_read(mask, segments, batch: int, length: int) -> jax.Array:
     return allowed.any(axis=2)[:, None, :, None]
 
 
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("implementation", FASTER)
-def test_every_implementation_equals_plain(implementation, masked, segmented, monkeypatch):
-    """In value and gradient, at a length that ends within a chunk, with several tiles."""
-    length, batch = 600, 4
-    assert length > QUERY_CHUNK
-    assert length % QUERY_CHUNK
-    assert length % TILE_CHUNK
-    # Two heads and two series to a tile.
-    tile = 4 * 2 * TILE_CHUNK * length * 2
-    monkeypatch.setattr(timemoe_jax.nn.attention.causal, "TILE_BYTES", tile)
-    shapes = (batch, 2, length, 4), (batch, 1, length, 4), (batch, 1, length, 4)
+LENGTH, BATCH = 600, 4
+
+
+@functools.cache
+def value_and_gradients(implementation: str, masked: bool, segmented: bool) -> list[jax.Array]:
+    """At a length that ends within a chunk; where a query has nothing to read the value is zero."""
+    shapes = (BATCH, 2, LENGTH, 4), (BATCH, 1, LENGTH, 4), (BATCH, 1, LENGTH, 4)
     inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
-    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (batch, length)).at[:, 0].set(True)
-    segments = segments_of(batch, length) if segmented else None
+    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (BATCH, LENGTH)).at[:, 0].set(True)
+    mask = mask if masked else None
+    segments = segments_of(BATCH, LENGTH) if segmented else None
     # A query that may read nothing has a result that means nothing.
-    known = can_read(mask if masked else None, segments, batch, length)
+    known = can_read(mask, segments, BATCH, LENGTH)
     direction = normal(4, *shapes[0]) * known
 
-    def run(implementation: str):
-        def loss(q, k, v):
-            read = mask if masked else None
-            out = causal_attention(q, k, v, read, implementation, segments)
-            return jnp.sum(out * direction), out * known
+    def loss(q, k, v):
+        out = causal_attention(q, k, v, mask, implementation, segments)
+        return jnp.sum(out * direction), out * known
 
-        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
+    return jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs))
 
-    for a, b in zip(*map(jax.tree.leaves, (run("plain"), run(implementation))), strict=True):
+
+# With segments cudnn is chunked, and test_attention_kernels.py has more of splash.
+CASES = [
+    *((name, masked, False) for name in FASTER for masked in (False, True) if name != "splash"),
+    *((name, masked, True) for name in ("chunked", "tiled") for masked in (False, True)),
+    *(("splash", False, False), ("splash", True, True)),
+]
+
+
+@pytest.mark.parametrize(("implementation", "masked", "segmented"), CASES)
+def test_every_implementation_equals_plain(implementation, masked, segmented, monkeypatch):
+    """In value and gradient, at a length that ends within a chunk, with several tiles."""
+    assert LENGTH > QUERY_CHUNK
+    assert LENGTH % QUERY_CHUNK
+    assert LENGTH % TILE_CHUNK
+    # Two heads and two series to a tile.
+    tile = 4 * 2 * TILE_CHUNK * LENGTH * 2
+    monkeypatch.setattr(timemoe_jax.nn.attention.causal, "TILE_BYTES", tile)
+    expected = value_and_gradients("plain", masked, segmented)
+    found = value_and_gradients(implementation, masked, segmented)
+    for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
@@ -227,9 +239,10 @@ def test_a_kernel_that_cannot_compute_this_is_refused(
 
 def test_below_a_chunk_all_are_the_same():
     q = normal(0, 1, 2, 9, 4)
-    plain = causal_attention(q, q, q, None, "plain")
+    run = jax.jit(causal_attention, static_argnums=4)
+    plain = run(q, q, q, None, "plain")
     for implementation in ("auto", *FASTER):
-        out = causal_attention(q, q, q, None, implementation)
+        out = run(q, q, q, None, implementation)
         np.testing.assert_allclose(out, plain, rtol=0, atol=1e-6)
 
 
@@ -284,13 +297,13 @@ def attention(num_kv_heads: int) -> Attention:
     )
 
 
-@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("num_kv_heads", [2, 4])
 def test_extend_equals_full_attention(num_kv_heads):
     module = attention(num_kv_heads)
     x = normal(5, 2, 10, 16)
     mask = jnp.ones((2, 10), bool).at[0, :3].set(False)
     attend_all = jax.jit(lambda x, mask: module(x, mask))
-    extend = jax.jit(lambda *args: module.extend(*args))
+    extend = jax.jit(module.extend, static_argnames="last")
     full, kv = attend_all(x, mask)
     assert kv.keys.shape == (2, num_kv_heads, 10, 4)
     _, start = attend_all(x[:, :6], mask[:, :6])
@@ -303,7 +316,7 @@ def test_extend_equals_full_attention(num_kv_heads):
     def past(cache, filled):
         return CacheLayer(cache, jnp.int32(1), jnp.int32(filled), room_mask)
 
-    only, _ = module.extend(x[:, 6:9], seen, 6, past(cache, 6), last=True)
+    only, _ = extend(x[:, 6:9], seen, jnp.int32(6), past(cache, 6), last=True)
     middle, new = extend(x[:, 6:9], seen, jnp.int32(6), past(cache, 6))
     added = KeyValues(*(jnp.pad(a[None], ((1, 1), *((0, 0),) * 4)) for a in new))
     cache = write(cache, added, jnp.int32(6))
@@ -315,7 +328,7 @@ def test_extend_equals_full_attention(num_kv_heads):
     np.testing.assert_allclose(cache.keys[1, :, :, :9], kv.keys[:, :, :9], rtol=0, atol=1e-5)
     assert (cache.keys[1, :, :, 9:] == 7.0).all()
     # A context alone, of which only the last position is wanted.
-    alone, _ = module.extend(x, mask, 0, last=True)
+    alone, _ = extend(x, mask, jnp.int32(0), last=True)
     np.testing.assert_allclose(alone, full[:, -1:], rtol=0, atol=1e-5)
 
 
@@ -328,7 +341,8 @@ def test_tiles_of_a_cache_read_are_one_read(monkeypatch, tile_bytes):
     new_mask = jnp.ones((4, 3), bool).at[1, 0].set(False)
     past = CacheLayer(cache, jnp.int32(1), jnp.int32(6), mask)
     monkeypatch.setattr(attention_cache, "TILE_BYTES", tile_bytes)
-    found = attention_cache.read(queries, KeyValues(keys, values), new_mask, past)
+    read = jax.jit(lambda *args: attention_cache.read(*args))  # anew for each size
+    found = read(queries, KeyValues(keys, values), new_mask, past)
     there = jnp.broadcast_to((mask & (jnp.arange(8) < 6))[:, None], (4, 3, 8))
     allowed = jnp.concatenate([there, jnp.tril(jnp.ones((3, 3), bool)) & new_mask[:, None]], axis=2)
     all_keys, all_values = (
@@ -347,7 +361,8 @@ def test_positions_need_not_begin_anew_with_a_segment():
     attend_all = jax.jit(lambda x, segments: module(x, None, segments)[0])
     packed = attend_all(x, segments)
     for part in (slice(0, 11), slice(11, 30)):
-        np.testing.assert_allclose(packed[:, part], module(x[:, part])[0], rtol=0, atol=1e-5)
+        alone = attend_all(x[:, part], None)
+        np.testing.assert_allclose(packed[:, part], alone, rtol=0, atol=1e-5)
 
 
 def test_biases_of_queries_keys_and_values_only():

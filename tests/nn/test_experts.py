@@ -53,6 +53,23 @@ def value_and_gradients(x, indices, shares, weights, *, implementation):
     return y, gradients
 
 
+compiled = jax.jit(expert_ffn, static_argnames=("implementation", "capacity_factor"))
+dense_ffn = functools.partial(compiled, implementation="dense")
+capacity_ffn = functools.partial(compiled, implementation="capacity")
+
+
+@jax.jit
+def two_dense_layers(x, routing, stacked):
+    """A sum over the output, and its gradients for the input and the kernels."""
+
+    def total(x, stacked):
+        for i in range(2):
+            x = x + expert_ffn(x, routing, jax.tree.map(lambda w, i=i: w[i], stacked), "dense")
+        return jnp.sum(jnp.sin(x))
+
+    return jax.value_and_grad(total, (0, 1))(x, stacked)
+
+
 def assert_close(reference, other) -> None:
     """To a few float32 roundings of the largest entry of each array."""
     for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(other), strict=True):
@@ -82,7 +99,7 @@ class TestEveryImplementation:
 
     @pytest.mark.parametrize(
         ("count", "choices", "num_experts"),
-        [(1, 1, 1), (1, 2, 4), (7, 3, 5), (33, 1, 8), (100, 2, 8), (65, 3, 3)],
+        [(1, 1, 1), (33, 1, 8), (100, 2, 8), (65, 3, 3)],
     )
     def test_value_and_gradients(self, implementation, count, choices, num_experts):
         routing = routed(count, choices, num_experts)
@@ -116,18 +133,18 @@ class TestEveryImplementation:
 
     def test_indices_of_nobody(self, implementation):
         """Outside [0, E): no value, and no gradient, as if the weight were zero."""
-        routing = routed(40, 2, 6)
-        here = (routing.indices >= 2) & (routing.indices < 5)
+        routing = routed(24, 2, 8)
+        here = (routing.indices >= 2) & (routing.indices < 7)
         shifted = Routing(routing.indices - 2, routing.weights)
         nothing = Routing(
             jnp.where(here, routing.indices - 2, 0), jnp.where(here, routing.weights, 0)
         )
         assert not here.all()
         y, (d_x, d_shares, d_weights) = value_and_gradients(
-            tokens(40), *shifted, kernels(3), implementation=implementation
+            tokens(24), *shifted, kernels(5), implementation=implementation
         )
         reference, (d_x_r, d_shares_r, d_weights_r) = value_and_gradients(
-            tokens(40), *nothing, kernels(3), implementation="dense"
+            tokens(24), *nothing, kernels(5), implementation="dense"
         )
         assert_close((reference, d_x_r, d_weights_r), (y, d_x, d_weights))
         assert_close(jnp.where(here, d_shares_r, 0), d_shares)
@@ -138,8 +155,8 @@ class TestEveryImplementation:
         No result passes more than eight roundings to bfloat16 in a row, each of a relative size of
         at most 2^-9.
         """
-        x, weights = tokens(50, dtype=jnp.bfloat16), kernels(4, dtype=jnp.bfloat16)
-        routing = routed(50, 2, 4, seed=3)
+        x, weights = tokens(24, dtype=jnp.bfloat16), kernels(5, dtype=jnp.bfloat16)
+        routing = routed(24, 2, 5, seed=3)
         single = jax.tree.map(lambda a: a.astype(jnp.float32), (x, weights))
         exact = value_and_gradients(single[0], *routing, single[1], implementation="dense")
         for name in ("dense", implementation):
@@ -159,13 +176,9 @@ class TestEveryImplementation:
             layer = jax.checkpoint(lambda h, w: (h + ffn(h, routing, w), None))
             return jnp.sum(jnp.sin(jax.lax.scan(layer, x, stacked)[0]))
 
-        def unrolled(x, stacked):
-            for i in range(2):
-                x = x + expert_ffn(x, routing, jax.tree.map(lambda w, i=i: w[i], stacked), "dense")
-            return jnp.sum(jnp.sin(x))
-
-        results = [jax.jit(jax.value_and_grad(f, (0, 1)))(x, stacked) for f in (scanned, unrolled)]
-        for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        found = jax.jit(jax.value_and_grad(scanned, (0, 1)))(x, stacked)
+        expected = two_dense_layers(x, routing, stacked)
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, np.abs(b).max()))
 
     @pytest.mark.parametrize("mapped", [False, True])
@@ -180,16 +193,14 @@ class TestEveryImplementation:
             return expert_ffn(x, routing, kernels(4), implementation, AMPLE)
 
         each = (xs, stacked) if mapped else (xs[0], routings[0])
-        out = jax.vmap(one, in_axes=(axis, axis, 0))(*each, jnp.arange(2))
-        expected = [
-            expert_ffn(x, r, kernels(4), "dense") for x, r in zip(xs, routings, strict=True)
-        ]
+        out = jax.jit(jax.vmap(one, in_axes=(axis, axis, 0)))(*each, jnp.arange(2))
+        expected = [dense_ffn(x, r, kernels(4)) for x, r in zip(xs, routings, strict=True)]
         assert_close(jnp.stack(expected), out)
 
     @pytest.mark.parametrize("checked", [False, True])
     def test_under_shard_map(self, implementation, checked):
         """Tokens over four devices, kernels on all: their gradients add up, whoever checks."""
-        x, routing, weights = tokens(36), routed(36, 2, 4), kernels(4)
+        x, routing, weights = tokens(24), routed(24, 2, 5), kernels(5)
         mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
         specs = P("d"), Routing(P("d"), P("d")), P()
         ffn = functools.partial(expert_ffn, implementation=implementation, capacity_factor=AMPLE)
@@ -220,7 +231,8 @@ def test_by_hand(implementation):
         jnp.array([[0, 1], [1, 0], [0, 1]]), jnp.array([[0.5, 0.25], [0.75, 0.125], [0.9, 0.1]])
     )
     expected = [[0.5 * 40 + 0.25 * 20], [0.75 * 80 + 0.125 * 160], [0.0]]
-    np.testing.assert_array_equal(expert_ffn(x, routing, weights, implementation, 2.0), expected)
+    found = compiled(x, routing, weights, implementation, 2.0)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -234,7 +246,8 @@ def test_gradients_by_hand(implementation):
     def y(x, shares, weights):
         return expert_ffn(x, Routing(indices, shares), weights, implementation)[0, 0]
 
-    d_x, d_shares, d_weights = jax.grad(y, argnums=(0, 1, 2))(x, jnp.array([[0.25]]), weights)
+    gradients = jax.jit(jax.grad(y, argnums=(0, 1, 2)))
+    d_x, d_shares, d_weights = gradients(x, jnp.array([[0.25]]), weights)
     np.testing.assert_allclose(d_x, [[80 * 0.25 * 3]], rtol=1e-6)
     np.testing.assert_allclose(d_shares, [[40 * 9]], rtol=1e-6)
     # y = w * (gate x)(up x) down: each kernel's gradient is y over the kernel.
@@ -248,13 +261,14 @@ def test_a_capacity_drops_the_last_second_choices():
     indices = jnp.array([[0, 1], [0, 1], [0, 1], [1, 0]])
     routing = Routing(indices, jnp.full((4, 2), 0.5))
     x, weights = tokens(4), kernels(2)
-    every = expert_ffn(x, routing, weights, "dense")
-    np.testing.assert_allclose(expert_ffn(x, routing, weights, "capacity", 1.0), every, atol=1e-6)
+    every = dense_ffn(x, routing, weights)
+    ample = capacity_ffn(x, routing, weights, capacity_factor=1.0)
+    np.testing.assert_allclose(ample, every, atol=1e-6)
     # 3 rows an expert: expert 0 has its three first choices, so token 3's second is dropped;
     # expert 1 has token 3's first and two of the three second choices.
     kept = routing.weights.at[3, 1].set(0).at[2, 1].set(0)
-    reference = expert_ffn(x, Routing(indices, kept), weights, "dense")
-    y = expert_ffn(x, routing, weights, "capacity", 0.75)
+    reference = dense_ffn(x, Routing(indices, kept), weights)
+    y = capacity_ffn(x, routing, weights, capacity_factor=0.75)
     np.testing.assert_allclose(y, reference, atol=1e-6)
     assert count_dropped(routing, 2, "capacity", 0.75) == 2
     assert count_dropped(routing, 2, "capacity", 1.0) == 0
@@ -268,7 +282,7 @@ def test_dropped_choices_have_no_gradient():
         y = expert_ffn(x, Routing(routing.indices, shares), kernels(2), "capacity", 1.0)
         return jnp.sum(y)
 
-    d_x, d_shares = jax.grad(total, (0, 1))(tokens(8), routing.weights)
+    d_x, d_shares = jax.jit(jax.grad(total, (0, 1)))(tokens(8), routing.weights)
     assert np.abs(d_x[:4]).min() > 0
     assert not d_x[4:].any()
     assert not d_shares[4:].any()

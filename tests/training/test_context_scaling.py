@@ -14,7 +14,7 @@ from tiny_model import TINY
 
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.series import location_and_scale
-from timemoe_jax.models.base import abstract_model
+from timemoe_jax.models.base import abstract_model, create_params
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training import run as train
@@ -23,9 +23,11 @@ from timemoe_jax.training.context_scaling import context_lengths, last_observed,
 from timemoe_jax.training.objective import read_at
 from timemoe_jax.training.step import create_state, make_train_step, make_validation
 
+compiled = jax.jit(scale_by_context, static_argnums=(3, 4))
+
 
 def scaled(values, mask, contexts, num_inputs, clip=0.0):
-    found = scale_by_context(
+    found = compiled(
         jnp.asarray(values, jnp.float32),
         jnp.asarray(mask),
         jnp.asarray(contexts, jnp.int32),
@@ -185,6 +187,9 @@ CONFIG = RunConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-2, schedule="stable", decay_steps=2),
     train=TrainConfig(num_steps=4, batch_size=8, log_every=1),
 )
+BY_SERIES = dataclasses.replace(
+    CONFIG, data=dataclasses.replace(CONFIG.data, standardization="series", clip=1.0)
+)
 
 
 def batch_of(seed=0, rows=8):
@@ -200,6 +205,16 @@ def batch_of(seed=0, rows=8):
 @functools.cache
 def step_of(config):
     return make_train_step(config)
+
+
+@functools.cache
+def initial_params():
+    return create_params(CONFIG.model, CONFIG.seed)
+
+
+def new_state(config=CONFIG, mesh=None):
+    """Of a copy of the parameters, since a step donates them."""
+    return create_state(config, jax.tree.map(jnp.array, initial_params()), mesh)
 
 
 def plain_losses(config, params, batch, contexts, at):
@@ -233,7 +248,7 @@ def plain_losses(config, params, batch, contexts, at):
 
 def test_a_step_is_the_plain_computation():
     """Of the contexts and positions that the seed and the number of the step give."""
-    state = create_state(CONFIG)
+    state = new_state()
     for step in range(2):
         key = jax.random.fold_in(jax.random.key(CONFIG.seed), step)
         of_contexts, of_positions = jax.random.split(key)
@@ -253,12 +268,9 @@ def test_a_step_forgets_the_level_and_scale_of_a_window():
     rng = np.random.default_rng(5)
     scale, shift = rng.uniform(0.5, 2, (8, 1)), rng.uniform(-2, 2, (8, 1))
     moved = {**batch, "values": (scale * batch["values"] + shift).astype(np.float32)}
-    by_series = dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, standardization="series")
-    )
     differences = []
-    for config in (CONFIG, by_series):
-        one, other = (step_of(config)(create_state(config), b) for b in (batch, moved))
+    for config in (CONFIG, BY_SERIES):
+        one, other = (step_of(config)(new_state(config), b) for b in (batch, moved))
         differences.append(abs(float(one[1]["loss"]) - float(other[1]["loss"])))
         if config is CONFIG:
             for a, b in zip(*(jax.tree.leaves(s.params) for s, _ in (one, other)), strict=True):
@@ -269,12 +281,9 @@ def test_a_step_forgets_the_level_and_scale_of_a_window():
 
 def test_clipping_needs_no_context():
     """Values of a series beyond the clip are those at it."""
-    config = dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, standardization="series", clip=1.0)
-    )
     batch = batch_of()
     clipped = {**batch, "values": np.clip(batch["values"], -1, 1)}
-    one, other = (step_of(config)(create_state(config), b)[1] for b in (batch, clipped))
+    one, other = (step_of(BY_SERIES)(new_state(BY_SERIES), b)[1] for b in (batch, clipped))
     assert np.abs(batch["values"]).max() > 2
     assert float(one["loss"]) == float(other["loss"])
 
@@ -283,7 +292,7 @@ def test_validation_reads_whole_inputs_and_counts_their_last_forecast():
     """One target of head 1 and four of head 4 for each window, whatever the run's seed."""
     batch = batch_of()
     batch["mask"][:] = True
-    state = create_state(CONFIG)
+    state = new_state()
     sums = make_validation(CONFIG)(state.params, batch)
     assert (float(sums["count_1"]), float(sums["count_4"])) == (8, 32)
     at = {p: np.arange(LENGTH) for p in (1, 4)}
@@ -292,51 +301,49 @@ def test_validation_reads_whole_inputs_and_counts_their_last_forecast():
         np.testing.assert_allclose(sums[f"sum_{p}"] / sums[f"count_{p}"], loss, rtol=1e-5)
 
 
-def updated(config, mesh):
-    """What some updates on a mesh give."""
-    with partitioning.use_mesh(mesh):
-        state, step, metrics = create_state(config, mesh=mesh), make_train_step(config, mesh), []
-        for i in range(2):
-            batch = jax.device_put(batch_of(i), partitioning.batch_sharding(mesh))
-            state, each = step(state, batch)
-            metrics.append({name: np.asarray(value) for name, value in each.items()})
+def updated(state, step, place=lambda batch: batch):
+    """What some updates give."""
+    metrics = []
+    for i in range(2):
+        state, each = step(state, place(batch_of(i)))
+        metrics.append({name: np.asarray(value) for name, value in each.items()})
     return metrics, jax.device_get(state.params)
 
 
 @functools.cache
 def on_one_device():
-    return updated(CONFIG, partitioning.make_mesh(MeshConfig(), jax.devices()[:1]))
+    return updated(new_state(), step_of(CONFIG))
 
 
 @pytest.mark.parametrize(
     ("sizes", "micro_batches"),
-    [({}, 4), ({"data": 4}, 1), ({"fsdp": 2, "tensor": 2}, 2)],
-    ids=["accumulated", "data4", "fsdp2-tensor2-accumulated"],
+    [({"data": 4}, 1), ({"fsdp": 2, "tensor": 2}, 2)],
+    ids=["data4", "fsdp2-tensor2-accumulated"],
 )
 def test_neither_mesh_nor_micro_batches_change_it(sizes, micro_batches):
     """Lengths and positions are drawn for the whole batch, before it is cut up."""
-    mesh = partitioning.make_mesh(MeshConfig(**sizes), jax.devices()[: 4 if sizes else 1])
-    expected = on_one_device()
+    mesh = partitioning.make_mesh(MeshConfig(**sizes), jax.devices()[:4])
     cut = dataclasses.replace(
         CONFIG, train=dataclasses.replace(CONFIG.train, gradient_accumulation=micro_batches)
     )
-    for a, b in zip(*map(jax.tree.leaves, (expected, updated(cut, mesh))), strict=True):
+    with partitioning.use_mesh(mesh):
+        place = functools.partial(jax.device_put, device=partitioning.batch_sharding(mesh))
+        found = updated(new_state(cut, mesh), make_train_step(cut, mesh), place)
+    for a, b in zip(*map(jax.tree.leaves, (on_one_device(), found)), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     """With every option at once: what is drawn follows from the seed and the step."""
 
-    def run(folder, **fields):
+    def run(**fields):
         config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **fields))
-        return train.run(config, tmp_path / folder, jax.devices()[:1])
+        return train.run(config, tmp_path / "run", jax.devices()[:1])
 
-    whole = run("whole")
-    run("cut", checkpoint_every=1)
-    checkpoints = tmp_path / "cut" / "checkpoints"
+    whole = run(checkpoint_every=1)
     for step in (3, 4):
-        (checkpoints / str(step)).rename(tmp_path / str(step))
-    resumed = run("cut")
+        (tmp_path / "run" / "checkpoints" / str(step)).rename(tmp_path / str(step))
+    resumed = run()
     assert resumed.step == 4
     for a, b in zip(*(jax.tree.leaves(r.state) for r in (whole, resumed)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

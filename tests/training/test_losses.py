@@ -7,20 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timemoe_jax.nn.experts.routing import router_statistics
-from timemoe_jax.training.losses import (
-    Targets,
-    balancing_loss,
-    dead_expert_share,
-    dropped_share,
-    expert_load,
-    following,
-    forecast_losses,
-    huber,
-    router_entropy,
-    router_z_loss,
-    selection_bias_direction,
-)
+from timemoe_jax.nn.experts import routing
+from timemoe_jax.training import losses
+from timemoe_jax.training.losses import Targets, following, huber
+
+# Compiled whole, which is faster than one operation after the other.
+forecast_losses = jax.jit(losses.forecast_losses, static_argnames="delta")
+counts_of = jax.jit(Targets.counts, static_argnums=1)
+router_statistics = jax.jit(routing.router_statistics, static_argnums=1)
+balancing_loss = jax.jit(losses.balancing_loss)
+dead_expert_share = jax.jit(losses.dead_expert_share)
+dropped_share = jax.jit(losses.dropped_share)
+expert_load = jax.jit(losses.expert_load)
+router_entropy = jax.jit(losses.router_entropy)
+router_z_loss = jax.jit(losses.router_z_loss)
+selection_bias_direction = jax.jit(losses.selection_bias_direction)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_positions_drop_predictions():
     found = forecast_losses(PREDICTIONS, targets, delta=2.0)
     np.testing.assert_allclose(found[1], 0.5)
     np.testing.assert_allclose(found[2], (0 + 2) / 2)
-    weights = targets.counts((1, 2))
+    weights = counts_of(targets, (1, 2))
     assert {p: float(w) for p, w in weights.items()} == {1: 1.0, 2: 2.0}
 
 
@@ -94,23 +95,27 @@ def test_no_target_crosses_a_segment_by_hand():
     # Head 1: errors 1 and 3. Head 2: an error of 0, then one of -3 at the third, nothing beyond.
     np.testing.assert_allclose(found[1], (0.5 + 4) / 2)
     np.testing.assert_allclose(found[2], (0 + 4) / 2)
-    weights = packed.counts((1, 2))
+    weights = counts_of(packed, (1, 2))
     assert {p: float(w) for p, w in weights.items()} == {1: 2.0, 2: 2.0}
     one = whole._replace(segments=jnp.ones_like(segments))
     found = forecast_losses(PREDICTIONS, one, delta=2.0)
     assert found == forecast_losses(PREDICTIONS, whole, delta=2.0)
 
 
+@jax.jit
+@jax.value_and_grad
+def value_and_gradient(predictions, targets):
+    """Of the sum of the heads' losses."""
+    return sum(forecast_losses(predictions, targets, delta=2.0).values())
+
+
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30, -7.0])
 def test_targets_that_do_not_count_change_nothing(junk):
     """Neither the value nor the gradient, whatever is stored there."""
 
-    def loss(predictions, targets):
-        return sum(forecast_losses(predictions, Targets(targets, MASK), delta=2.0).values())
-
     changed = TARGETS.at[0, 2].set(junk)
-    value, gradient = jax.value_and_grad(loss)(PREDICTIONS, TARGETS)
-    value_changed, gradient_changed = jax.value_and_grad(loss)(PREDICTIONS, changed)
+    value, gradient = value_and_gradient(PREDICTIONS, Targets(TARGETS, MASK))
+    value_changed, gradient_changed = value_and_gradient(PREDICTIONS, Targets(changed, MASK))
     assert value == value_changed
     jax.tree.map(np.testing.assert_array_equal, gradient, gradient_changed)
     assert np.abs(gradient[1]).max() > 0
@@ -118,10 +123,7 @@ def test_targets_that_do_not_count_change_nothing(junk):
 
 
 def test_a_head_without_targets_is_zero_with_a_finite_gradient():
-    def loss(predictions):
-        return sum(forecast_losses(predictions, Targets(TARGETS, MASK * 0), delta=2.0).values())
-
-    value, gradient = jax.value_and_grad(loss)(PREDICTIONS)
+    value, gradient = value_and_gradient(PREDICTIONS, Targets(TARGETS, MASK * 0))
     assert value == 0
     assert all((g == 0).all() for g in gradient.values())
 
@@ -134,7 +136,7 @@ def test_micro_batches_add_up_to_the_batch(seed):
     targets = jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)
     mask = jnp.asarray(rng.random((4, 6)) < np.array([[0.9], [0.9], [0.3], [0.1]]), jnp.float32)
     whole = forecast_losses(predictions, Targets(targets, mask), delta=2.0)
-    weights = Targets(targets, mask).counts((1, 3))
+    weights = counts_of(Targets(targets, mask), (1, 3))
     parts = [
         forecast_losses(
             {p: v[rows] for p, v in predictions.items()},
@@ -174,7 +176,7 @@ def test_heads_read_at_every_position(packed):
     named = targets._replace(at=dict.fromkeys(predictions, jnp.arange(6)))
     every = forecast_losses(predictions, targets, delta=2.0)
     assert every == forecast_losses(predictions, named, delta=2.0)
-    assert named.counts((1, 3)) == targets.counts((1, 3))
+    assert counts_of(named, (1, 3)) == counts_of(targets, (1, 3))
 
 
 @given(seed=st.integers(0, 2**16), stride=st.sampled_from([2, 3]))
@@ -188,7 +190,7 @@ def test_phases_add_up_to_every_position(seed, stride):
         aimed_at = targets._replace(at=dict.fromkeys(predictions, own))
         read = {p: each[:, own] for p, each in predictions.items()}
         found = forecast_losses(read, aimed_at, delta=2.0, weights=ones)
-        weights = aimed_at.counts((1, 3))
+        weights = counts_of(aimed_at, (1, 3))
         for p in predictions:
             sums[p] += float(found[p])
             counts[p] += float(weights[p])
@@ -274,7 +276,7 @@ def test_balancing_loss_leaves_out_padding():
 def test_balancing_loss_gradient_evens_out():
     """Going against it takes probability from the crowded experts."""
     logits = jnp.zeros((1, 1, 6, 4)).at[..., 0].set(1.0).at[..., 1].set(0.5)
-    gradient = jax.grad(lambda x: balancing_loss(router_statistics(x, 2)))(logits)
+    gradient = jax.jit(jax.grad(lambda x: balancing_loss(router_statistics(x, 2))))(logits)
     assert (gradient[..., :2] > 0).all()
     assert (gradient[..., 2:] < 0).all()
 
@@ -321,15 +323,15 @@ def test_z_loss_by_hand():
 
 def test_z_loss_slope_is_twice_the_normalizer_times_the_probability():
     logits = jnp.log(jnp.array([[[[0.7, 0.2, 0.1]]]])) + 5.0
-    gradient = jax.grad(lambda x: router_z_loss(router_statistics(x, 2)))(logits)
+    gradient = jax.jit(jax.grad(lambda x: router_z_loss(router_statistics(x, 2))))(logits)
     np.testing.assert_allclose(gradient[0, 0, 0], [7, 2, 1], rtol=1e-5)
 
 
 def test_z_loss_has_a_gradient_where_the_balancing_loss_has_none():
     """Routers so sure that the other experts' probabilities underflow."""
     logits = jnp.zeros((1, 1, 4, 8)).at[..., :2].set(200.0)
-    of_balancing = jax.grad(lambda x: balancing_loss(router_statistics(x, 2)))(logits)
-    of_z = jax.grad(lambda x: router_z_loss(router_statistics(x, 2)))(logits)
+    of_balancing = jax.jit(jax.grad(lambda x: balancing_loss(router_statistics(x, 2))))(logits)
+    of_z = jax.jit(jax.grad(lambda x: router_z_loss(router_statistics(x, 2))))(logits)
     np.testing.assert_allclose(of_balancing, np.zeros_like(of_balancing), atol=1e-6)
     assert (of_z[..., :2] > 10).all()
 
@@ -379,5 +381,5 @@ def test_bias_direction_by_hand():
 def test_an_even_load_has_no_direction(num_experts):
     """Neither for numbers of experts whose shares do not have an exact mean."""
     logits = jnp.eye(num_experts)[None, None]
-    direction = jax.jit(selection_bias_direction)(router_statistics(logits, 1))
+    direction = selection_bias_direction(router_statistics(logits, 1))
     np.testing.assert_array_equal(direction, np.zeros((1, num_experts)))
