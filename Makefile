@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := out/demo
 
-.PHONY: help venv demo test check format clean
+.PHONY: help venv demo test check format docs clean
 
 help:
 	@echo "make demo    forecast with the bundled model; train another, restore it, evaluate both"
 	@echo "make test    the whole test suite"
 	@echo "make check   formatting, lint and types"
+	@echo "make docs    the documentation as a site, in out/site"
 	@echo "make format  put formatting and imports right"
 	@echo "make clean   remove the environment and everything written"
 
@@ -58,6 +59,12 @@ check: venv
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A broken link or a page that no menu names ends it.
+docs: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python docs/make_config_page.py
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) out *.egg-info

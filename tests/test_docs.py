@@ -1,11 +1,16 @@
 """What the README shows runs, and what the examples write is there."""
 
+import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 
 from places import ROOT
 from processes import run_here
+
+from timemoe_jax.forecasting.adapters.loading import MissingPackageError
 
 
 def test_the_readme_program_runs():
@@ -46,3 +51,47 @@ def test_the_rooms_in_the_docs_are_the_rooms():
     for room, inner in re.findall(r"^  (\w+)/.*\n((?:    \w+/.*\n)+)", layout, re.MULTILINE):
         for name in re.findall(r"^    (\w+)/ ", inner, re.MULTILINE):
             assert (package / room / name).is_dir(), f"{room}/{name}"
+
+
+def test_every_import_that_the_docs_show_works():
+    shown = 0
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("timemoe_jax"):
+                    check_import(node, document.name)
+                    shown += 1
+    assert shown > 10
+
+
+def check_import(node: ast.ImportFrom, document: str) -> None:
+    try:
+        module = importlib.import_module(node.module)
+    except MissingPackageError:  # of an adapter, whose package is not there
+        return
+    for name in (alias.name for alias in node.names):
+        known = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}")
+        assert known, f"{document}: from {node.module} import {name}"
+
+
+def test_the_tutorial_of_a_family_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/tutorial_research.md").read_text()
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    # Classes are looked up in their module, so the program is one.
+    path = tmp_path / "linear_map.py"
+    path.write_text(program)
+    spec = importlib.util.spec_from_file_location("linear_map", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "linear_map", module)
+    spec.loader.exec_module(module)
+    assert capsys.readouterr().out.endswith("(1, 8)\n")
+
+
+def test_the_page_of_config_fields_is_that_of_the_classes():
+    path = ROOT / "docs/make_config_page.py"
+    spec = importlib.util.spec_from_file_location("make_config_page", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run python docs/make_config_page.py"
+    assert "|  |" not in module.page(), "a field has no comment in its class"

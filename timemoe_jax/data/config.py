@@ -29,8 +29,8 @@ class DataConfig:
     # and only forecasts from the last of those on count: what a forecast is normalized by when
     # the model is used, with nothing of the future in it.
     standardization: str = "series"
-    context_min: int = 64
-    clip: float = 0.0  # what lies farther from 0 after that is moved there; 0: nothing
+    context_min: int = 64  # the fewest points that a window is z-scored by
+    clip: float = 0.0  # standardized values beyond +-clip are set to it; 0: off
     # "windows": each of one series, padded where that is shorter; "packing": series after series,
     # cut at the length, each still on its own to attention and loss.
     policy: str = "windows"
@@ -44,25 +44,27 @@ class DataConfig:
     resolutions: str = ""
     # Shares of the points trained on. "points": every window once in an epoch; "power": a source
     # (a file, or a folder of the Time-300B layout) by its points ** mixing_power; "fixed": by
-    # mixing_weights, "domain:weight" or "domain/source:weight" with commas between.
+    # mixing_weights.
     mixing: str = "points"
-    mixing_power: float = 0.5
-    mixing_weights: str = ""
+    mixing_power: float = 0.5  # of "power"; 0 gives each source the same share
+    mixing_weights: str = ""  # "domain:weight" or "domain/source:weight", with commas
     max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
-    validation_path: str = ""
+    validation_path: str = ""  # files and folders to validate on
     validation_sources: str = ""  # of path, "domain/source" with commas between: held out whole
     validation_fraction: float = 0.0  # of the sequences, held out whole
     synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
-    synthetic_length: int = 2048
-    # Series generated without end while training: their share of the points trained on, 1 when
-    # there is no other source; "arima:2,chaos" for families with weights, empty for all of them,
-    # "tsmixup" among them for mixtures of the training series; and the share of the series that
-    # each kind of augmentation (warps, resampling, censoring, spikes, ...) is applied to.
+    synthetic_length: int = 2048  # points of a generated series
+    # Series generated without end while training: their share of the points trained on; it is 1
+    # where there is no other source.
     synthetic_share: float = 0.0
+    # Families of those, "arima:2,chaos" with weights, "tsmixup" among them for mixtures of the
+    # training series; empty: all of them.
     synthetic_families: str = ""
+    # The share of those that each kind of augmentation (warps, resampling, censoring, spikes, ...)
+    # is applied to.
     synthetic_augmentation: float = 0.0
-    shuffle: bool = True
-    num_threads: int = 2
+    shuffle: bool = True  # whether windows come in random order
+    num_threads: int = 2  # threads that read ahead
 
     def __post_init__(self) -> None:
         require_positive(self, "length", "synthetic_length")

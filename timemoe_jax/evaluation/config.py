@@ -12,16 +12,17 @@ class EvalConfig:
     """Which checkpoint to score on which datasets, and how."""
 
     checkpoint: str = ""  # empty: the baselines alone
-    data_dir: str = "data"
+    data_dir: str = "data"  # a folder of CSV files
+    # Names of long-horizon data sets, or paths of CSV files.
     datasets: tuple[str, ...] = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather")
-    horizons: tuple[int, ...] = (96, 192, 336, 720)
+    horizons: tuple[int, ...] = (96, 192, 336, 720)  # points to forecast
     context_length: int | None = None  # None: the published one of each horizon
-    protocol: str = "complete"
-    normalize: str = "none"
-    dtype: str = "auto"
-    batch_size: int = 64
+    protocol: str = "complete"  # complete, or published: without the last window
+    normalize: str = "none"  # none, or instance: z-scored by the context
+    dtype: str = "auto"  # auto, float32 or bfloat16
+    batch_size: int = 64  # windows forecast at a time
     max_windows: int | None = None  # None: every window
-    output_dir: str = "out/eval"
+    output_dir: str = "out/eval"  # takes the table and the manifest
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size")

@@ -43,7 +43,7 @@ _REGISTERED: dict[str, "Family"] = {}
 class ModelConfig:
     """The fields that every family's config has; a family adds those of its architecture."""
 
-    family: str = DEFAULT_FAMILY
+    family: str = DEFAULT_FAMILY  # which family of models this is
     # Each head predicts so many points after a position.
     horizon_lengths: tuple[int, ...] = (1, 8, 32, 64)
     max_position_embeddings: int = 4096  # the most points of a context and its forecast
@@ -140,8 +140,9 @@ class Family:
     """One family of models; a subclass says what is its own.
 
     A model is an `nnx.Module` made by `make(config, rngs)`. It is called with x [B, T] float,
-    mask [B, T] bool and segments [B, T] int or None, and returns a `ModelOutput`. It has `head`
-    and `quantile_head`, from hidden states [*N, D] and a horizon P to [*N, P] and [*N, P, Q].
+    mask [B, T] bool and segments [B, T] int or None, and returns a `ModelOutput`. It has its
+    `config`, and `head` and, where it has quantile levels, `quantile_head`: from hidden states
+    [*N, D] and a horizon P to [*N, P] and [*N, P, Q].
     """
 
     name: ClassVar[str]

@@ -12,10 +12,10 @@ class MeshConfig:
     What is parallel along each axis stands in `partitioning`.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    expert: int = 1
-    tensor: int = 1
+    data: int = -1  # splits the batch
+    fsdp: int = 1  # splits the batch and every large parameter
+    expert: int = 1  # splits the batch and the experts
+    tensor: int = 1  # splits heads and widths
 
     def __post_init__(self) -> None:
         sizes = dataclasses.asdict(self)

@@ -17,7 +17,7 @@ class LossConfig:
 
     RENAMED: ClassVar[dict[str, str]] = {"quantile_factor": "quantile_loss_factor"}
 
-    huber_delta: float = 2.0
+    huber_delta: float = 2.0  # errors beyond this count linearly
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
     # The factor of the router z-loss (arXiv 2202.08906, Eq. 5); 0 leaves it out.
@@ -41,22 +41,22 @@ class OptimizerConfig:
     # (arXiv 2502.16982), which learns all directions of what it reads alike, also those in which
     # neighboring points hardly differ; Adam for all else.
     algorithm: str = "adamw"
-    learning_rate: float = 1e-3
-    end_learning_rate: float = 0.0
-    warmup_steps: int = 0
+    learning_rate: float = 1e-3  # the largest, after the warm-up
+    end_learning_rate: float = 0.0  # the smallest, at the end
+    warmup_steps: int = 0  # updates of a linear rise from 0
     # "cosine": down from the end of the warm-up, as published; "stable": constant, and linear down
     # in the last `decay_steps`, so that a run can be made longer (arXiv 2405.18392).
     schedule: str = "cosine"
-    decay_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    decay_steps: int = 0  # of the schedule "stable"
+    b1: float = 0.9  # decay of the gradient's mean
+    b2: float = 0.95  # decay of its mean square
+    eps: float = 1e-8  # added to the root of the mean square
+    weight_decay: float = 0.1  # decoupled, times the learning rate
     # Parameters that AdamW's decay leaves alone: "vectors" (norm scales and biases) or "none".
     weight_decay_exclude: str = "vectors"
     # For "muon": the learning rate of its matrices over that of the others, and their momentum.
     matrix_rate_factor: float = 1.0
-    muon_momentum: float = 0.95
+    muon_momentum: float = 0.95  # of the matrices
     clip_norm: float = 1.0  # global norm of the gradient; 0: not clipped
     router_bias_rate: float = 1e-3  # how far an update moves a model.router_bias
 
@@ -97,15 +97,15 @@ class OptimizerConfig:
 class TrainConfig:
     """How long to train, and what to write on the way."""
 
-    num_steps: int = 1000
+    num_steps: int = 1000  # updates in all
     batch_size: int = 64  # windows per update, over all micro-batches
-    gradient_accumulation: int = 1
-    log_every: int = 10
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
+    gradient_accumulation: int = 1  # micro-batches that an update adds up
+    log_every: int = 10  # updates between lines of the log
+    checkpoint_every: int = 1000  # updates between checkpoints
+    keep_checkpoints: int = 3  # how many of the newest stay
     eval_every: int = 0  # 0: only at the end
-    eval_batches: int = 16
-    max_nonfinite_in_row: int = 10
+    eval_batches: int = 16  # of each validation
+    max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
     init_from: str = ""  # a checkpoint whose parameters to start from
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class RunConfig:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
-    seed: int = 0
+    seed: int = 0  # of the parameters, the order and the draws
 
     def __post_init__(self) -> None:
         require(

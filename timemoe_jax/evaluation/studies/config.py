@@ -15,14 +15,14 @@ MEASURES = ("validation_loss", "held_out_mse")
 class ScalingConfig:
     """Model sizes (one entry of each tuple per size), numbers of points, and what is fitted."""
 
-    hidden_sizes: tuple[int, ...] = (48, 64, 96, 128)
-    num_layers: tuple[int, ...] = (2, 3, 3, 4)
-    num_heads: tuple[int, ...] = (8, 8, 8, 8)
+    hidden_sizes: tuple[int, ...] = (48, 64, 96, 128)  # of the models
+    num_layers: tuple[int, ...] = (2, 3, 3, 4)  # one for each size
+    num_heads: tuple[int, ...] = (8, 8, 8, 8)  # one for each size
     learning_rates: tuple[float, ...] = ()  # one for each size; empty: the base's for all
-    points: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)
+    points: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)  # points that a model reads
     measure: str = "validation_loss"  # the loss that the law is fitted to
-    num_resamples: int = 200
-    confidence: float = 0.9
+    num_resamples: int = 200  # of the bootstrap of the law
+    confidence: float = 0.9  # of its intervals
 
     def __post_init__(self) -> None:
         require_choice(self, "measure", MEASURES)
@@ -47,7 +47,7 @@ class AblationsConfig:
     """Which variants, how often, and how long each is trained."""
 
     variants: tuple[str, ...] = ()  # of ABLATIONS; empty: all that differ from the base
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)  # each variant is trained with each
     points: int = 0  # what each run reads, as in a scaling study; 0: as many as the base
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class AblationsConfig:
 class ScoreConfig:
     """How `held_out.score` scores every variant on what its data hold out."""
 
-    horizons: tuple[int, ...] = (24, 96)
+    horizons: tuple[int, ...] = (24, 96)  # points to forecast
     context_length: int | None = None  # None: data.length, or what the positions have room for
     max_windows: int = 200  # of each source
 
@@ -74,7 +74,7 @@ class StudyConfig:
     """A study: the run that it varies, and how."""
 
     base: RunConfig
-    study: str
+    study: str  # scaling or ablations
     scaling: ScalingConfig = dataclasses.field(default_factory=ScalingConfig)
     ablations: AblationsConfig = dataclasses.field(default_factory=AblationsConfig)
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)

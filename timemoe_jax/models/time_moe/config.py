@@ -23,19 +23,19 @@ class TimeMoeConfig(ModelConfig):
     base model.
     """
 
-    hidden_size: int = 384
-    intermediate_size: int = 1536
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int = 12
-    num_experts: int = 8
-    num_experts_per_tok: int = 2
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    initializer_range: float = 0.02
-    use_dense: bool = False
-    apply_aux_loss: bool = True
-    router_aux_loss_factor: float = 0.02
+    hidden_size: int = 384  # width of the residual stream
+    intermediate_size: int = 1536  # of the shared expert; a routed one has that / experts chosen
+    num_hidden_layers: int = 12  # blocks
+    num_attention_heads: int = 12  # of queries; they divide hidden_size
+    num_key_value_heads: int = 12  # they divide num_attention_heads
+    num_experts: int = 8  # routed experts of a layer
+    num_experts_per_tok: int = 2  # how many of them compute each point
+    rms_norm_eps: float = 1e-6  # added to the mean square in a norm
+    rope_theta: float = 10000.0  # base of the rotary frequencies
+    initializer_range: float = 0.02  # deviation of the initial weights
+    use_dense: bool = False  # one dense layer in the place of the experts
+    apply_aux_loss: bool = True  # whether the balancing loss counts
+    router_aux_loss_factor: float = 0.02  # factor of the balancing loss
     # A bias per expert that only selects, moved towards an even load (arXiv 2408.15664); not
     # published, so such a model cannot be exported.
     router_bias: bool = False
@@ -51,10 +51,10 @@ class TimeMoeConfig(ModelConfig):
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
     remat: str = "none"  # what the backward pass computes again: see models.time_moe.model.REMAT
-    expert_implementation: str = "auto"
+    expert_implementation: str = "auto"  # auto, blocked, grouped, capacity or dense
     expert_exchange: str = "all_gather"  # between devices that hold different experts
     expert_capacity_factor: float = 2.0  # of "capacity" and "all_to_all"; 1 is an even load
-    attention_implementation: str = "auto"
+    attention_implementation: str = "auto"  # auto, or one of nn.attention.causal
 
     def __post_init__(self) -> None:
         super().__post_init__()
