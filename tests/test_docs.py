@@ -3,10 +3,12 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 
+import pytest
 from places import ROOT
 from processes import run_here
 
@@ -95,3 +97,18 @@ def test_the_page_of_config_fields_is_that_of_the_classes():
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.page(), "run python docs/make_config_page.py"
     assert "|  |" not in module.page(), "a field has no comment in its class"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples/notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TIMEMOE_QUICK", "1")
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "a notebook is kept without its outputs"
+    names: dict[str, object] = {"__name__": name}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), path.name, "exec"), names)
+    pictures = list(tmp_path.glob("*.png"))
+    assert pictures or "run_tuned" in {folder.name for folder in tmp_path.iterdir()}
