@@ -30,7 +30,7 @@ def test_a_file_of_the_callers_goes_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["smok", "configs/smok.py", "elsewhere/smok.py"])
 def test_an_unknown_name_is_an_error_with_the_known_ones(name):
-    with pytest.raises(ConfigError, match="did you mean smoke.*time_moe_nano"):
+    with pytest.raises(ConfigError, match=r"did you mean smoke.*time_moe_nano"):
         find_config(name)
 
 
@@ -93,10 +93,14 @@ def test_each_says_how_it_is_called(name, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("train.num_step=20", "config.train has no field 'num_step'; did you mean config.train.num_steps?"),
+        (
+            "train.num_step=20",
+            "config.train has no field 'num_step'; did you mean config.train.num_steps?",
+        ),
         ("trian.num_steps=20", "config has no field 'trian'; did you mean config.train?"),
         ("seed.first=1", "config.seed is one value and has no fields, such as 'first'"),
-        ("train.zzz=1", "config.train has no field 'zzz'; known: num_steps, "),
+        ("train.zzz=1", "config.train has no field 'zzz'; known: batch_size, "),
+        ("batch_size=8", "config has no field 'batch_size'; did you mean config.train.batch_size?"),
         ("train.num_steps=many", "config.train.num_steps"),
     ],
 )

@@ -144,9 +144,18 @@ def _field_error(arguments: list[str]) -> ConfigError | None:
             if not isinstance(section, ConfigDict):
                 return ConfigError(f"{where} is one value and has no fields, such as {field!r}")
             if field not in section:
-                close = difflib.get_close_matches(field, list(section), n=1)
-                known = f"known: {', '.join(section)}"
-                hint = f"did you mean {where}.{close[0]}?" if close else known
-                return ConfigError(f"{where} has no field {field!r}; {hint}")
+                return ConfigError(
+                    f"{where} has no field {field!r}; {_hint(field, section, where)}"
+                )
             section, where = section[field], f"{where}.{field}"
     return None
+
+
+def _hint(field: str, section: Any, where: str) -> str:
+    """What may have been meant: a field of a name like it, or the same one in another section."""
+    names = {name: f"{where}.{name}" for name in section}
+    inner = {n: f"{where}.{s}.{n}" for s, v in section.items() if hasattr(v, "items") for n in v}
+    for known, least in ((names, 0.6), (inner, 0.9)):
+        if close := difflib.get_close_matches(field, list(known), n=1, cutoff=least):
+            return f"did you mean {known[close[0]]}?"
+    return f"known: {', '.join(section)}"
