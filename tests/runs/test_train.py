@@ -203,6 +203,14 @@ def test_ctrl_c_saves_says_one_line_and_exits_130(uninterrupted, tmp_path):
         assert a.tobytes() == b.tobytes()
 
 
+def test_the_last_update_is_logged_whatever_the_interval(tmp_path):
+    code, out, err = _run(tmp_path, train__log_every=50, train__num_steps=7)
+    assert code == 0, err
+    assert "step 7/7: loss" in out
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == [7]
+
+
 def test_ctrl_c_before_the_first_update_is_one_line(tmp_path):
     with mock.patch.object(train, "open_training_data", side_effect=KeyboardInterrupt):
         code, _, err = _run(tmp_path / "run")

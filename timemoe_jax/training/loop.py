@@ -175,6 +175,8 @@ class Loop:
         pending: _Step | None = None
         stopping = False
         primary = distributed.is_primary()
+        if start == 0 and train.init_from:
+            self._validate(0, state)  # what fine-tuning has to better
         with progress_bar(
             total=train.num_steps, initial=step, unit="step", disable=not primary
         ) as bar:
