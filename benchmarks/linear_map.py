@@ -27,7 +27,7 @@ from jaxtyping import Float64
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Report, describe_machine, names
-from configs.scaling import base_config
+from timemoe_jax.cli.config_files import load_config
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.pipeline import batches as pipeline
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     report = Report(args.json)
     print(describe_machine())
-    config = base_config(args.config)
+    config = load_config(args.config)
     if args.path:
         config.data.path = args.path
     run = from_mapping(RunConfig, config)

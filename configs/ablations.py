@@ -12,7 +12,8 @@ workdir (docs/studies.md).
 
 import ml_collections
 
-from configs import scaling, time_moe_nano
+from configs import time_moe_nano
+from timemoe_jax.cli.config_files import load_config
 from timemoe_jax.config import as_config_dict
 from timemoe_jax.evaluation.studies.config import AblationsConfig, ScoreConfig
 
@@ -30,7 +31,7 @@ def small_nano() -> ml_collections.ConfigDict:
 def get_config(base: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "ablations"
-    config.base = scaling.base_config(base) if base else small_nano()
+    config.base = load_config(base) if base else small_nano()
     config.ablations = as_config_dict(AblationsConfig)
     config.ablations.points = 1_000_000
     config.score = as_config_dict(ScoreConfig)

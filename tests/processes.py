@@ -28,7 +28,7 @@ def run_here(*arguments: str | os.PathLike, devices: int = 1) -> subprocess.Comp
     argv, out, err = [os.fspath(each) for each in arguments], io.StringIO(), io.StringIO()
     status = 0
     with (
-        _as_before(devices),
+        as_before(devices),
         mock.patch.object(sys, "argv", argv),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -44,7 +44,7 @@ def run_here(*arguments: str | os.PathLike, devices: int = 1) -> subprocess.Comp
 
 
 @contextlib.contextmanager
-def _as_before(devices: int) -> Iterator[None]:
+def as_before(devices: int) -> Iterator[None]:
     """Undoes what a program does to its process: flags, warnings, logging and memory."""
     app.define_help_flags()
     first, handlers = jax.devices()[:devices], logging.root.handlers[:]

@@ -385,7 +385,7 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     write(path, pa.table({"a": [1.0]}))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'timemoe_jax\[arrow\]'"):
+    with pytest.raises(DataError, match=r"pip install 'pyarrow>=18'"):
         open_source(str(path))
 
 

@@ -84,7 +84,7 @@ def implementation(request, monkeypatch):
     """Each in turn; tokamax's product runs on a CPU too, so that what surrounds it is tested."""
     if request.param != TOKAMAX:
         return request.param
-    pytest.importorskip("tokamax", reason='tokamax is absent: pip install -e ".[gpu]"')
+    pytest.importorskip("tokamax", reason="tokamax is absent: pip install tokamax")
     monkeypatch.setattr(expert_groups, "product_library", lambda backend: "tokamax")
     monkeypatch.setitem(IMPLEMENTATIONS, TOKAMAX, IMPLEMENTATIONS["grouped"])
     return TOKAMAX

@@ -1,9 +1,11 @@
 """Whole runs: real processes, really killed, resumed, stopped and given nonsense."""
 
 import dataclasses
+import errno
 import functools
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,6 +13,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import orbax.checkpoint
 import pytest
 from places import ROOT
 from processes import run_here, run_processes
@@ -27,6 +30,7 @@ from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.metrics_log import MetricsLog, read_metrics
 from timemoe_jax.training.start import _check_same_model
+from timemoe_jax.training.workdir import LOCK, claimed_workdir
 
 STEPS, EVERY = 30, 5
 RUN = {"train__num_steps": STEPS, "train__checkpoint_every": EVERY, "train__eval_every": STEPS // 2}
@@ -173,6 +177,72 @@ def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
     assert code == 0, err
     for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+def test_ctrl_c_saves_says_one_line_and_exits_130(uninterrupted, tmp_path):
+    workdir, write = tmp_path / "interrupted", MetricsLog.write
+
+    def write_and_interrupt(self, step, values):
+        write(self, step, values)
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with mock.patch.object(MetricsLog, "write", write_and_interrupt):
+        code, _, err = _run(workdir, train__checkpoint_every=1000)
+    assert code == 130
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
+    assert last == f"stopped by SIGINT at step {step}; saved; the same command goes on"
+    assert read_metrics(workdir / "metrics.jsonl")[-1]["step"] == step
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    code, out, err = _run(workdir)
+    assert code == 0, err
+    assert f"the model is in {workdir}; use it: timemoe forecast FILE --checkpoint" in out
+    for a, b in zip(_parameters(uninterrupted[0]), _parameters(workdir), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_the_last_update_is_logged_whatever_the_interval(tmp_path):
+    code, out, err = _run(tmp_path, train__log_every=50, train__num_steps=7)
+    assert code == 0, err
+    assert "step 7/7: loss" in out
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == [7]
+
+
+def test_ctrl_c_before_the_first_update_is_one_line(tmp_path):
+    with mock.patch.object(train, "open_training_data", side_effect=KeyboardInterrupt):
+        code, _, err = _run(tmp_path / "run")
+    assert (code, _only_line(err)) == (130, "interrupted")
+
+
+def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_whole(tmp_path):
+    save = orbax.checkpoint.CheckpointManager.save
+
+    def save_until_full(self, step, *args, **options):
+        if step > EVERY:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x/10.tmp/params")
+        return save(self, step, *args, **options)
+
+    workdir = tmp_path / "full"
+    with mock.patch.object(orbax.checkpoint.CheckpointManager, "save", save_until_full):
+        code, _, err = _run(workdir)
+    assert code == 2
+    assert "Traceback" not in err
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "the disk is full; step 5 is whole; free some space" in error
+    assert checkpoint.Checkpoints(workdir / "checkpoints").steps() == [EVERY]
+    assert load_model(workdir).params
+
+
+def test_a_second_run_in_a_workdir_is_refused_while_the_first_goes_on(tmp_path):
+    workdir = tmp_path / "run"
+    with claimed_workdir(workdir):
+        code, _, err = _run(workdir)
+        assert code == 2
+        assert f"workdir {workdir} is in use" in _only_line(err)
+        assert os.listdir(workdir) == [LOCK]
 
 
 def _corpus(folder):
@@ -350,7 +420,7 @@ def test_help():
     done = run_here("train_main.py", "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
-    assert "--config=configs/smoke.py" in done.stdout
+    assert "--config=smoke" in done.stdout
 
 
 def test_flags_that_are_missing():

@@ -4,6 +4,7 @@ Everything read here is verified: JSON carries a checksum of itself, and the con
 every array. A mismatch is a `DamagedError`, which `damage_report` turns into advice.
 """
 
+import errno
 import functools
 import json
 import logging
@@ -49,12 +50,14 @@ def import_orbax() -> Any:
     logger = logging.getLogger("absl")
     if _is_not_chatter not in logger.filters:
         logger.addFilter(_is_not_chatter)
+    _silence_late_work()
     return orbax.checkpoint
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-    """Drops the log of every step that Orbax takes; its errors arrive as exceptions."""
-    return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+    """Drops the log of every step that Orbax takes, and of exceptions, which it raises, too."""
+    said = record.levelno >= logging.ERROR and not record.exc_info
+    return said or f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def as_path(path: str | os.PathLike[str]) -> Any:
@@ -211,7 +214,6 @@ def _read_arrays(
 def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
     """Reads an Orbax item; a failure is a `DamagedError` and prints nothing, then or later."""
     ocp = import_orbax()
-    _silence_late_reads()
     try:
         # On its own: otherwise Orbax waits here for a process that has failed.
         index, _ = distributed.process_index_and_count()
@@ -224,8 +226,8 @@ def _restore_arrays(path: Any, targets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _silence_late_reads() -> None:
-    """Keeps quiet about reads by Orbax that end after one of them has failed and been reported.
+def _silence_late_work() -> None:
+    """Keeps quiet about reads and writes by Orbax that end after one has failed and been reported.
 
     They report to an event loop that is closed by then, or are collected with their exception at
     any later time; Python would print a traceback of each.
@@ -281,6 +283,20 @@ def damage_report(folder: Any, step: int, damage: DamagedError) -> CheckpointErr
     if newer := [str(folder / str(s)) for s in list_steps(folder) if s > good]:
         message += f", or delete {' and '.join(newer)} to resume from it"
     return CheckpointError(message)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, or one that it follows from, says that the disk or a quota is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    numbers = {str(number) for number in full}
+    while True:
+        said = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+        if getattr(error, "errno", None) in full or (said and said[1] in numbers):
+            return True
+        following = error.__cause__ or error.__context__
+        if following is None:
+            return False
+        error = following
 
 
 def one_line(error: BaseException, most: int = 160) -> str:

@@ -34,6 +34,7 @@ from timemoe_jax.checkpoints.step import (
     as_path,
     damage_report,
     import_orbax,
+    is_full_disk,
     list_steps,
     one_line,
     read_data,
@@ -195,7 +196,8 @@ class Checkpoints:
         finally:
             if self._manager is not None:
                 manager, self._manager = self._manager, None
-                manager.close()
+                with self._writing(None):
+                    manager.close()
 
     def _items(
         self,
@@ -254,9 +256,13 @@ class Checkpoints:
             raise
         except Exception as error:
             which = "a checkpoint" if step is None else f"step {step}, or the one before,"
-            raise CheckpointError(
-                f"{self.folder}: {which} could not be written: {one_line(error)}"
-            ) from error
+            why = one_line(error)
+            if is_full_disk(error):
+                newest = self.steps()[-1:]
+                whole = f"step {newest[0]} is whole" if newest else "no earlier one is there"
+                why = f"the disk is full; {whole}; free some space, and the same command goes on"
+            message = f"{self.folder}: {which} could not be written: {why}"
+            raise CheckpointError(message) from error
 
 
 def _common(flat: Mapping[str, Any]) -> dict[str, Any]:

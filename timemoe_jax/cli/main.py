@@ -1,15 +1,21 @@
 """The `timemoe` command: forecast a CSV, score and convert models, fetch and look at data."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from timemoe_jax.cli import data, forecast, score
 from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
+from timemoe_jax.cli.config_commands import PROGRAMS
 from timemoe_jax.cli.programs import report_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line; `argv` is that of the process by default."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in PROGRAMS:  # these take flags of a config
+        PROGRAMS[argv[0]][1](argv[1:])
+        return
     args = _parser().parse_args(argv)
     report_errors(lambda: args.run(args))
 
@@ -20,6 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = subcommands(parser)
     add_commands(commands, (*forecast.COMMANDS, score.COMMAND, *COMMANDS))
+    for name, (text, _) in PROGRAMS.items():
+        commands.add_parser(name, help=text)
     data_parser = commands.add_parser("data", help="fetch, inspect and compare data")
     add_commands(subcommands(data_parser), data.COMMANDS)
     return parser

@@ -52,6 +52,10 @@ class DataConfig:
     validation_path: str = ""  # files and folders to validate on
     validation_sources: str = ""  # of path, "domain/source" with commas between: held out whole
     validation_fraction: float = 0.0  # of the sequences, held out whole
+    # Of each sequence, its last part: held out, and forecast from all that comes before.
+    validation_tail: float = 0.0
+    # Regular times of a table that have no row are missing points, as `forecast` takes them.
+    fill_absent: bool = False
     synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
     synthetic_length: int = 2048  # points of a generated series
     # Series generated without end while training: their share of the points trained on; it is 1
@@ -83,7 +87,15 @@ class DataConfig:
             0 <= self.validation_fraction < 1,
             f"validation_fraction must be in [0, 1), but is {self.validation_fraction}",
         )
-        held_out = ("validation_path", "validation_sources", "validation_fraction")
+        require(
+            0 <= self.validation_tail < 1 and not (self.validation_tail and self.variates),
+            f"validation_tail must be in [0, 1), and 0 with variates ({self.variates}), but is "
+            f"{self.validation_tail}",
+        )
+        held_out = (
+            *("validation_path", "validation_sources"),
+            *("validation_fraction", "validation_tail"),
+        )
         in_use = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
         require(len(in_use) <= 1, f"{' and '.join(in_use)} exclude each other")
         require(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from timemoe_jax.errors import DataError
 
@@ -79,6 +79,11 @@ class SequenceSource(abc.ABC):
         """The sampling frequency of series `i`, where it is known; else that of all series."""
         self._checked(i)
         return self.frequency
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """The times of the points of series `i`, rising, where the source knows them."""
+        self._checked(i)
+        return None
 
     def groups(self) -> Int64[np.ndarray, " num_sequences"]:
         """A number for each series, the same for neighbors that are aligned, rising."""
@@ -157,6 +162,11 @@ class _DelegatingSource(SequenceSource):
         source, inner = self._locate(self._checked(i))
         return source.frequency_of(inner)
 
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """The times of series `i`, where the source that holds it knows them."""
+        source, inner = self._locate(self._checked(i))
+        return source.times(inner)
+
 
 class ConcatSource(_DelegatingSource):
     """The series of several sources, one source after the other."""
@@ -209,3 +219,25 @@ class SubsetSource(_DelegatingSource):
 
     def _locate(self, i: int) -> tuple[SequenceSource, int]:
         return self._source, int(self._ids[i])
+
+
+class HeadSource(_DelegatingSource):
+    """The first points of each series of another source, as many as `lengths` says."""
+
+    def __init__(self, source: SequenceSource, lengths: Int64[np.ndarray, " num_sequences"]):
+        self._source = source
+        self.lengths = np.minimum(lengths, source.lengths).astype(np.int64)
+        self.skipped_files = source.skipped_files
+        self.ignored_columns, self.frequency = source.ignored_columns, source.frequency
+
+    def groups(self) -> Int64[np.ndarray, " num_sequences"]:
+        """Those of the source."""
+        return self._source.groups()
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """Those of the source, up to the last point that is read."""
+        times = super().times(i)
+        return None if times is None else times[: self.lengths.item(self._checked(i))]
+
+    def _locate(self, i: int) -> tuple[SequenceSource, int]:
+        return self._source, i

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -58,32 +59,48 @@ def make_batches(
 
 
 class StopSignal:
-    """Notices SIGTERM, so that the loop can save and leave between two updates.
+    """Notices SIGTERM and Ctrl-C (SIGINT), so that the loop can save and leave between two updates.
 
-    With several processes JAX listens, and each asks the others: `distributed.stop_requested`.
+    With several processes JAX listens to SIGTERM, and each asks the others:
+    `distributed.stop_requested`; a Ctrl-C in one of them is passed on as that. A second Ctrl-C
+    does not wait for an update, but interrupts at once.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self.name = ""  # of the first signal that came
 
     def __enter__(self) -> "StopSignal":
-        self._previous = None
+        self._previous: dict[int, Any] = {}
         # Only the main thread may set handlers; elsewhere whoever owns the process decides.
-        main = threading.current_thread() is threading.main_thread()
-        if main and not distributed.is_distributed():
-            self._previous = signal.signal(signal.SIGTERM, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            own = [] if distributed.is_distributed() else [signal.SIGTERM]
+            # A shell has its background jobs ignore Ctrl-C.
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                own.append(signal.SIGINT)
+            self._previous = {number: signal.signal(number, self._handle) for number in own}
         return self
 
     def _handle(self, signum: int, frame: types.FrameType | None) -> None:
-        self._requested = True
+        if signum == signal.SIGINT and self.interrupted:
+            raise KeyboardInterrupt
+        self.name = self.name or signal.Signals(signum).name
+        if signum == signal.SIGINT and distributed.is_distributed():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __exit__(self, *exception: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C that came first."""
+        return self.name == signal.SIGINT.name
 
     def after(self, step: int) -> bool:
         """Whether to stop after this update; every process asks after every update."""
-        return self._requested or distributed.stop_requested(step)
+        if distributed.is_distributed():
+            return distributed.stop_requested(step)  # at one step in all
+        return bool(self.name)
 
 
 class Trace:
@@ -158,6 +175,8 @@ class Loop:
         pending: _Step | None = None
         stopping = False
         primary = distributed.is_primary()
+        if start == 0 and train.init_from:
+            self._validate(0, state)  # what fine-tuning has to better
         with progress_bar(
             total=train.num_steps, initial=step, unit="step", disable=not primary
         ) as bar:
@@ -182,13 +201,13 @@ class Loop:
                 if saving:
                     self._save(step, state, batches)
             self._observe(pending, bar)
+        if self._interval:
+            self._write_interval(step)
         self._trace.close()
         validated = train.eval_every > 0 and step % train.eval_every == 0
         if start < step == train.num_steps and not validated:
             self._validate(step, state)
         self._save(step, state, batches)
-        if stopping and step < train.num_steps:
-            say(f"stopped by SIGTERM at step {step:,}; saved")
         return state
 
     def _run_update(self, step: int, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

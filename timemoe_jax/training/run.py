@@ -9,12 +9,13 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
 from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.pipeline.training_data import TrainingData, open_training_data
 from timemoe_jax.models.base import count_parameters, family_of
@@ -25,6 +26,7 @@ from timemoe_jax.training.loop import Loop, StopSignal, Trace, make_batches
 from timemoe_jax.training.metrics_log import MetricsLog
 from timemoe_jax.training.start import check_fits, start_or_resume
 from timemoe_jax.training.step import TrainState, compile_train_step
+from timemoe_jax.training.workdir import claimed_workdir, what_next, writing
 
 
 class RunResult(NamedTuple):
@@ -44,18 +46,37 @@ def run(
     """Trains until `config.train.num_steps`, from the newest checkpoint in `workdir` if any.
 
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `config.json` there, and `profile/`
-    if asked to. SIGTERM saves a checkpoint and returns. Of several processes (`distributed`) each
-    calls this with the same arguments; they share the workdir. The mesh is of the given devices, by
-    default all of all processes.
+    if asked to. SIGTERM saves a checkpoint and returns; Ctrl-C saves one and raises. Of several
+    processes (`distributed`) each calls this with the same arguments; they share the workdir. The
+    mesh is of the given devices, by default all of all processes.
 
     Raises:
       ConfigError, DataError, CheckpointError: what was given cannot be used.
+      WorkdirError: another run writes to the workdir, or the disk takes nothing more.
       TrainingError: `max_nonfinite_in_row` updates in a row were not finite.
+      KeyboardInterrupt: Ctrl-C. With a message, which says at what step, everything is saved.
     """
     mesh = partitioning.make_mesh(config.mesh, devices)
     check_fits(config, mesh)
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    stop = StopSignal()
+    with claimed_workdir(workdir):
+        step, state = _train(config, mesh, workdir, stop)
+    stopped = step < config.train.num_steps
+    if stopped:
+        line = f"stopped by {stop.name or 'SIGTERM'} at step {step:,}; saved"
+        if stop.interrupted:
+            raise KeyboardInterrupt(f"{line}; the same command goes on")
+        say(line)
+    else:
+        say(what_next(workdir))
+    return RunResult(state, step, stopped, workdir / CHECKPOINTS)
+
+
+def _train(
+    config: RunConfig, mesh: jax.sharding.Mesh, workdir: Path, stop: StopSignal
+) -> tuple[int, TrainState]:
+    """Everything between the two ends of a run; returns the step that it has come to."""
     data = open_training_data(
         config.data,
         seed=config.seed,
@@ -64,27 +85,25 @@ def run(
     )
     say(_summary(config, data, mesh))
     as_json = json_copy(dataclasses.asdict(config))
-    folder = workdir / "checkpoints"
-    with Checkpoints(folder, config.train.keep_checkpoints, as_json) as saved:
+    with Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints, as_json) as saved:
         batches = iter(make_batches(data.train, config, mesh, True, data.mixture))
         state = start_or_resume(config, mesh, saved, batches)
         update = compile_train_step(config, mesh)
         say(_memory(update))
         log = None
         if distributed.is_primary():
-            (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
+            with writing(workdir):
+                (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
             log = MetricsLog(workdir, int(state.step))
         trace = Trace(config.profile, workdir / "profile")
-        try:
-            with StopSignal() as stop, partitioning.use_mesh(mesh):
+        with ExitStack() as ending:
+            if log is not None:
+                ending.push(log.close_after)
+            ending.callback(trace.close)
+            with stop, partitioning.use_mesh(mesh):
                 loop = Loop(config, mesh, update, data, saved, log, trace)
                 state = loop.run(state, batches, stop)
-        finally:
-            trace.close()
-            if log is not None:
-                log.close()
-    step = int(state.step)
-    return RunResult(state, step, step < config.train.num_steps, folder)
+    return int(state.step), state
 
 
 def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> str:

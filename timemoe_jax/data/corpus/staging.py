@@ -78,13 +78,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Locks a folder, made if needed; yields False if another process holds the lock.
+def claimed(folder: Path, name: str = "lock") -> Iterator[bool]:
+    """Locks a folder, made if needed; yields False if another process holds the lock `name`.
 
     The system frees the lock when its process ends, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / name)
     try:
         lock.acquire(blocking=False)
     except Timeout:

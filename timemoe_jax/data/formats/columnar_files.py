@@ -38,7 +38,7 @@ def import_pyarrow() -> ModuleType:
     except ImportError:
         raise DataError(
             "Parquet, Arrow and Hugging Face datasets need pyarrow, which is not installed; "
-            "install it with: pip install 'timemoe_jax[arrow]'"
+            "install it with: pip install 'pyarrow>=18'"
         ) from None
     return pyarrow
 

@@ -1,7 +1,7 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
@@ -56,12 +56,21 @@ def frame_source(
 class _FrameSource(ArraySource):
     """Series of a frame: messages name the frame and the series."""
 
-    def __init__(self, series: Sequence[Float[np.ndarray, " _"]], labels: list[str], where: str):
+    def __init__(
+        self,
+        series: Sequence[Float[np.ndarray, " _"]],
+        labels: list[str],
+        where: str,
+        times: Sequence[Shaped[np.ndarray, " _"]] = (),  # of each series
+    ):
         super().__init__(series, labels)
-        self._where = where
+        self._where, self._times = where, times
 
     def name(self, i: int) -> str:
         return f"{self._where} {self.label(i)}"
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        return self._times[i] if self._times else None
 
 
 def columns_of(df: Any, where: str) -> Any:
@@ -227,7 +236,8 @@ def wide_columns(
 
 def _wide(frame: Any, layout: Layout, where: str) -> ArraySource:
     times, columns = wide_columns(frame, layout, where)
-    source = _FrameSource(columns, list(layout.targets), f"{where} column")
+    each = [] if times is None else [times] * len(columns)
+    source = _FrameSource(columns, list(layout.targets), f"{where} column", each)
     source.frequency = frequency_of(times)
     source.aligned = True
     return source
@@ -245,7 +255,8 @@ def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
         series += [values[row] for row in rows]
         suffix = f" {target}" if len(layout.targets) > 1 else ""
         names += [name + suffix for name in index.ids]
-    return _FrameSource(series, names, f"{where} series")
+    each = [] if times is None else [times[row] for row in rows] * len(layout.targets)
+    return _FrameSource(series, names, f"{where} series", each)
 
 
 def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:

@@ -92,7 +92,7 @@ class Mixture:
         for label, share in shares[:_FEW]:
             of_label = epochs[labels == label]
             low, high = np.min(of_label), np.max(of_label)
-            times = f"{low:.3g}" if high - low < 0.01 * high else f"{low:.3g} to {high:.3g}"
+            times = _plain(low) if high - low < 0.01 * high else f"{_plain(low)} to {_plain(high)}"
             times = "endless" if label in endless else f"{times} epochs"
             shown.append(f"{label} {share:.2%} ({times})")
         if len(shares) > _FEW:
@@ -101,6 +101,11 @@ class Mixture:
         idle = [part.label for part, n in zip(self.parts, epochs, strict=True) if n == 0]
         left_out = f"; never drawn from: {', '.join(idle)}" if idle else ""
         return f"{self.policy}: {', '.join(shown)}{left_out}"
+
+
+def _plain(epochs: float) -> str:
+    """Three digits, without an exponent: 0.202, 13.3, 1,330."""
+    return f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}" if epochs >= 1e-3 else "< 0.001"
 
 
 def plan_mixture(

@@ -52,7 +52,7 @@ def split_sequences(num_sequences: int, fraction: float, seed: int) -> Split:
     if num_sequences == 1:
         raise DataError(
             f"a fraction of {fraction} holds out whole series, but there is only one series; "
-            "give a fraction of 0, or other data to validate on"
+            "give a fraction of 0, and data.validation_tail to hold out the last part of each"
         )
     held_out = min(max(1, round(fraction * num_sequences)), num_sequences - 1)
     order = np.random.default_rng(seed).permutation(num_sequences).astype(np.int64, copy=False)

@@ -13,13 +13,15 @@ from timemoe_jax.data.generators import augmentations
 from timemoe_jax.data.generators.families.components import SyntheticSource
 from timemoe_jax.data.generators.generated_source import GeneratedSource
 from timemoe_jax.data.pipeline.endless import NUM_SERIES, EndlessIndex, JoinedWindows
+from timemoe_jax.data.pipeline.gaps import FilledSource
 from timemoe_jax.data.pipeline.joint import JointIndex, JointWindows
 from timemoe_jax.data.pipeline.mixing import Mixture, plan_mixture
 from timemoe_jax.data.pipeline.packing import PackedIndex, PackedSource
 from timemoe_jax.data.pipeline.resolutions import ResampledWindows
 from timemoe_jax.data.pipeline.splits import Split, split_sequences, split_sources, subset_parts
+from timemoe_jax.data.pipeline.tails import TailIndex, heads_of
 from timemoe_jax.data.pipeline.windows import Index, WindowIndex, Windows, WindowSource
-from timemoe_jax.data.series_source import SequenceSource, SubsetSource
+from timemoe_jax.data.series_source import HeadSource, SequenceSource, SubsetSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class TrainingData(NamedTuple):
     """The windows of a run, and how often it draws from each source."""
 
     train: Windows
-    # Those of held-out series, never packed, so that losses of all policies can be compared.
+    # Those of held-out series or parts, never packed, so that losses of all policies compare.
     validation: Windows | None
     mixture: Mixture
     summary: str  # a line for the log
@@ -81,12 +83,27 @@ def open_training_data(
     """
     source, parts = open_series(config, seed)
     held_out: SequenceSource | None = None
+    validation: Windows | None = None
+    notes = []
+    if source is not None and config.fill_absent:
+        source = filled = FilledSource(source)
+        notes = _fill_notes(filled)
     if config.validation_path:
         held_out = open_source(config.validation_path)
+        held_out = FilledSource(held_out) if config.fill_absent else held_out
+    elif source is not None and config.validation_tail:
+        heads = heads_of(source.lengths, config.validation_tail)
+        tails = TailIndex(source.lengths, heads, config.length, config.future)
+        if len(tails):
+            validation = WindowSource(source, tails)
+        else:
+            notes.append("no series has 16 points, of which the last could be held out")
+        source = HeadSource(source, heads)
     elif source is not None and (ids := split_series(config, source, parts, seed)) is not None:
         source, held_out = (SubsetSource(source, part) for part in ids)
         parts = subset_parts(parts, ids[0])
-    validation = None if held_out is None else _windows(held_out, config)
+    if held_out is not None:
+        validation = _windows(held_out, config)
     windows, summary = [], []
     if source is not None:
         packing = config.policy == "packing"
@@ -102,7 +119,16 @@ def open_training_data(
         summary.append(f"generated series without end ({families})")
     train = windows[0] if len(windows) == 1 else JoinedWindows(windows)
     mixture = plan_mixture(parts, train.index, config, num_steps * batch_size)
-    return TrainingData(train, validation, mixture, "; ".join(summary))
+    return TrainingData(train, validation, mixture, "; ".join([*summary, *notes]))
+
+
+def _fill_notes(filled: FilledSource) -> list[str]:
+    notes = []
+    if filled.absent:
+        notes.append(f"{filled.absent:,} times without a row are missing points")
+    if filled.irregular:
+        notes.append(f"{filled.irregular:,} series have no regular times and are read row by row")
+    return notes
 
 
 def open_series(config: DataConfig, seed: int) -> tuple[SequenceSource | None, list[SourcePart]]:

@@ -189,9 +189,10 @@ class WindowSource(Windows):
         batch, rows, starts = self._empty(numbers)
         values, mask, which = batch["values"], batch["mask"], batch["sequence"][rows]
         size = values.shape[1]
-        counts = np.minimum(self.source.lengths[which] - starts, size).tolist()
+        before = np.maximum(-starts, 0)  # padding before the series
+        counts = (np.minimum(self.source.lengths[which] - starts, size) - before).tolist()
         flat, flat_mask, read = values.reshape(-1), mask.reshape(-1), self._series.read
-        begins, which = (rows * size).tolist(), which.tolist()
+        begins, which, starts = (rows * size + before).tolist(), which.tolist(), starts + before
         for at, number, start, count in zip(begins, which, starts.tolist(), counts, strict=True):
             end = at + count
             read(number, start, flat[at:end], flat_mask[at:end])

@@ -13,14 +13,24 @@ class MissingPackageError(TimeMoeError, ImportError):
     """A library that an adapter is for is not installed."""
 
 
+# What the extra of each adapter installs. Messages name these and not the extra, since that is
+# installed otherwise in a clone than from a registry.
+REQUIREMENTS = {
+    "fev": ("datasets>=4.8", "fev>=0.10"),
+    "gluonts": ("gluonts>=0.17",),
+    "sktime": ("sktime>=1.2",),
+}
+
+
 def require(module: str, extra: str) -> Any:
-    """Imports a module of another library, or says which extra of this package installs it."""
+    """Imports a module of another library, or says how to install what an adapter needs."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        packages = " ".join(f"'{package}'" for package in REQUIREMENTS[extra])
         raise MissingPackageError(
             f"timemoe_jax.forecasting.adapters.{extra} needs {module.split('.')[0]}, which cannot "
-            f"be imported ({error}); install it with: pip install 'timemoe_jax[{extra}]'"
+            f"be imported ({error}); install it with: pip install {packages}"
         ) from error
 
 

@@ -23,8 +23,8 @@ class TimeMoeForecaster(_base.BaseForecaster):
     the others is forecast beyond the end of the longest.
 
     Args:
-      model: the path of a checkpoint, or a Forecaster. sktime clones estimators: a Forecaster is
-        copied with its parameters, a path is not.
+      model: the name of a bundled model, the path of a checkpoint, or a Forecaster. sktime clones
+        estimators: a Forecaster is copied with its parameters, a name or a path is not.
       context_length: read at most so many last points of each series.
       normalize: as `Forecaster.forecast` takes it.
       intervals: where quantiles come from, as `Forecaster.forecast` takes it.
@@ -36,7 +36,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
 
     Examples:
       >>> from timemoe_jax.forecasting.adapters.sktime import TimeMoeForecaster
-      >>> forecaster = TimeMoeForecaster("nano").fit(y)  # doctest: +SKIP
+      >>> forecaster = TimeMoeForecaster().fit(y)  # doctest: +SKIP
       >>> forecaster.predict_interval(fh=[1, 2, 3], coverage=0.8)  # doctest: +SKIP
     """
 
@@ -58,7 +58,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
 
     def __init__(
         self,
-        model: Any = None,
+        model: Any = "nano",
         context_length: int | None = None,
         normalize: str = "instance",
         intervals: str = "auto",
@@ -73,6 +73,11 @@ class TimeMoeForecaster(_base.BaseForecaster):
         super().__init__()
         # sktime would remember these; without them some of its methods fail.
         self._y = self._X = None
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """The parameters that sktime tests this estimator with: the bundled model, twice."""
+        return [{"model": "nano"}, {"context_length": 12, "batch_size": 4}]
 
     def _fit(self, y: Any, X: Any = None, fh: Any = None) -> "TimeMoeForecaster":
         forecaster_of(self.model)

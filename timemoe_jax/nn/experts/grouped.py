@@ -35,7 +35,7 @@ def product_library(backend: str) -> str:
     if not has_tokamax():
         raise ValueError(
             "implementation 'grouped' needs tokamax on a GPU, which is not installed: "
-            'pip install "timemoe_jax[gpu]", or choose auto, blocked or capacity'
+            "pip install tokamax, or choose auto, blocked or capacity"
         )
     return "tokamax"
 

@@ -1,0 +1,61 @@
+"""What a wheel holds: every room, the configs, the data, and the card of the bundled model."""
+
+import runpy
+import tomllib
+from unittest import mock
+
+import pytest
+import setuptools
+from places import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGE = ROOT / "timemoe_jax"
+
+
+@pytest.fixture(scope="module")
+def setup():
+    """What setup.py gives to setuptools."""
+    with mock.patch.object(setuptools, "setup") as called:
+        module = runpy.run_path(str(ROOT / "setup.py"))
+    return module, called.call_args.kwargs
+
+
+def test_every_module_is_in_a_package(setup, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    packages = setuptools.find_packages(include=["timemoe_jax", "timemoe_jax.*"])
+    folders = {path.parent.relative_to(ROOT) for path in PACKAGE.rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} == {*packages}
+
+
+def test_the_configs_travel_in_the_package(setup):
+    _, arguments = setup
+    assert "timemoe_jax.configs" in arguments["packages"]
+    assert arguments["package_dir"] == {"timemoe_jax.configs": "configs"}
+
+
+def test_every_other_file_is_package_data():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["timemoe_jax"]
+    matched = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    ignored = {".py", ".pyc", ""}  # "" of .gitattributes, which is for a clone
+    others = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in ignored}
+    assert matched == others
+    assert PACKAGE / "py.typed" in matched
+
+
+def test_the_card_lies_beside_its_model(setup, tmp_path, monkeypatch):
+    module, _ = setup
+    monkeypatch.chdir(ROOT)
+    command = module["BuildWithCard"](setuptools.Distribution())
+    command.build_lib, command.editable_mode = str(tmp_path), False
+    target = tmp_path / module["CARD_IN_WHEEL"]
+    target.parent.mkdir(parents=True)
+    monkeypatch.setattr(setuptools.command.build_py.build_py, "run", lambda self: None)
+    command.run()
+    assert target.read_text("utf-8").startswith("# Model card: nano")
+    assert (ROOT / module["CARD_IN_WHEEL"]).parent.is_dir()  # where the model is
+
+
+def test_the_accelerators_come_with_a_jax_for_them():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert any(line.startswith("jax[cuda") for line in extras["gpu"])
+    assert any(line.startswith("jax[tpu]") for line in extras["tpu"])
