@@ -23,7 +23,7 @@ from timemoe_jax.data.formats.columnar_files import (
     numbers,
     open_columnar_file,
 )
-from timemoe_jax.data.formats.dates import looks_like_date, parse_dates
+from timemoe_jax.data.formats.dates import parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
@@ -32,6 +32,7 @@ from timemoe_jax.data.formats.table_layout import (
     Kind,
     Layout,
     find_layout,
+    looks_like_date,
 )
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from timemoe_jax.data.formats.dates import looks_like_date
 from timemoe_jax.data.formats.frames import is_number
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
     TARGET_NAMES,
     TIME_NAMES,
     ColumnNames,
+    looks_like_date,
 )
 from timemoe_jax.errors import DataError
 

@@ -9,24 +9,7 @@ from jaxtyping import Shaped
 
 from timemoe_jax.errors import DataError
 
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-# A whole date: parts of figures, or of figures with the name of a month; and a time if need be.
-_PARTS = re.compile(
-    r"(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[-/.]\d{4})(?![\d.;|,\t])"
-)
-_NAMED = re.compile(r"(\d{1,4}[- /.]+)?([a-z]{3,9})[-. /,]+\d{1,4}")
-_QUARTER = re.compile(r"\d{4}[- ]?q[1-4]|q[1-4][- /]?\d{4}")
-
-
-def looks_like_date(text: str) -> bool:
-    """Whether text is written as dates are: 2024-01-31, 31.01.2024, Jan 2024, 2024Q1."""
-    text = text.strip().lower()
-    named = _NAMED.match(text)
-    return bool(
-        _PARTS.match(text)
-        or _QUARTER.fullmatch(text)
-        or (named is not None and named[2][:3] in _MONTHS)
-    )
+DATE = re.compile(r"\d{1,4}[-/.]\d")  # how text begins that is likely to be a date
 
 
 def parse_dates(

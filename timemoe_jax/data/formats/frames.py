@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from timemoe_jax.data.formats.dates import frequency_of, looks_like_date, parse_dates
+from timemoe_jax.data.formats.dates import frequency_of, parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     TARGET_NAMES,
@@ -19,6 +19,7 @@ from timemoe_jax.data.formats.table_layout import (
     check_differ,
     find_layout,
     find_time_column,
+    looks_like_date,
     row_counters,
 )
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of

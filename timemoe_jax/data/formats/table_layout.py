@@ -34,6 +34,15 @@ _COUNTER = re.compile(
 # Of these the name alone says that a column was the index of a data frame.
 _UNNAMED = re.compile(r"|unnamed: ?\d+(_level_\d+)?")
 
+_MONTHS = frozenset("jan feb mar apr may jun jul aug sep oct nov dec".split())  # noqa: SIM905
+# Dates of figures, with a name of a month, or of a quarter; a time of day may follow.
+_DATE_PARTS = re.compile(
+    r"(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[-/.]\d{4})"
+    r"(?![-/\d.;|,\t])"
+)
+_NAMED_MONTH = re.compile(r"(\d{1,4}[- /.]+)?([a-z]{3,9})[-. /,]+\d{1,4}")
+_QUARTER = re.compile(r"\d{4}[- ]?q[1-4]|q[1-4][- /]?\d{4}")
+
 Kind = Literal["number", "time", "text", "list", "other"]
 
 
@@ -224,6 +233,17 @@ def _wide_timestamp(
             "the timestamp column, or name the target columns that are to be forecast"
         )
     return None
+
+
+def looks_like_date(text: str) -> bool:
+    """Whether text is written as dates are: 2024-01-31, 31.01.2024, Jan 2024, 2024Q1."""
+    text = text.strip().lower()
+    named = _NAMED_MONTH.match(text)
+    return bool(
+        _DATE_PARTS.match(text)
+        or _QUARTER.fullmatch(text)
+        or (named is not None and named[2][:3] in _MONTHS)
+    )
 
 
 def is_unnamed(name: str) -> bool:
