@@ -13,6 +13,7 @@ MAINS = ("train_main", "eval_main", "study_main")
 # From the ground up: a module imports from its own room and from those before it.
 ROOMS = (
     ("errors",),
+    ("files",),
     ("config", "plotting"),
     ("runtime",),
     ("data",),

@@ -68,10 +68,10 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(each) for each in action.choices]
-            what = "command" if isinstance(action, argparse._SubParsersAction) else "choice"
+            command = isinstance(action, argparse._SubParsersAction)
             raise argparse.ArgumentError(
-                None if what == "command" else action,
-                f"invalid {what}: {value!r}{_meant(str(value), choices)} "
+                None if command else action,
+                f"invalid choice: {value!r}{_meant(str(value), choices)} "
                 f"(choose from {', '.join(choices)})",
             )
 
