@@ -72,7 +72,9 @@ def run(
         say(_memory(update))
         log = None
         if distributed.is_primary():
-            (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
+            (workdir / "config.json").write_text(
+                json.dumps(as_json, indent=2) + "\n", encoding="utf-8"
+            )
             log = MetricsLog(workdir, int(state.step))
         trace = Trace(config.profile, workdir / "profile")
         try:
