@@ -47,7 +47,7 @@ def write_files(folder: Path, count: int) -> None:
     wide.to_csv(folder / "wide.csv", index=False)
     lines = [f"s{k}:" + ",".join(map(str, row.tolist())) for k, row in enumerate(values[:50])]
     header = "@attribute series_name string\n@frequency hourly\n@data\n"
-    (folder / "series.tsf").write_text(header + "\n".join(lines))
+    (folder / "series.tsf").write_text(header + "\n".join(lines), encoding="utf-8")
 
 
 def save_to_disk(table: pa.Table, folder: Path) -> None:
@@ -55,7 +55,9 @@ def save_to_disk(table: pa.Table, folder: Path) -> None:
     folder.mkdir()
     with pa.ipc.new_stream(str(folder / "data.arrow"), table.schema) as writer:
         writer.write_table(table, max_chunksize=1000)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data.arrow"}]}), encoding="utf-8"
+    )
 
 
 def by_id(path: Path) -> int:
@@ -83,7 +85,7 @@ def by_column(path: Path) -> int:
 
 def by_line(path: Path) -> int:
     """A .tsf file, a line at a time."""
-    lines = path.read_text().split("@data\n")[1].splitlines()
+    lines = path.read_text(encoding="utf-8").split("@data\n")[1].splitlines()
     return sum(len(np.array(line.split(":")[1].split(","), np.float64)) for line in lines)
 
 

@@ -43,7 +43,7 @@ class PublishedApproach:
     def __init__(self, path: str, length: int):
         self.folders: list[tuple[Path, dict[str, Any], list[tuple[str, int]]]] = []
         for meta_path in sorted(Path(path).rglob("meta.json")):
-            meta = json.loads(meta_path.read_text())
+            meta = json.loads(meta_path.read_text(encoding="utf-8"))
             files, start = [], 0
             for name in sorted(meta["files"], key=lambda name: int(name.split("-")[1])):
                 files.append((name, start))
@@ -101,7 +101,7 @@ class PublishedApproach:
 
 def resident(name: str) -> float:
     """MB of memory of this process: VmRSS, now; VmHWM, at most so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024 / 1e6
     raise SystemExit(f"/proc/self/status has no {name}; this benchmark needs Linux")
@@ -233,7 +233,7 @@ def many_sequences(folder: Path, num_sequences: int, length: int = 64) -> None:
         "dtype": "float32",
         "files": {name: num_sequences * length},
     }
-    with open(folder / "meta.json", "w") as stream:
+    with open(folder / "meta.json", "w", encoding="utf-8") as stream:
         stream.write(json.dumps(head)[:-1] + ', "scales": [')
         for i in range(num_sequences):
             mean, std = rng.random(2).tolist()

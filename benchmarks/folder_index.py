@@ -41,7 +41,7 @@ def generate(folder: Path, count: int) -> None:
     """Writes a folder of `count` sequences of 1 to 2000 points each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, total = np.random.default_rng(0), 0
-    with open(folder / "meta.part", "w") as stream:
+    with open(folder / "meta.part", "w", encoding="utf-8") as stream:
         # The points of the file come last: they are known only then.
         stream.write(f'{{"num_sequences": {count}, "dtype": "float32", "scales": [')
         for first in range(0, count, BLOCK):
@@ -62,7 +62,7 @@ def generate(folder: Path, count: int) -> None:
 
 def memory(field: str) -> float:
     """MB of this process by a field of its status, as Linux gives it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 

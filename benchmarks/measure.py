@@ -67,7 +67,7 @@ class Report:
     def write(self) -> None:
         """Writes the rows, if there is a path."""
         if self.path:
-            self.path.write_text(json.dumps(self.rows, indent=2) + "\n")
+            self.path.write_text(json.dumps(self.rows, indent=2) + "\n", encoding="utf-8")
 
 
 class PublishedProcess:
@@ -180,7 +180,7 @@ def describe_machine() -> str:
     processor = platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
-        lines = cpu_info.read_text().splitlines()
+        lines = cpu_info.read_text(encoding="utf-8").splitlines()
         models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         processor = models[0] if models else processor
     cores = f"{os.cpu_count()} cores of {processor}"

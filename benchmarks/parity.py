@@ -224,7 +224,7 @@ def main() -> None:
             row = {"name": f"{folder.name} {quantity}", "value": error, "unit": unit}
             rows.append({**row, "reference": bound, "ratio": error / bound})
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

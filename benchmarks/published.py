@@ -59,7 +59,7 @@ def forecast_values(batch: int, context: int) -> np.ndarray:
 def peak_memory() -> int:
     """Most bytes this process had resident since the last `reset_peak_memory`."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -69,7 +69,7 @@ def peak_memory() -> int:
 def reset_peak_memory() -> None:
     """Starts counting again from what is resident now, where the system can."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 class Program:
@@ -272,7 +272,7 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     with contextlib.suppress(OSError):
         # Where memory runs out, it is this process that ends, and the benchmark goes on.
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     program: Program | None = None
     for line in sys.stdin:
         fields = json.loads(line)

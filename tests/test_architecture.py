@@ -13,6 +13,7 @@ MAINS = ("train_main", "eval_main", "study_main")
 # From the ground up: a module imports from its own room and from those before it.
 ROOMS = (
     ("errors",),
+    ("files",),
     ("config", "plotting"),
     ("runtime",),
     ("data",),
@@ -186,3 +187,35 @@ def test_a_function_fits_a_screen(module):
         if isinstance(node, ast.FunctionDef)
     }
     assert not {name: n for name, n in long.items() if n > MAX_FUNCTION_LINES}
+
+
+def text_without_charset(tree: ast.AST) -> list[int]:
+    """The lines that read or write text in the charset of the locale."""
+    lines = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", None))
+        texts = [arg.value for arg in ast.walk(node) if isinstance(arg, ast.Constant)]
+        module = getattr(getattr(node.func, "value", None), "id", None)
+        other = module in ("os", "archive", "tarfile", "zipfile", "job", "ipc")
+        opens = name == "open" and not other and not {"rb", "wb", "ab", "rb+", "r+b"} & {*texts}
+        if name == "open" and isinstance(node.func, ast.Attribute):
+            opens = opens and bool({"r", "w", "a", "x"} & {*texts})
+        written = {"read_text": 0, "write_text": 1}.get(str(name))
+        if opens or (written is not None and len(node.args) == written):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_text_files_are_utf8_whatever_the_locale():
+    paths = [
+        *FILES.values(),
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "examples").glob("*.py"),
+    ]
+    found = {path.name: text_without_charset(ast.parse(path.read_text("utf-8"))) for path in paths}
+    assert not {name: lines for name, lines in found.items() if lines}
+    wrong = 'open(a)\nopen(a, "w")\nb.read_text()\nb.write_text(c)\nb.open("a")\n'
+    right = 'open(a, "rb")\nb.read_text("utf-8")\nb.open("a", encoding="utf-8")\n'
+    assert text_without_charset(ast.parse(wrong + right)) == [1, 2, 3, 4, 5]

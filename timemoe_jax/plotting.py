@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.files import written_whole
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -361,20 +362,27 @@ def new_figure(path: str | os.PathLike[str], width: float, height: float) -> "Fi
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    endings = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if Path(path).suffix.lower().removeprefix(".") not in endings:
-        raise DataError(
-            f"{os.fspath(path)}: a picture's name must end in one of {', '.join(endings)}"
-        )
+    check_picture(path)
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raises a DataError if a name does not end as that of a picture does that can be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    endings = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if Path(path).suffix.lower().removeprefix(".") not in endings:
+        raise DataError(
+            f"{os.fspath(path)}: a picture's name must end in one of {', '.join(endings)}"
+        )
+
+
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int) -> Path:
-    """Writes a figure, in a folder made if needed; returns where."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    """Writes a figure, in a folder made if needed; returns where. See `written_whole`."""
+    with written_whole(path) as beside:
+        figure.savefig(beside, dpi=dpi)
     return Path(path)
 
 

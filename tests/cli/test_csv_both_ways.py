@@ -89,7 +89,8 @@ def test_awkward_wide_files(tmp_path, name):
     [
         ("unique_id,ds,y", ["001", "1"], {}),
         ("id,timestamp,target", ["7", "12"], {}),
-        ("item_id,ds,y", ["NA ", "b"], None),  # NA is a missing id
+        ("item_id,ds,y", ["NA", "007"], {}),
+        ("item_id,ds,y", ["", "b"], None),  # only an empty id is missing
         ("shop,day,sales", ["x y", "é"], {"id_column": "shop", "target": ["sales"]}),
     ],
 )

@@ -282,7 +282,7 @@ def test_lists_of_a_fixed_size(tmp_path):
         (
             {"a": [1.0], "b": ["x"]},
             {},
-            ("'b' must hold numbers, but its kind", "'b' must hold numbers, but row 0 holds 'x'"),
+            ("'b' must hold numbers, but holds text", "'b' must hold numbers, but row 0 holds 'x'"),
         ),
         ({"a": [True]}, {}, "'a' must hold numbers"),
         ({"a": [{"x": 1}]}, {}, "'a' must hold numbers"),

@@ -6,6 +6,8 @@ import pytest
 from timemoe_jax.data.formats import csv_files as tables
 from timemoe_jax.data.formats.csv_files import read_csv, read_csv_frame
 from timemoe_jax.data.formats.frames import row_name
+from timemoe_jax.data.formats.open import open_source
+from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
 
 
@@ -128,8 +130,102 @@ def test_columns_of_a_frame(tmp_path, monkeypatch):
     assert frame["late"].tolist() == ["01", "2.50", "x", None]
     np.testing.assert_array_equal(frame["y"], [1, np.nan, 3, np.inf])
     assert [row_name(frame, row) for row in range(4)] == ["line 2", "line 3", "line 6", "line 7"]
-    whole = read_csv_frame(write(tmp_path, "id,y\n7,1\n-12,2\n"))
-    assert (whole["id"].dtype, whole["id"].tolist()) == (np.int64, [7, -12])
+
+
+@pytest.mark.parametrize("cell", ["7", "-12", "007", "NA", "None", "null", "nan", "1e3", "true"])
+def test_ids_are_text_as_the_file_has_them(tmp_path, cell):
+    for header, names in (("id,y", None), ("shop,y", ColumnNames(id="shop"))):
+        frame = read_csv_frame(write(tmp_path, f"{header}\n{cell},1\n,2\n"), names)
+        assert frame.iloc[:, 0].tolist() == [cell, None]
+
+
+HEADED = "date;value;other"
+ROWS = ["2024-01-01;1,5;-0,25", "2024-01-02;;1e3", "2024-01-03;NA;1.#IND"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("end", ["", ";"])
+@pytest.mark.parametrize("before", ["", "\ufeff", "sep=;\n"])
+@pytest.mark.parametrize("decimal", [",", "."])
+def test_other_separators_are_found(tmp_path, separator, end, before, decimal):
+    rows = [row.replace(",", decimal) for row in ROWS]
+    text = before + "".join(f"{row}{end}\n" for row in (HEADED, *rows))
+    table = read_csv(write(tmp_path, text.replace(";", separator)))
+    assert (table.timestamp_name, table.columns) == ("date", ("value", "other"))
+    np.testing.assert_array_equal(table.values, [[1.5, -0.25], [np.nan, 1000], [np.nan, np.nan]])
+
+
+def test_separators_are_taken_as_given(tmp_path):
+    path = write(tmp_path, "day x~y\n2024-01-01~1,234\n2024-01-02~2,5\n".replace("~", ":"))
+    table = read_csv(path, separator=":", decimal=",")
+    assert table.columns == ("y",)
+    np.testing.assert_array_equal(table.values, [[1.234], [2.5]])
+    table = read_csv(write(tmp_path, 'date,y\n2024-01-01,"1,234"\n'), decimal=",")
+    np.testing.assert_array_equal(table.values, [[1.234]])
+    # A bar in the name of the only column is no separator.
+    assert read_csv(write(tmp_path, "a|b\n1\n2\n")).columns == ("a|b",)
+    # The header alone decides where the comma divides only some lines.
+    table = read_csv(write(tmp_path, "date;price, EUR\n2024-01-01;1\n2024-01-02;2\n"))
+    assert table.columns == ("price, EUR",)
+
+
+def test_separators_at_the_end_of_lines(tmp_path):
+    for text in ("date,a,\n2024-01-01,1,\n2024-01-02,2,\n", "date,a\n2024-01-01,1,\n"):
+        assert read_csv(write(tmp_path, text)).columns == ("a",)
+    with pytest.raises(DataError, match="line 2 has 3 cells, but the header has 2"):
+        read_csv(write(tmp_path, "date,a,\n2024-01-01,1,5\n"))
+
+
+def test_row_counters_are_no_series(tmp_path):
+    """Those of pandas, of R and of spreadsheets; in any place, and among dates with rows absent."""
+    for name in ("", "Unnamed: 0", "index", "level_0", "rownames", "row_id", "#"):
+        for first in (0, 1):
+            rows = "".join(f"{i + first},2024-01-{i + 1:02},{i % 7}\n" for i in range(9))
+            source = open_source(str(write(tmp_path, f"{name},date,v\n{rows}")))
+            assert [source.label(i) for i in range(len(source))] == ["v"]
+            assert (source.ignored_columns, source.frequency) == ((name,), "D")
+        rows = "".join(f"{i},{i % 7}\n" for i in range(9))
+        assert read_csv(write(tmp_path, f"{name},v\n{rows}")).columns == ("v",)
+    shuffled = read_csv(write(tmp_path, ",date,v\n5,2024-01-01,1\n2,2024-01-02,2\n"))
+    assert shuffled.columns == ("v",)
+    # The index of a stock exchange does not count rows.
+    assert read_csv(write(tmp_path, "date,index\n2024-01-01,7\n2024-01-02,5\n")).columns == (
+        "index",
+    )
+
+
+@pytest.mark.parametrize("name", ["year", "Year", "date", "time", "month", "week", "day", "t", ""])
+def test_rising_numbers_under_the_name_of_a_time(tmp_path, name):
+    years = [1960 + i for i in range(9)]
+    table = read_csv(write(tmp_path, f"{name},v\n" + "".join(f"{y},{y % 7}\n" for y in years)))
+    assert (table.timestamp_name, table.columns) == (name, ("v",))
+    assert (table.timestamps.dtype, table.timestamps.tolist()) == (np.int64, years)
+    falling = "".join(f"{y % 7},{y}\n" for y in years[::-1])
+    table = read_csv(write(tmp_path, f"v,{name or 'year'}\n{falling}"))
+    assert (table.columns, table.values[:, 0].tolist()) == (("v",), [y % 7 for y in years])
+
+
+@pytest.mark.parametrize("cells", [[1, 2, 3, 1, 2, 3], [1949.0, 1949.083, 1949.167], [1, "", 3]])
+def test_numbers_under_the_name_of_a_time_that_are_none(tmp_path, cells):
+    path = write(tmp_path, "month,v\n" + "".join(f"{cell},5\n" for cell in cells))
+    with pytest.raises(DataError, match=r"column 'month' seems to be the time .* name the target"):
+        read_csv(path)
+    source = open_source(str(path), ColumnNames(targets=("v",)))
+    assert [source.label(i) for i in range(len(source))] == ["v"]
+
+
+def test_dates_need_not_be_first(tmp_path):
+    for dates in (
+        ["2024-01-01", "2024-01-02", "2024-01-03"],
+        ["1 Jan 2024", "2 Jan 2024", "3 Jan 2024"],
+        ["Jan 01, 2024", "Jan 02, 2024", "Jan 03, 2024"],
+    ):
+        rows = "".join(f'{i},"{date}"\n' for i, date in enumerate(dates))
+        table = read_csv(write(tmp_path, f"v,when\n{rows}"))
+        assert (table.timestamp_name, table.columns) == ("when", ("v",))
+        assert table.timestamps.astype("M8[D]").astype(str).tolist()[::2] == [
+            *("2024-01-01", "2024-01-03")
+        ]
 
 
 def test_rows_are_sorted_by_their_dates(tmp_path):
@@ -163,6 +259,18 @@ def test_rows_are_sorted_by_their_dates(tmp_path):
         ("date,a,a\n2024-01-01,1,2\n", "more than one column 'a'"),
         ("2024-01-01,1.5\n2024-01-02,1.5\n", "has no header: its first line is '2024-01-01,1.5'"),
         ("1.5,2.5\n1,2\n", "has no header"),
+        ("a,2024-01-01,5\na,2024-01-02,6\n", "has no header: its first line is 'a,2024-01-01,5'"),
+        ("2024-01-01,\n2024-01-02,6\n", "has no header"),
+        ("Jan 2024,5\nFeb 2024,6\n", "has no header: its first line is 'Jan 2024,5'"),
+        ("1,,3\n4,5,6\n", "has no header"),
+        ("2024-01-01;1,5\n2024-01-02;2,5\n", "has no header: its first line is '2024-01-01;1,5'"),
+        ("a;b\n1;2,500\n3;4,125\n", r"holds '2,500', whose comma may .* give --decimal ','"),
+        ("a;b;c\n1;2,5;1.5\n", r"holds '2,5', whose comma may"),
+        ("a;b,c\nx;2,y\n", r"as separated by ',' or by ';'; say which: give --separator"),
+        ("a;b;c\n1;2\n", "looks separated by ';': give --separator ';'"),
+        ("date;a\n2024-01-01;1,5\n2024-01-02;1.234,5\n", r"line 3 holds '1.234,5'"),
+        ('date,a\n2024-01-01,"1,5"\n', "line 2 holds '1,5'; for decimal commas give --decimal"),
+        ("store,date,sales\nA,2024-01-01,1\n", "'store' .* name it as the id column"),
         ("date,a\n2024-01-01,\xe9".encode("latin-1"), "is not UTF-8 text"),
         (b"date,a\n2024-01-01,1\x00", "t.csv"),
         ('date,a\n2024-01-01,"1', "cannot be read as CSV"),

@@ -116,7 +116,7 @@ def write_published(
     published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
     files = _write_shards(path, tensors, max_shard_bytes)
     # Last, since a folder without it is no model: an interrupted write leaves nothing that loads.
-    (path / "config.json").write_text(json.dumps(published, indent=2) + "\n")
+    (path / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
     return [path / "config.json", *files]
 
 
@@ -243,5 +243,5 @@ def _write_shards(path: Path, tensors: dict[str, np.ndarray], most: int) -> list
     total = sum(tensor.nbytes for tensor in tensors.values())
     weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [*(path / file for file in files), path / INDEX_FILE]

@@ -285,7 +285,7 @@ def _check_shared(folder: Any) -> None:
         if distributed.is_primary():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_text("")
+                (folder / name).write_text("", encoding="utf-8")
             except OSError as error:
                 raise CheckpointError(f"{folder} cannot be written: {one_line(error)}") from error
     try:

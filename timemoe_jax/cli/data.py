@@ -48,7 +48,7 @@ def _inspect(args: argparse.Namespace) -> None:
         from timemoe_jax.plotting import Thumbnail, plot_sheet
 
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "inspection.json").write_text(encoded + "\n")
+        (args.out / "inspection.json").write_text(encoded + "\n", encoding="utf-8")
         thumbnails = [
             Thumbnail(
                 f"{'/'.join(Path(file_of(source.name(i))).parts[-2:])}: {source.lengths[i]:,}",

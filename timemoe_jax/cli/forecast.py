@@ -1,49 +1,153 @@
 """`timemoe forecast` and `timemoe plot`: files of series to forecasts, and to pictures of them."""
 
 import argparse
+import contextlib
 import functools
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from timemoe_jax.cli.commands import Argument, Command, argument
-from timemoe_jax.data.formats.table_layout import TIME_NAMES, ColumnNames
+from timemoe_jax.cli.results import (
+    COLUMNS,
+    FORMATS,
+    check_outputs,
+    choose_format,
+    digits_of,
+    parse_coverages,
+    rename_columns,
+    round_table,
+    write_table,
+)
+from timemoe_jax.data.formats.frames import columns_of, counters_of, time_column_of
+from timemoe_jax.data.formats.table_layout import ID_NAMES, ColumnNames
+from timemoe_jax.data.seasons import season_of_frequency, season_of_values
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.files import STEP, read_frame_file, with_steps
 from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
-
-def parse_coverages(text: str) -> tuple[float, ...]:
-    """The quantile levels of intervals given in percent, such as "80,95"."""
-    levels: set[float] = set()
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        try:
-            coverage = float(part)
-        except ValueError:
-            coverage = 0.0
-        if not 0 < coverage < 100:
-            raise DataError(f"--levels {text!r}: {part!r} must be above 0 and below 100")
-        # Of so many digits that 80 gives 0.1 and 0.9.
-        levels |= {round((100 - sign * coverage) / 200, 10) for sign in (-1, 1)}
-    return tuple(sorted(levels))
+BUNDLED = "nano"  # the model that is used unless another is named
+LEAST_HORIZON = 12  # of a horizon that is not given, which is two seasons
+SEASONS_SEEN = 32  # series in which a season is looked for
+# What the library's messages say in Python, and how it is said on the command line.
+_FLAGS = {
+    **{"future_df": "--future", "freq=": "--freq", "date_format=": "--date-format "},
+    **{"date_format": "--date-format", "past_covariates": "--past-covariate"},
+    **{"id_column": "--id-column", "timestamp_column": "--timestamp-column"},
+    "the timestamp column": "the timestamp column (--timestamp-column)",
+    "the id column": "the id column (--id-column)",
+    "the target columns": "the target columns (--target)",
+}
 
 
-def prepare_file(path: str, args: argparse.Namespace, **covariates: Any) -> FrameInputs:
+def names_of(args: argparse.Namespace) -> ColumnNames:
+    """What the command line says of a table; of targets only to find the other columns."""
+    given = vars(args)
+    return ColumnNames(
+        args.id_column,
+        args.timestamp_column,
+        tuple(args.target or ()),
+        given.get("separator"),
+        given.get("decimal"),
+    )
+
+
+def prepare_file(
+    path: str, args: argparse.Namespace, future_df: Any = None, past_covariates: Any = ()
+) -> FrameInputs:
     """Reads a file, and takes the series out of it.
 
-    The rows of a table of nothing but numbers are numbered, unless a column is one of times.
+    Columns that count rows are left out, and named on standard error. The rows of a table of
+    nothing but numbers are numbered, unless a column is one of times. Without `args.horizon` this
+    is the number of rows of the future, or two seasons, and is set.
     """
-    names = ColumnNames(args.id_column, args.timestamp_column)
-    frame, timestamp = read_frame_file(path, names), args.timestamp_column
-    columns = {name: getattr(args, name) for name in ("id_column", "target", "freq")}
-    if timestamp is None and not {*TIME_NAMES} & {*frame.columns}:
-        frame = with_steps(frame)
-        timestamp = STEP if STEP in frame.columns else None
-    horizon = positive_int("--horizon", args.horizon)
-    return prepare_frame(
-        frame, horizon, where=path, timestamp_column=timestamp, **columns, **covariates
-    )
+    with _said_as_flags():
+        names = names_of(args)
+        frame = columns_of(read_frame_file(path, names), path)
+        future = None if future_df is None else columns_of(future_df, "--future")
+        frame, future = _without_counters(frame, future, names)
+        timestamp = time_column_of(frame, names, path)
+        if timestamp is None:
+            frame = with_steps(frame)
+            timestamp = STEP if STEP in frame.columns else None
+        options: dict[str, Any] = {n: getattr(args, n) for n in ("id_column", "target", "freq")}
+        if vars(args).get("date_format"):
+            options["date_format"] = args.date_format
+        options |= {"future_df": future, "past_covariates": past_covariates}
+
+        def prepare(horizon: int) -> FrameInputs:
+            return prepare_frame(frame, horizon, where=path, timestamp_column=timestamp, **options)
+
+        if args.horizon is None:
+            args.horizon = _choose_horizon(args, future, prepare)
+        return prepare(positive_int("--horizon", args.horizon))
+
+
+def _without_counters(frame: Any, future: Any, names: ColumnNames) -> tuple[Any, Any]:
+    roles = {names.id, names.timestamp, *names.targets}
+    found = [name for name in counters_of(frame) if name not in roles]
+    if found:
+        print(f"note: row counters left out: {', '.join(map(repr, found))}", file=sys.stderr)
+    if future is not None:
+        ahead = {*found, *counters_of(future)} - roles
+        future = future.drop(columns=[name for name in future.columns if name in ahead])
+    return frame.drop(columns=found), future
+
+
+def _choose_horizon(
+    args: argparse.Namespace, future: Any, prepare: Callable[[int], FrameInputs]
+) -> int:
+    """The horizon where none is given; says on standard error which it is, and why."""
+    if future is not None:
+        names = [args.id_column] if args.id_column else [n for n in ID_NAMES if n in future]
+        rows = future.groupby(names[0], sort=False).size() if len(names) == 1 else [len(future)]
+        horizon, why = int(min(rows)), "the rows of --future"
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again with the horizon
+            season = vars(args).get("season") or _season(prepare(1))
+        horizon = max(2 * season, LEAST_HORIZON)
+        two = f"two seasons of {season:,} steps"
+        why = two if 2 * season == horizon else "the default without a season"
+    print(f"note: horizon {horizon}, {why}; give --horizon for another", file=sys.stderr)
+    return horizon
+
+
+def _season(prepared: FrameInputs) -> int:
+    """The steps of a season: of the calendar, else the one that most series show; 1 without."""
+    frequency = _frequencies(prepared).most_common(1)[0][0]
+    season = season_of_frequency(frequency)
+    if season > 1:
+        return season
+    series = prepared.timed.series[:SEASONS_SEEN]
+    return Counter(season_of_values(each.values) for each in series).most_common(1)[0][0]
+
+
+def _frequencies(prepared: FrameInputs) -> Counter[str]:
+    return Counter(each.freq for each in prepared.timed.series)
+
+
+@contextlib.contextmanager
+def _said_as_flags() -> Iterator[None]:
+    """Says errors and warnings of the library by the names of the options."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    except DataError as error:
+        raise DataError(_as_flags(str(error))) from None
+    for warning in caught:
+        warnings.warn(_as_flags(str(warning.message)), warning.category, stacklevel=3)
+
+
+def _as_flags(message: str) -> str:
+    for name, flag in _FLAGS.items():
+        if flag not in message:
+            message = message.replace(name, flag)
+    return message
 
 
 def _forecaster(args: argparse.Namespace, levels: Any) -> tuple[Any, dict[str, Any]]:
@@ -52,38 +156,78 @@ def _forecaster(args: argparse.Namespace, levels: Any) -> tuple[Any, dict[str, A
     from timemoe_jax.forecasting.forecaster import Forecaster
     from timemoe_jax.runtime import compilation_cache
 
+    if args.checkpoint is None:
+        print(f"note: model {BUNDLED}; give --checkpoint for another", file=sys.stderr)
     compilation_cache.use()
     options = {"context_length": args.context_length, "intervals": args.intervals}
     options["quantile_levels"] = levels or None
-    return Forecaster.from_pretrained(args.checkpoint), options
+    return Forecaster.from_pretrained(args.checkpoint or BUNDLED), options
 
 
 def run_forecast(args: argparse.Namespace) -> None:
-    """Forecasts, and writes what was asked for."""
+    """Forecasts, and writes what was asked for; all that can be checked is checked before."""
     levels = parse_coverages(args.levels)
-    future = None
-    if args.future is not None:
-        future = read_frame_file(args.future, ColumnNames(args.id_column, args.timestamp_column))
-    prepared = prepare_file(args.data, args, future_df=future, past_covariates=args.past_covariate)
+    kind = choose_format(args.out, args.format)
+    check_outputs(
+        {"DATA": args.data, "--future": args.future}, {"--out": args.out, "--plot": args.plot}
+    )
+    if args.digits is not None and args.digits < 0:
+        raise DataError(f"--digits must be at least 0, but is {args.digits}")
+    _check_picture(args.plot)
+    future = None if args.future is None else read_frame_file(args.future, names_of(args))
+    prepared = prepare_file(args.data, args, future, args.past_covariate)
+    if args.backtest is not None:
+        _check_folds(args, prepared)
     forecaster, options = _forecaster(args, levels)
     from timemoe_jax.forecasting.frame_forecast import forecast_frame
 
     names = [f"{args.data}: {name}" for name in prepared.names]
     progress = sys.stderr.isatty()
     forecast = forecast_frame(forecaster.forecast, prepared, names, progress=progress, **options)
-    result = forecast.frame
-    _report_counts(result.attrs)
-    text = result.to_csv(index=False, lineterminator="\n")
+    _report_counts(forecast.frame.attrs)
+    _report_frequency(args, prepared)
+    write_table(_table(forecast, args), args.out, kind)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text)
         print(f"wrote {args.out}")
-    else:
-        print(text, end="")
     if args.plot:
         _plot(args.plot, forecast)
     if args.backtest is not None:
         _backtest(args, forecaster, prepared)
+
+
+def _table(forecast: Any, args: argparse.Namespace) -> Any:
+    """The forecasts as a data frame, rounded and with the columns that were asked for."""
+    timed = forecast.prepared.timed
+    digits = [
+        digits_of(each.values) if args.digits is None else args.digits for each in timed.series
+    ]
+    frame = round_table(forecast.frame, digits)
+    return rename_columns(frame, args.columns, forecast.levels, len(timed.targets) > 1)
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is not None:
+        from timemoe_jax.plotting import check_picture
+
+        check_picture(path)
+
+
+def _check_folds(args: argparse.Namespace, prepared: FrameInputs) -> None:
+    from timemoe_jax.forecasting.scoring.backtest import check_folds
+
+    positive_int("--backtest", args.backtest)
+    values = [each.values for each in prepared.timed.series]
+    names = [f"{args.data}: {name}" for name in prepared.names]
+    check_folds(values, args.horizon, args.backtest, args.season, names)
+
+
+def _report_frequency(args: argparse.Namespace, prepared: FrameInputs) -> None:
+    """Says which frequency was found, unless it was given or the times are step numbers."""
+    found = _frequencies(prepared)
+    if args.freq is None and not all(freq.isdigit() for freq in found):
+        shown = [f"{freq} ({count:,} series)" for freq, count in found.most_common(8)]
+        said = ", ".join(shown) if len(found) > 1 else next(iter(found))
+        print(f"note: frequency {said}", file=sys.stderr)
 
 
 def _report_counts(counts: dict[str, Any]) -> None:
@@ -132,9 +276,13 @@ def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) 
 def run_plot(args: argparse.Namespace) -> None:
     """Draws what was asked for."""
     levels = parse_coverages(args.levels)
-    positive_int("--horizon", args.horizon)
     if args.out is None and args.experts is None:
         raise DataError("there is nothing to draw; give --out, --experts or both")
+    check_outputs(
+        {f"DATA {path}": path for path in args.data}, {"--out": args.out, "--experts": args.experts}
+    )
+    for picture in (args.out, args.experts):
+        _check_picture(picture)
     files = [prepare_file(path, args) for path in args.data]
     forecaster, options = _forecaster(args, levels)
     if args.out is not None:
@@ -165,60 +313,128 @@ def run_plot(args: argparse.Namespace) -> None:
         print(f"wrote {plot_expert_usage(args.experts, shares)}")
 
 
+_MODEL, _DATA, _INTERVALS = "model and horizon", "how to read DATA", "prediction intervals"
+_OUTPUT = "output"
+
+
 def _shared(levels: str) -> tuple[Argument, ...]:
     """What both commands take: which model forecasts how much, of which columns."""
-    model = "a bundled model's name, a run's workdir, a checkpoint or a published folder"
-    length = "read at most so many last points; by default as many as the model holds"
+    model = (
+        f"a bundled model's name, a run's workdir, a checkpoint or a published folder; {BUNDLED} "
+        "by default"
+    )
+    horizon = f"steps to forecast; by default two seasons, at least {LEAST_HORIZON}"
+    length = "read at most the last N points; by default as many as the model holds"
     source = "where they come from: heads of the model, calibrated heads, conformal, or auto"
+    layout = "how dates are written, such as %%d/%%m/%%Y; by default it is found"
+    between = "what separates cells of a CSV; by default found: a comma, ; tab or |"
+    mark = "what is before decimals in a CSV: . or ,; by default it is found"
+    read = {"group": _DATA, "metavar": "NAME"}
     return (
-        argument("--checkpoint", required=True, help=model),
-        argument("--horizon", type=int, required=True, help="points to forecast"),
-        argument("--context-length", type=int, help=length),
-        argument("--id-column", help="the column that tells series apart"),
-        argument("--timestamp-column", help="the column of times"),
-        argument("--target", action="append", help="a column of values; may come again"),
-        argument("--freq", help="the step between times, such as h or MS"),
-        argument("--levels", default=levels, help="intervals in percent, such as 80,95"),
-        argument("--intervals", default="auto", help=source),
+        argument("--checkpoint", help=model, group=_MODEL),
+        argument("--horizon", type=int, metavar="H", help=horizon, group=_MODEL),
+        argument("--context-length", type=int, metavar="N", help=length, group=_MODEL),
+        argument("--target", action="append", help="target column; may be repeated", **read),
+        argument("--id-column", help="the column that tells series apart", **read),
+        argument("--timestamp-column", help="the column of times", **read),
+        argument("--freq", help="the step between times, such as h or MS", group=_DATA),
+        argument("--date-format", metavar="FORMAT", help=layout, group=_DATA),
+        argument("--separator", type=_separator, metavar="MARK", help=between, group=_DATA),
+        argument("--decimal", metavar="MARK", help=mark, group=_DATA),
+        argument("--levels", default=levels, help="in percent, such as 80,95", group=_INTERVALS),
+        argument("--intervals", default="auto", help=source, group=_INTERVALS),
     )
 
 
-_SCORED = "score K earlier horizons beside seasonal naive"
+def _separator(text: str) -> str:
+    return {"\\t": "\t", "tab": "\t"}.get(text, text)
+
+
+_WIDE_OR_LONG = (
+    "In a long table the columns unique_id/ds/y, item_id/timestamp/target and id/timestamp/target "
+    "are recognized; in any other every numeric column is a series. Columns that only count rows "
+    "are left out."
+)
+_FORMAT = "of the table; by default that of the suffix of --out, else csv"
+_COLUMNS = (
+    "names of the columns: quantiles (predictions, 0.1, 0.9), levels (predictions, lo-80, hi-80) "
+    "or nixtla (TimeMoE, TimeMoE-lo-80)"
+)
 COMMANDS = (
     Command(
         "forecast",
         "forecast the series of a CSV or Parquet file",
         run_forecast,
         (
-            argument("data", help="a CSV or Parquet file"),
+            argument("data", metavar="DATA", help="a CSV or Parquet file"),
             *_shared(levels=""),
-            argument("--future", help="a file of covariates at the times to forecast"),
+            argument("--future", help="a file of covariates at the steps to forecast"),
             argument(
                 "--past-covariate",
                 action="append",
                 default=[],
-                help="a column of DATA; may come again",
+                metavar="NAME",
+                help="a column of DATA that is known up to now; may be repeated",
             ),
-            argument("--out", type=Path, help="the CSV to write; by default standard output"),
-            argument("--plot", type=Path, help="a PNG to write: context, forecast, intervals"),
-            argument("--backtest", type=int, metavar="K", help=_SCORED),
-            argument("--season", type=int, help="steps of a season; by default it is found"),
+            argument(
+                "--out",
+                type=Path,
+                help="the file to write: .csv, .parquet or .json; by default standard output",
+                group=_OUTPUT,
+            ),
+            argument("--format", choices=FORMATS, help=_FORMAT, group=_OUTPUT),
+            argument(
+                "--columns", choices=COLUMNS, default="quantiles", help=_COLUMNS, group=_OUTPUT
+            ),
+            argument(
+                "--digits",
+                type=int,
+                metavar="N",
+                help="decimals of the table; by default one more than the values of DATA have",
+                group=_OUTPUT,
+            ),
+            argument(
+                "--plot",
+                type=Path,
+                help="a picture to write: context, forecast, intervals",
+                group=_OUTPUT,
+            ),
+            argument(
+                "--backtest",
+                type=int,
+                metavar="K",
+                help="score the forecasts of the last K horizons beside seasonal naive",
+                group="backtest",
+            ),
+            argument(
+                "--season",
+                type=int,
+                metavar="S",
+                help="steps of a season; by default it is found",
+                group="backtest",
+            ),
         ),
-        "In a long table the columns unique_id/ds/y, item_id/timestamp/target and "
-        "id/timestamp/target are recognized; in any other every numeric column is a series.",
+        _WIDE_OR_LONG,
+        (
+            "timemoe forecast sales.csv",
+            "timemoe forecast sales.csv --horizon 48 --levels 80,95 --out forecast.csv "
+            "--plot forecast.png",
+            "timemoe forecast umsatz.csv --separator ';' --decimal ',' --date-format %d.%m.%Y",
+        ),
     ),
     Command(
         "plot",
-        "draw the forecast of the last horizon beside what came, or which experts work",
+        "plot forecasts of the held-out last horizon against the truth, or the use of experts",
         run_plot,
         (
-            argument("data", nargs="+", help="CSV or Parquet files"),
+            argument("data", nargs="+", metavar="DATA", help="CSV or Parquet files"),
             *_shared(levels="80"),
-            argument("--out", type=Path, help="the picture of the forecasts"),
-            argument("--experts", type=Path, help="the picture of the experts"),
+            argument("--out", type=Path, help="the picture of the forecasts", group=_OUTPUT),
+            argument("--experts", type=Path, help="the picture of the experts", group=_OUTPUT),
         ),
-        "The last HORIZON points of each series are forecast from what is before them, and drawn "
-        "with intervals; --experts draws which experts each layer of the model uses, a panel for "
-        "each file.",
+        "The last HORIZON points of each series are held out, forecast from the points before "
+        "them, and plotted with prediction intervals. --experts plots which experts each layer of "
+        "the model uses, a panel for each file.",
+        ("timemoe plot sales.csv --horizon 48 --out held_out.png --experts experts.png",),
     ),
 )

@@ -4,31 +4,51 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import timemoe_jax
 from timemoe_jax.cli import data, forecast, score
 from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
 from timemoe_jax.cli.config_commands import PROGRAMS
-from timemoe_jax.cli.programs import report_errors
+from timemoe_jax.cli.programs import INTERRUPTED, report_errors
+
+START = """\
+Forecast time series with sparse mixture-of-experts models.
+
+  timemoe forecast DATA.csv               forecast every series of a CSV or Parquet file
+  timemoe forecast DATA.csv --backtest 3  score the model beside seasonal naive on your data
+  timemoe plot DATA.csv --out PLOT.png    plot forecasts of the last points against the truth
+
+The model that comes along is used unless --checkpoint names another. See timemoe --help for all
+commands, and timemoe forecast --help for the options of one.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line; `argv` is that of the process by default."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in PROGRAMS:  # these take flags of a config
+    if not argv:
+        print(START, end="")
+        return
+    if argv[0] in PROGRAMS:  # these take flags of a config
         PROGRAMS[argv[0]][1](argv[1:])
         return
-    args = _parser().parse_args(argv)
-    report_errors(lambda: args.run(args))
+    try:
+        args = _parser().parse_args(argv)
+        report_errors(lambda: args.run(args))
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="timemoe", description="Forecast time series with sparse mixture-of-experts models."
     )
+    parser.add_argument("--version", action="version", version=timemoe_jax.__version__)
     commands = subcommands(parser)
     add_commands(commands, (*forecast.COMMANDS, score.COMMAND, *COMMANDS))
     for name, (text, _) in PROGRAMS.items():
         commands.add_parser(name, help=text)
-    data_parser = commands.add_parser("data", help="fetch, inspect and compare data")
+    data_parser = commands.add_parser("data", help="download, inspect, clean and convert data")
     add_commands(subcommands(data_parser), data.COMMANDS)
     return parser
 

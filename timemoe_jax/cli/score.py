@@ -35,7 +35,9 @@ def _score(args: argparse.Namespace) -> None:
             "path": args.path,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(about | scores.as_dict(), indent=2) + "\n")
+        args.json.write_text(
+            json.dumps(about | scores.as_dict(), indent=2) + "\n", encoding="utf-8"
+        )
 
 
 COMMAND = Command(

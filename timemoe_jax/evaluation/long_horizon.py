@@ -87,8 +87,10 @@ def run(config: EvalConfig) -> dict[str, Any]:
         scored = evaluate_group(forecaster, group, config)
         cells |= zip(group.indices, scored, strict=True)
         manifest["cells"] = [cells[index] for index in sorted(cells)]
-        (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        (output / "results.md").write_text(results_table(manifest))
+        (output / "manifest.json").write_text(
+            json.dumps(manifest, indent=2) + "\n", encoding="utf-8"
+        )
+        (output / "results.md").write_text(results_table(manifest), encoding="utf-8")
     print(results_table(manifest))
     print(f"wrote {output / 'results.md'} and {output / 'manifest.json'}")
     return manifest

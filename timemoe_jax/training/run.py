@@ -93,7 +93,8 @@ def _train(
         log = None
         if distributed.is_primary():
             with writing(workdir):
-                (workdir / "config.json").write_text(json.dumps(as_json, indent=2) + "\n")
+                text = json.dumps(as_json, indent=2) + "\n"
+                (workdir / "config.json").write_text(text, encoding="utf-8")
             log = MetricsLog(workdir, int(state.step))
         trace = Trace(config.profile, workdir / "profile")
         with ExitStack() as ending:

@@ -335,7 +335,7 @@ def _finish(job: _Job) -> Tally:
 def _entries(job: _Job) -> Iterator[tuple[int, str]]:
     """The points of each piece and its further members in meta.json, as the tasks left them."""
     for task in job.tasks:
-        with open(task.folder / PIECES) as lines:
+        with open(task.folder / PIECES, encoding="utf-8") as lines:
             for line in lines:
                 length, members = line.rstrip("\n").split("\t")
                 yield int(length), members

@@ -161,10 +161,10 @@ def _write(task: Task, source: SequenceSource, folder: Path, dtype: str) -> None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tally = Tally()
-    with open(folder / PIECES, "w") as lines:
+    with open(folder / PIECES, "w", encoding="utf-8") as lines:
         points = _write_files(folder, _kept(_series(task, source), dtype, tally, lines), dtype)
     result = {"tally": dataclasses.asdict(tally), "dtype": dtype, "points": points}
-    (folder / RESULT).write_text(json.dumps(result))
+    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 
 def _kept(

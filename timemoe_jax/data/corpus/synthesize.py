@@ -81,7 +81,7 @@ def synthesize(
     with staged(Path(out)) as scratch:
         redrawn = _write(scratch, plan, workers, progress)
         write_json(scratch / MANIFEST, _manifest(plan, weights, redrawn))
-    return json.loads((Path(out) / MANIFEST).read_text())
+    return json.loads((Path(out) / MANIFEST).read_text(encoding="utf-8"))
 
 
 def _make_plan(

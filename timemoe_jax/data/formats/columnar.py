@@ -25,7 +25,15 @@ from timemoe_jax.data.formats.columnar_files import (
 )
 from timemoe_jax.data.formats.dates import parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
-from timemoe_jax.data.formats.table_layout import ColumnNames, Layout, find_layout
+from timemoe_jax.data.formats.table_layout import (
+    ID_NAMES,
+    TIME_NAMES,
+    ColumnNames,
+    Kind,
+    Layout,
+    find_layout,
+    looks_like_date,
+)
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError
 
@@ -45,7 +53,9 @@ def open_columnar(
     table = _Table(where, [open_columnar_file(path) for path in paths])
     with naming(paths[0], "a table"):
         kinds = {field.name: kind_of(field.type) for field in table.schema}
-    layout = find_layout(where, kinds, names or ColumnNames())
+    names = names or ColumnNames()
+    kinds = _with_dates(kinds, table, names)
+    layout = find_layout(where, kinds, names, table.column)
     sources: list[SequenceSource]
     if layout.kind == "wide":
         sources = [_WideSource(table, layout)]
@@ -57,6 +67,19 @@ def open_columnar(
     source = sources[0] if len(sources) == 1 else ConcatSource(sources)
     source.ignored_columns = layout.ignored
     return source
+
+
+def _with_dates(kinds: dict[str, Kind], table: "_Table", names: ColumnNames) -> dict[str, Kind]:
+    """Counts text that holds dates as times, where no other column holds any."""
+    if names.timestamp is not None or {*TIME_NAMES} & {*kinds} or "time" in kinds.values():
+        return kinds
+    texts = [name for name, kind in kinds.items() if kind == "text" and name not in ID_NAMES]
+    cells = table.read(0, texts) if texts else {}
+    for name, array in cells.items():
+        first = next((cell.as_py() for cell in array if cell.is_valid), "")
+        if looks_like_date(first):
+            kinds[name] = "time"
+    return kinds
 
 
 def is_dataset_folder(folder: Path) -> bool:
@@ -123,6 +146,10 @@ class _Table:
         arrays = self.read(part, columns)
         with naming(file.path, "numbers"):
             return {name: numbers(array) for name, array in arrays.items()}
+
+    def column(self, name: str) -> np.ndarray:
+        """All numbers of a column."""
+        return np.concatenate([self.numbers(part, [name])[name] for part in range(len(self))])
 
     def batches(self, part: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         file, inner = self._parts[part]

@@ -1,12 +1,13 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from timemoe_jax.data.formats.dates import DATE, frequency_of, parse_dates
+from timemoe_jax.data.formats.dates import frequency_of, parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     TARGET_NAMES,
@@ -14,14 +15,21 @@ from timemoe_jax.data.formats.table_layout import (
     ColumnNames,
     Kind,
     Layout,
+    Numbers,
     check_differ,
     find_layout,
+    find_time_column,
+    looks_like_date,
+    row_counters,
 )
 from timemoe_jax.data.series_source import ArraySource, SequenceSource, float_of
 from timemoe_jax.errors import DataError
 
 # The key in `attrs` under which a frame from a text file holds the line of each row.
 LINES = "timemoe_jax.lines"
+DECIMAL = "timemoe_jax.decimal"  # the key of its decimal mark
+
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("floating", "integer", "mixed-integer-float", "decimal", "empty"), "number"),
@@ -105,18 +113,39 @@ def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[s
     texts = [name for name, kind in kinds.items() if kind == "text"]
     if texts and texts[0] == next(iter(kinds)) and texts[0] not in names.targets:
         texts = texts[1:]  # the first column may hold dates
-    layout = find_layout(where, kinds | dict.fromkeys(texts, "number"), names)
+    kinds |= dict.fromkeys(texts, "number")
+    layout = find_layout(where, kinds, names, _reader(frame, texts, where))
     for name in layout.targets:
         if name in texts:
             raise DataError(f"{where}: column {name!r} must hold numbers, {_text_of(frame, name)}")
     return layout
 
 
+def time_column_of(frame: Any, names: ColumnNames, where: str) -> str | None:
+    """The column of times that `layout_of` would find, None if there is none."""
+    kinds = {name: kind_in(frame, name) for name in frame.columns}
+    return find_time_column(where, kinds, names, _reader(frame, (), where))
+
+
+def counters_of(frame: Any) -> list[str]:
+    """The columns that only count rows, which are no series and no covariates."""
+    kinds = {name: kind_in(frame, name) for name in frame.columns}
+    return row_counters(kinds, _reader(frame, (), ""))
+
+
+def _reader(frame: Any, texts: Sequence[str], where: str) -> Numbers:
+    """Reads columns of a frame as numbers; those that hold text have none."""
+    return lambda name: np.zeros(0) if name in texts else numbers_of(frame, name, where)
+
+
 def _text_of(frame: Any, name: str) -> str:
     cells = ((row, cell) for row, cell in enumerate(frame[name]) if isinstance(cell, str))
+    comma = frame.attrs.get(DECIMAL) == ","
     for row, cell in cells:
-        if not is_number(cell):
-            return f"but {row_name(frame, row)} holds {cell[:40]!r}"
+        if not is_number(cell.replace(",", ".") if comma and "." not in cell else cell):
+            hint = "; for decimal commas give --decimal ','"
+            hint = hint if _DECIMAL_COMMA.fullmatch(cell) else ""
+            return f"but {row_name(frame, row)} holds {cell[:40]!r}{hint}"
     return "but holds text; convert numbers that are written as text with pandas.to_numeric"
 
 
@@ -136,12 +165,12 @@ def row_name(frame: Any, row: int) -> str:
 
 
 def kind_in(frame: Any, name: str) -> Kind:
-    """What a column holds; text from a file counts as times if it begins like a date."""
+    """What a column holds; text counts as times if the first cell that is not missing is a date."""
     column = frame[name]
     kind = kind_of(column)
-    if kind == "text" and LINES in frame.attrs:
+    if kind == "text":
         first = column.iloc[column.notna().to_numpy().argmax()]
-        return "time" if DATE.match(str(first)) else "text"
+        return "time" if looks_like_date(str(first)) else "text"
     return kind
 
 

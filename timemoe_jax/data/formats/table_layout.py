@@ -5,9 +5,13 @@ column says of which series. List: a row is a series, and a column holds all of 
 """
 
 import itertools
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
 
 from timemoe_jax.errors import DataError
 
@@ -17,15 +21,47 @@ TIME_NAMES = ("ds", "timestamp")
 TARGET_NAMES = ("y", "target")
 LIST_NAMES = ("target", "sequence")
 
+# Columns of numbers under such a name, in lower case, say when a row is, and are no series.
+TIME_WORDS = frozenset(
+    {"ds", "ts", "timestamp", "date", "datetime", "date_time", "time", "t", "step", "period"}
+    | {"year", "yr", "quarter", "month", "week", "day", "hour", "minute", "second"}
+    | {"yearmonth", "year_month", "yyyymm", "yyyymmdd", "epoch", "unix", "unixtime", "unix_time"}
+)
+# What pandas, R and spreadsheets call the column that counts rows, in lower case.
+_COUNTER = re.compile(
+    r"|unnamed: ?\d+(_level_\d+)?|index|level_0|rownames|row(_?(number|id|nr))?|#"
+)
+# Of these the name alone says that a column was the index of a data frame.
+_UNNAMED = re.compile(r"|unnamed: ?\d+(_level_\d+)?")
+
+_MONTHS = frozenset("jan feb mar apr may jun jul aug sep oct nov dec".split())  # noqa: SIM905
+# Dates of figures, with a name of a month, or of a quarter; a time of day may follow.
+_DATE_PARTS = re.compile(
+    r"(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[-/.]\d{4})"
+    r"(?![-/\d.;|,\t])"
+)
+_NAMED_MONTH = re.compile(r"(\d{1,4}[- /.]+)?([a-z]{3,9})[-. /,]+\d{1,4}")
+_QUARTER = re.compile(r"\d{4}[- ]?q[1-4]|q[1-4][- /]?\d{4}")
+
 Kind = Literal["number", "time", "text", "list", "other"]
 
 
 class ColumnNames(NamedTuple):
-    """The columns that a caller names; they win over those that are found by name."""
+    """What a caller says of a table: it wins over what is found.
+
+    The columns of ids, times and values by name; and of a CSV, what is between two cells and what
+    is before the decimals.
+    """
 
     id: str | None = None
     timestamp: str | None = None
     targets: tuple[str, ...] = ()
+    separator: str | None = None
+    decimal: str | None = None
+
+
+# Reads a column of numbers, NaN where missing; only columns that may count rows or time are read.
+Numbers = Callable[[str], Shaped[np.ndarray, " rows"]]
 
 
 class Layout(NamedTuple):
@@ -38,12 +74,50 @@ class Layout(NamedTuple):
     ignored: tuple[str, ...]  # columns that hold neither ids nor times nor values
 
 
-def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
+def find_layout(
+    where: str, kinds: Mapping[str, Kind], names: ColumnNames, numbers: Numbers
+) -> Layout:
     """Finds out how a table holds series, from what its columns hold.
 
-    A DataError says that a named column is absent or of the wrong kind, or that the columns can be
-    understood in more than one way, or in none.
+    A column that counts rows is left out, and one of whole numbers that is called year, month and
+    the like and rises is the time of a wide table. A DataError says that a named column is absent
+    or of the wrong kind, or that the columns can be understood in more than one way, or in none.
     """
+    check_named(where, kinds, names)
+    every = list(kinds)
+    kinds = _without_counters(kinds, names, numbers)
+    id_column = names.id
+    if id_column is None:
+        id_column = _one_of(where, kinds, ID_NAMES, "id", names.targets)
+    lists = _list_targets(where, kinds, names)
+    if lists:
+        layout = Layout("list", id_column, None, lists, ())
+    elif id_column is not None:
+        layout = _long(where, kinds, names, id_column)
+    else:
+        layout = _wide(where, kinds, names, numbers)
+    roles = {layout.id, layout.timestamp, *layout.targets}
+    return layout._replace(ignored=tuple(name for name in every if name not in roles))
+
+
+def find_time_column(
+    where: str, kinds: Mapping[str, Kind], names: ColumnNames, numbers: Numbers
+) -> str | None:
+    """The column of times that `find_layout` finds, whatever the other columns hold."""
+    check_named(where, kinds, names)
+    if names.timestamp is not None:
+        return names.timestamp
+    kinds = _without_counters(kinds, names, numbers)
+    id_column = names.id
+    if id_column is None:
+        id_column = _one_of(where, kinds, ID_NAMES, "id", names.targets)
+    if id_column is not None or "list" in kinds.values():
+        return _timestamp(where, kinds, (str(id_column), *names.targets))
+    return _wide_timestamp(where, kinds, names, numbers)
+
+
+def check_named(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> None:
+    """Refuses names of columns that are not there, not different, or of the wrong kind."""
     named = [name for name in (names.id, names.timestamp, *names.targets) if name is not None]
     for name in named:
         if name not in kinds:
@@ -56,14 +130,44 @@ def find_layout(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> La
         raise DataError(f"{where}: the id column {names.id!r} must hold text or numbers")
     if names.timestamp is not None and kinds[names.timestamp] in ("list", "other"):
         raise DataError(f"{where}: the timestamp column {names.timestamp!r} must hold times")
-    id_column = names.id or _one_of(where, kinds, ID_NAMES, "id", names.targets)
-    lists = _list_targets(where, kinds, names)
-    if lists:
-        roles = {id_column, *lists}
-        return Layout("list", id_column, None, lists, _others(kinds, roles))
-    if id_column is not None:
-        return _long(where, kinds, names, id_column)
-    return _wide(where, kinds, names)
+
+
+def _without_counters(
+    kinds: Mapping[str, Kind], names: ColumnNames, numbers: Numbers
+) -> dict[str, Kind]:
+    named = {names.id, names.timestamp, *names.targets}
+    out = {name for name in row_counters(kinds, numbers) if name not in named}
+    return {name: kind for name, kind in kinds.items() if name not in out}
+
+
+def row_counters(kinds: Mapping[str, Kind], numbers: Numbers) -> list[str]:
+    """The columns of numbers that only count rows, such as `Unnamed: 0`, `index` or `level_0`.
+
+    They hold 0, 1, 2 or 1, 2, 3 and so on. Where another column holds times, rows of the data frame
+    may have been left out since; where a column has no name, they may also have been reordered.
+    """
+    dated = "time" in kinds.values() or bool({*TIME_NAMES} & {*kinds})
+    found = []
+    for name, kind in kinds.items():
+        if kind != "number" or not _COUNTER.fullmatch(name.strip().lower()):
+            continue
+        values = numbers(name)
+        if not _whole(values):
+            continue
+        steps = np.diff(values)
+        counts = values[0] in (0, 1) and bool((steps == 1).all())
+        rises = len(values) > 1 and values[0] >= 0 and bool((steps > 0).all())
+        unnamed = is_unnamed(name) and bool((values >= 0).all())
+        if counts or (dated and (rises or unnamed)):
+            found.append(name)
+    return found
+
+
+def _whole(values: Shaped[np.ndarray, " rows"]) -> bool:
+    """Whether all of some numbers are there, and whole."""
+    if not len(values) or values.dtype.kind in "iu":
+        return bool(len(values))
+    return bool(np.isfinite(values).all() and (values == np.floor(values)).all())
 
 
 def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: str) -> Layout:
@@ -77,27 +181,74 @@ def _long(where: str, kinds: Mapping[str, Kind], names: ColumnNames, id_column: 
             )
         targets = (target,)
     _check_numbers(where, kinds, targets)
-    timestamp = names.timestamp or _timestamp(where, kinds, (id_column, *targets))
-    return Layout(
-        "long", id_column, timestamp, targets, _others(kinds, {id_column, timestamp, *targets})
-    )
+    timestamp = names.timestamp
+    if timestamp is None:
+        timestamp = _timestamp(where, kinds, (id_column, *targets))
+    return Layout("long", id_column, timestamp, targets, ())
 
 
-def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> Layout:
-    timestamp = names.timestamp or _timestamp(where, kinds, names.targets)
-    columns = list(kinds)
-    # The first column of a table often holds dates as text.
-    first = columns[:1]
-    if timestamp is None and not {*first} & {*names.targets}:
-        timestamp = next((name for name in first if kinds[name] == "text"), None)
+def _wide(where: str, kinds: Mapping[str, Kind], names: ColumnNames, numbers: Numbers) -> Layout:
+    timestamp = names.timestamp
+    if timestamp is None:
+        timestamp = _wide_timestamp(where, kinds, names, numbers)
     # pandas writes the index of a data frame under such a name.
     targets = names.targets or tuple(
-        name for name in columns if name != timestamp and not name.startswith("__index_level_")
+        name for name in kinds if name != timestamp and not name.startswith("__index_level_")
     )
     if not targets:
         raise DataError(f"{where} has no numeric column, only {listed(kinds)}; give at least one")
     _check_numbers(where, kinds, targets)
-    return Layout("wide", None, timestamp, targets, _others(kinds, {timestamp, *targets}))
+    return Layout("wide", None, timestamp, targets, ())
+
+
+def _wide_timestamp(
+    where: str, kinds: Mapping[str, Kind], names: ColumnNames, numbers: Numbers
+) -> str | None:
+    """The column of times of a wide table: by name or kind, the first text, or rising numbers."""
+    timestamp = _timestamp(where, kinds, names.targets)
+    first = next(iter(kinds), None)
+    if timestamp is not None or first is None:
+        return timestamp
+    # The first column of a table often holds dates as text.
+    if kinds[first] == "text" and first not in names.targets:
+        return first
+    words = [
+        name
+        for name, kind in kinds.items()
+        if kind == "number"
+        and name not in names.targets
+        and (name.strip().lower() in TIME_WORDS or (name == first and is_unnamed(name)))
+    ]
+    for name in words:
+        values = numbers(name)
+        steps = np.diff(values)
+        # An index without a name may count rows of which some were left out.
+        even = not is_unnamed(name) or bool((steps[1:] == steps[:-1]).all())
+        if _whole(values) and ((steps > 0).all() or (steps < 0).all()) and even:
+            return name
+    if first in words and not names.targets:
+        raise DataError(
+            f"{where}: column {first!r} seems to be the time by its name and place, but its "
+            "numbers are not whole, not in order or not regular; write the times as dates, name "
+            "the timestamp column, or name the target columns that are to be forecast"
+        )
+    return None
+
+
+def looks_like_date(text: str) -> bool:
+    """Whether text is written as dates are: 2024-01-31, 31.01.2024, Jan 2024, 2024Q1."""
+    text = text.strip().lower()
+    named = _NAMED_MONTH.match(text)
+    return bool(
+        _DATE_PARTS.match(text)
+        or _QUARTER.fullmatch(text)
+        or (named is not None and named[2][:3] in _MONTHS)
+    )
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether a column has no name, or the one that pandas gives to such."""
+    return _UNNAMED.fullmatch(name.strip().lower()) is not None
 
 
 def _list_targets(where: str, kinds: Mapping[str, Kind], names: ColumnNames) -> tuple[str, ...]:
@@ -148,15 +299,17 @@ def _one_of(
 
 def _check_numbers(where: str, kinds: Mapping[str, Kind], targets: Sequence[str]) -> None:
     for name in targets:
+        if kinds[name] == "text":
+            raise DataError(
+                f"{where}: column {name!r} must hold numbers, but holds text; name it as the id "
+                "column if it says which series a row is of, or name the target columns to leave "
+                "others out"
+            )
         if kinds[name] != "number":
             raise DataError(
                 f"{where}: column {name!r} must hold numbers, but its kind is {kinds[name]!r}; "
                 "name the target columns to leave others out"
             )
-
-
-def _others(kinds: Mapping[str, Kind], roles: set[str | None]) -> tuple[str, ...]:
-    return tuple(name for name in kinds if name not in roles)
 
 
 def check_differ(where: Any, names: Iterable[str]) -> None:

@@ -61,7 +61,7 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
         say(f"stopped after {len(results)} of {len(variants)} variants; the same command goes on")
         return
     text = (_report_scaling if scaling else _report_ablations)(config, workdir, results)
-    (workdir / "results.md").write_text(text)
+    (workdir / "results.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"wrote {workdir / 'results.md'}, results.json and {config.study}.png")
 
@@ -70,7 +70,7 @@ def _report_scaling(config: StudyConfig, workdir: Path, results: Sequence[Result
     fits, refused = fit_kinds(config.scaling, results)
     laws = {kind: fit.as_dict() for kind, fit in fits.items()}
     everything = {"variants": list(results), "fits": laws, "not_fitted": refused}
-    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
     plot_scaling(workdir / "scaling.png", config.scaling.measure, results, fits)
     return scaling_tables(config.scaling, results, fits, refused)
 

@@ -81,7 +81,7 @@ def _finish(variant: Variant, folder: Path, scoring: ScoreConfig, title: str) ->
 
 def _finished(variants: Sequence[Variant], workdir: Path) -> list[Result]:
     files = (workdir / variant.name / _RESULT for variant in variants)
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def _result(variant: Variant, folder: Path, scoring: ScoreConfig) -> Result:
@@ -136,11 +136,11 @@ def _check_same(variant: Variant, scoring: ScoreConfig, folder: Path) -> None:
     stored = folder / "config.json"
     if not stored.exists():
         return
-    then = _flat(json.loads(stored.read_text()))
+    then = _flat(json.loads(stored.read_text(encoding="utf-8")))
     now = _flat(json_copy(dataclasses.asdict(variant.config)))
     finished = folder / _RESULT
     if finished.exists():
-        then |= _flat({"score": json.loads(finished.read_text())["scoring"]})
+        then |= _flat({"score": json.loads(finished.read_text(encoding="utf-8"))["scoring"]})
         now |= _flat({"score": json_copy(dataclasses.asdict(scoring))})
     names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     if names:

@@ -129,12 +129,12 @@ class TimeMoePredictor(_predictor.Predictor):
         except TypeError as error:
             raise ConfigError(f"an option of the predictor cannot be written: {error}") from None
         super().serialize(path)
-        (path / ARGUMENTS_FILE).write_text(text)
+        (path / ARGUMENTS_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def deserialize(cls, path: Path, **kwargs: Any) -> "TimeMoePredictor":
         """Makes the predictor that `serialize` wrote; `kwargs` replace its arguments."""
-        return cls(**json.loads((path / ARGUMENTS_FILE).read_text()) | kwargs)
+        return cls(**json.loads((path / ARGUMENTS_FILE).read_text(encoding="utf-8")) | kwargs)
 
 
 def _check_at_least(name: str, value: Any, least: int) -> None:

@@ -113,10 +113,7 @@ def backtest(
     if season is not None and season < 1:
         raise DataError(f"season must be at least 1, but is {season}")
     labels = label_series(names, len(series))
-    origins = [
-        _fold_origins(each, horizon, folds, season, label)
-        for each, label in zip(series, labels, strict=True)
-    ]
+    origins = check_folds(series, horizon, folds, season, labels)
     no_gaps = [0] * len(series)
     rolled = rolling_forecasts(
         series, origins, (horizon,), predict, context_length, no_gaps, labels
@@ -133,6 +130,20 @@ def backtest(
         forecasts=np.array(rolled, np.float64).reshape(*shape, horizon),
         origins=np.array(origins, np.int64).reshape(shape),
     )
+
+
+def check_folds(
+    series: Sequence[Float64[np.ndarray, " _"]],
+    horizon: int,
+    folds: int,
+    season: int | None,
+    labels: Sequence[str],
+) -> list[Int[np.ndarray, " folds"]]:
+    """Where the folds of each series begin; a DataError says which series is too short for them."""
+    return [
+        _fold_origins(each, horizon, folds, season, label)
+        for each, label in zip(series, labels, strict=True)
+    ]
 
 
 def _fold_origins(

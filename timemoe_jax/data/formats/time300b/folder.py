@@ -166,7 +166,7 @@ def write_meta(
     folder = Path(folder)
     head: dict[str, Any] = {} if frequency is None else {"frequency": frequency}
     head |= {"num_sequences": num_sequences, "dtype": dtype, "files": dict(files)}
-    with open(folder / "meta.part", "w") as stream:
+    with open(folder / "meta.part", "w", encoding="utf-8") as stream:
         stream.write(f'{json.dumps(head).removesuffix("}")}, "scales": [')
         offset, separator = 0, ""
         for length, members in entries:
