@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -190,11 +190,13 @@ def to_frame(
     point: Float[np.ndarray, "N H"],
     quantiles: Float[np.ndarray, "N H Q"] | None = None,
     levels: Sequence[float] = (),
+    originals: Mapping[str, Any] | None = None,
 ) -> Any:
     """Writes forecasts of `timed.series`, and quantiles of these `levels`, as a long data frame.
 
     Its columns are the ids, if there were any, the times, `target_name`, `predictions` and one per
-    level, named "0.1" and so on. Ids and times keep their types.
+    level, named "0.1" and so on. Ids and times keep their types, and `originals` says under which
+    names they and the targets came, where that was no text.
     """
     import pandas as pd
 
@@ -219,7 +221,10 @@ def to_frame(
         columns[timed.id_column] = timed.ids.take(np.repeat(timed.codes, horizon))
     instants = [future_instants(series, horizon) for series in timed.series]
     columns[timed.timestamp_column] = timed.times.column(np.concatenate(instants))
-    names = pd.Index([series.target_name for series in timed.series])
+    named = originals or {}
+    names = pd.Index([named.get(s.target_name, s.target_name) for s in timed.series])
     columns["target_name"] = names.repeat(horizon)
     columns["predictions"] = point.reshape(-1)
-    return pd.DataFrame(columns | results)
+    frame = pd.DataFrame(columns | results)
+    roles = {timed.id_column, timed.timestamp_column}
+    return frame.rename(columns={name: named[name] for name in named if name in roles})

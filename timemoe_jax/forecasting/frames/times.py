@@ -71,6 +71,11 @@ class TimeType:
         index = pd.DatetimeIndex(instants.view(f"M8[{self.unit}]"))
         return index if self.zone is None else index.tz_localize("UTC").tz_convert(self.zone)
 
+    @property
+    def layout(self) -> str | None:
+        """How dates that came as text or numbers were read, as `date_format` takes it."""
+        return self.written.format or None if self.written is not None else None
+
     def column(self, instants: Int64[np.ndarray, " T"]) -> Any:
         """The same times as the column held them: text as text, dates as dates."""
         import pandas as pd
