@@ -13,13 +13,21 @@ from timemoe_jax.forecasting.frames.frames import series_of, to_frame
 
 
 def read_frame(
-    df, *, id_column=None, timestamp_column=None, target=None, freq=None, covariates=(), where="df"
+    df,
+    *,
+    id_column=None,
+    timestamp_column=None,
+    target=None,
+    freq=None,
+    covariates=(),
+    where="df",
+    date_format=None,
 ):
     """The series of a data frame, as `Forecaster.predict_df` reads it."""
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     others = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     names = ColumnNames(id_column, timestamp_column, targets)
-    return series_of(columns_of(df, where), names, freq, others, where)
+    return series_of(columns_of(df, where), names, freq, others, where, date_format)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -250,7 +250,7 @@ def test_rows_are_sorted_by_their_dates(tmp_path):
         ("a,b\n1,2\n1,\n\n1,2024-01-01\n", r"column 'b' .* line 5 holds '2024-01-01'"),
         ("name,a\nred,1\nblue,2\n", r"column 'name' is first .* dates .* line 2 holds 'red'"),
         ("date,a\n2024-01-01,1\n2024-13-01,1\n", r"column 'date' .* line 3 holds '2024-13-01'"),
-        ("date,a\n01/02/2024,1\n13/02/2024,1\n", r"column 'date' .* line 3 holds '13/02/2024'"),
+        ("date,a\n01/13/2024,1\n13/02/2024,1\n", r"column 'date' .* line 3 holds '13/02/2024'"),
         ("date,a\n2024-01-01,1\n,1\n", r"column 'date' .* line 3 holds ''"),
         # A time of day would become one of today.
         ("time,a\n20:00,1\n21:00,1\n", r"column 'time' .* line 2 holds '20:00'"),

@@ -47,7 +47,7 @@ def test_frames_of_every_kind():
     source = frame_source(nested)
     check(source, [[1, 2], [3], [1], [1]])
     assert labels(source)[:2] == ["row 0 channel 0", "row 0 channel 1"]
-    dated = pd.DataFrame({"id": [1, 1], "date": ["02/01/2024", "01/01/2024"], "y": [1.0, 2.0]})
+    dated = pd.DataFrame({"id": [1, 1], "date": ["14/01/2024", "13/01/2024"], "y": [1.0, 2.0]})
     check(frame_source(dated, ColumnNames(timestamp="date")), [[2, 1]])
 
 

@@ -1,5 +1,7 @@
 """How many points a season has: by the times of a series, by its frequency, or by its values."""
 
+import re
+
 import numpy as np
 from jaxtyping import Float64, Shaped
 
@@ -18,6 +20,9 @@ _OF_OFFSET = {
     **dict.fromkeys(("M", "BM", "CBM"), MONTHS_IN_YEAR),
     **dict.fromkeys(("Q", "BQ"), QUARTERS_IN_YEAR),
 }
+
+# A step of months to the same day, as offsets of pandas are written.
+_MONTHS = re.compile(r"DateOffset\((months|years)=(\d+)\)")
 
 # Points of a season that calendars give to series: quarters and months in a year, days in a week
 # and a month, weeks in a year, and the days, weeks and years of steps from a minute to a day.
@@ -58,6 +63,10 @@ def season_of_frequency(freq: str) -> int:
 
     if freq.isdigit():
         return 1
+    months = _MONTHS.fullmatch(freq)
+    if months is not None:
+        season, rest = divmod(MONTHS_IN_YEAR, int(months[2]) * (12 if months[1] == "years" else 1))
+        return season if not rest else 1
     try:
         offset = to_offset(freq)
     except ValueError:
@@ -66,6 +75,9 @@ def season_of_frequency(freq: str) -> int:
     if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
         day, rest = divmod(pd.Timedelta(days=1), pd.Timedelta(offset))
         return int(day) if not rest else 1
+    if isinstance(offset, pd.offsets.Day) and offset.n % DAYS_IN_WEEK == 0:
+        season, rest = divmod(WEEKS_IN_YEAR, offset.n // DAYS_IN_WEEK)
+        return season if not rest else 1
     name = offset.base.freqstr.split("-")[0].removesuffix("S").removesuffix("E")
     season, rest = divmod(_OF_OFFSET.get(name, 1), offset.n)
     return season if not rest else 1

@@ -60,9 +60,21 @@ def _is_flat(values: Sequence[Any]) -> bool:
     return len(values) > 0 and all(np.ndim(value) == 0 for value in values)
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Values as a NumPy array, NaN where they are masked or NA."""
+    if isinstance(values, np.ma.MaskedArray):
+        if values.dtype.kind in "fiub":
+            return values.astype(np.float64).filled(np.nan)
+        return values.filled(np.nan) if values.dtype == object else values.data
+    dtype = getattr(values, "dtype", None)
+    if hasattr(dtype, "na_value") and getattr(dtype, "kind", "O") in "fiub":
+        return values.to_numpy(np.float64, na_value=np.nan)  # an extension array of pandas
+    return np.asarray(values)
+
+
 def _numeric(values: Any, name: str) -> np.ndarray:
     try:
-        array = np.asarray(values)
+        array = as_array(values)
     except ValueError:
         raise DataError(f"{name} is ragged; give a list of one-dimensional series") from None
     if array.dtype == object:
@@ -110,7 +122,13 @@ def location_and_scale(
     They are exact for magnitudes whose squares overflow, since the rows are scaled first. The
     deviation of a constant row is exactly 0.
     """
-    values = values.astype(np.float64)
+    with np.errstate(all="ignore"):  # whatever the caller's errors are: nothing here is one
+        return _location_and_scale(values.astype(np.float64))
+
+
+def _location_and_scale(
+    values: Float64[np.ndarray, "N T"],
+) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
     observed = ~np.isnan(values)
     count = observed.sum(axis=1)
     filled = np.where(observed, values, 0)

@@ -1,14 +1,22 @@
 """What a caller hands to a forecaster: series, the contexts that are read of them, and batches."""
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from timemoe_jax.data.series import location_and_scale, validate_series
+from timemoe_jax.data.series import as_array, location_and_scale, validate_series
 from timemoe_jax.errors import DataError
+
+
+# Names of the last dimension of labeled arrays.
+_TIME_DIMENSIONS = ("time", "t", "date", "datetime", "timestamp", "step")
+# An array with fewer columns and so many times as many rows is likely to be a table of times.
+LEAST_POINTS = 8
+UPRIGHT = 8
 
 
 class Context(NamedTuple):
@@ -69,16 +77,35 @@ class Inputs:
     @classmethod
     def parse(cls, inputs: Any, names: Sequence[str] | None = None) -> "Inputs":
         """Validates what a caller gave: see `Forecaster.forecast`. The input is not modified."""
+        inputs = _in_time(inputs)
+        if isinstance(names, str):
+            names = [names]
+        elif names is not None and not isinstance(names, Sequence | np.ndarray):
+            raise DataError(f"names must be a list with a name for each series, but is {names!r}")
         shape: tuple[int, ...] = getattr(inputs, "shape", ())
         channels = int(shape[1]) if len(shape) == 3 else None
         rows = inputs
         if channels is not None:
-            rows = np.asarray(inputs).reshape(shape[0] * shape[1], shape[2])  # -1 fails for size 0
+            rows = as_array(inputs).reshape(shape[0] * shape[1], shape[2])  # -1 fails for size 0
             names = [f"series {i}" for i in range(shape[0])] if names is None else names
             names = [f"{name} channel {c}" for name in names for c in range(channels)]
         series = validate_series(rows, names)
+        if len(shape) == 2 and names is None:
+            _warn_if_upright(shape)
         labels = [f"series {i}" for i in range(len(series))] if names is None else list(names)
         return cls(series, labels, channels)
+
+    def warn_if_short(self, horizon: int) -> None:
+        """Warns once of all series that have fewer points than are to be forecast."""
+        counts = [int(np.count_nonzero(~np.isnan(series))) for series in self.series]
+        short = [i for i, count in enumerate(counts) if count < horizon]
+        if short:
+            warnings.warn(
+                f"{len(short):,} of {len(counts):,} series have fewer observed points than the "
+                f"horizon of {horizon}, such as {self.names[short[0]]} with {counts[short[0]]}; "
+                "forecasts so far ahead of so short a history say little",
+                stacklevel=5,
+            )
 
     def contexts(self, length: int) -> list[Context]:
         """What is read of each series: at most `length` of its last points."""
@@ -100,6 +127,53 @@ class Inputs:
         return rows.reshape(-1, self.channels, *rows.shape[1:])
 
 
+def _in_time(inputs: Any) -> Any:
+    """Refuses tables, of which time runs down the rows, and puts series in the order of time."""
+    kind = type(inputs)
+    module = kind.__module__.split(".")[0]
+    named = kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+    if isinstance(inputs, list | tuple):
+        return [_in_time(each) for each in inputs] if any(map(_is_pandas, inputs)) else inputs
+    if _is_pandas(inputs) and hasattr(inputs, "columns"):
+        raise DataError(
+            "inputs is a pandas DataFrame; use predict_df(df, horizon), or give df.values.T if "
+            "every column is a series"
+        )
+    if isinstance(inputs, Mapping):
+        raise DataError(f"inputs is a {named}; give list(inputs.values()), and the keys as names=")
+    if hasattr(inputs, "columns") or (hasattr(inputs, "data_vars") and hasattr(inputs, "dims")):
+        raise DataError(
+            f"inputs is a {named}; convert it to pandas and use predict_df(df, horizon), or give a "
+            "NumPy array with a row for each series"
+        )
+    dims = tuple(getattr(inputs, "dims", ()) or ())
+    if len(dims) > 1 and str(dims[-1]).lower() not in _TIME_DIMENSIONS:
+        raise DataError(
+            f"inputs is a {named} with the dimensions {', '.join(map(str, dims))}; time must be "
+            f"the last one and called {', '.join(_TIME_DIMENSIONS)}: transpose it, or give .values"
+        )
+    index = getattr(inputs, "index", None)
+    if _is_pandas(inputs) and hasattr(index, "is_monotonic_increasing"):
+        timed = getattr(index, "inferred_type", "") in ("datetime64", "period", "date", "datetime")
+        if timed and not index.is_monotonic_increasing:
+            return inputs.sort_index(kind="stable")
+    return inputs
+
+
+def _is_pandas(value: Any) -> bool:
+    return type(value).__module__.split(".")[0] == "pandas"
+
+
+def _warn_if_upright(shape: tuple[int, ...]) -> None:
+    """Warns of an array that is far taller than wide, as tables are whose rows are times."""
+    if shape[1] < LEAST_POINTS and shape[0] >= UPRIGHT * shape[1]:
+        warnings.warn(
+            f"inputs of shape {list(shape)} are {shape[0]:,} series of {shape[1]} points each; if "
+            "the rows are times, give inputs.T",
+            stacklevel=6,
+        )
+
+
 class Batch(NamedTuple):
     """Contexts as the model reads them: standardized, and padded on the left to one length.
 
@@ -118,12 +192,17 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
         """Fills at least as many rows as there are contexts; `normalize` as `forecast` takes it."""
+        with np.errstate(all="ignore"):  # whatever a caller has set: results are checked later
+            return cls._of(contexts, length, rows, normalize)
+
+    @classmethod
+    def _of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
         values = np.full((len(contexts), length), np.nan)
         for row, context in zip(values, contexts, strict=True):
             row[length - len(context.values) :] = context.values
         if normalize == "instance":
-            with np.errstate(invalid="ignore"):  # an absent variate of a joint model has no mean
-                mean, std = location_and_scale(values)
+            # An absent variate of a joint model has no mean.
+            mean, std = location_and_scale(values)
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
         safe = np.where(std > 0, std, 1.0)
@@ -131,12 +210,13 @@ class Batch(NamedTuple):
         values = (values - mean[:, None]) / safe[:, None]
         mask = ~np.isnan(values)
         padding = ((0, rows - len(contexts)), (0, 0))
-        with np.errstate(over="ignore"):  # raw values beyond float32: their result is refused
-            x = np.pad(np.where(mask, values, 0).astype(np.float32), padding)
+        # Raw values beyond float32 become infinite: their result is refused.
+        x = np.pad(np.where(mask, values, 0).astype(np.float32), padding)
         return cls(x, np.pad(mask, padding), mean, std)
 
     def in_units(self, outputs: Any) -> Float64[np.ndarray, "N ..."]:
         """Outputs of the model, a row each, back in the units of the contexts."""
         shape = (-1,) + (1,) * (outputs.ndim - 1)
         scaled = np.asarray(outputs)[: len(self.mean)].astype(np.float64)
-        return self.mean.reshape(shape) + self.std.reshape(shape) * scaled
+        with np.errstate(all="ignore"):
+            return self.mean.reshape(shape) + self.std.reshape(shape) * scaled

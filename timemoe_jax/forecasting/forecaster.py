@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.arguments import own_names, whole_number
 from timemoe_jax.forecasting.contexts import Context, Inputs
 from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
 from timemoe_jax.forecasting.frame_forecast import forecast_frame
@@ -121,6 +122,7 @@ class Forecaster:
         """How many programs were compiled, or loaded from a cache, so far."""
         return self.engine.num_programs
 
+    @own_names
     def forecast(
         self,
         inputs: Any,
@@ -187,6 +189,7 @@ class Forecaster:
             channelwise=call.inputs.channels is not None,
         )
 
+    @own_names
     def sample(
         self,
         inputs: Any,
@@ -219,6 +222,8 @@ class Forecaster:
         Raises:
           DataError: as `forecast` does, or a series is too short to have earlier forecasts.
         """
+        num_samples = positive_int("num_samples", num_samples)
+        seed = whole_number("seed", seed)
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, SAMPLING_LEVELS, None)
         forecasts = call.forecast()
@@ -232,6 +237,7 @@ class Forecaster:
         paths = sample_paths(quantiles, levels, errors, num_samples, seed, series, labels)
         return call.inputs.shaped(paths)
 
+    @own_names
     def backtest(
         self,
         inputs: Any,
@@ -256,10 +262,13 @@ class Forecaster:
         Raises:
           DataError: as `forecast` does, or a series is too short.
         """
+        folds = positive_int("folds", folds)
+        season = None if season is None else positive_int("season", season)
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         series, labels, length = call.inputs.series, call.inputs.names, call.settings.context_length
         return backtest(series, horizon, folds, call.predict, length, season, labels)
 
+    @own_names
     def plot(
         self,
         path: str | os.PathLike[str],
@@ -301,17 +310,19 @@ class Forecaster:
             context_length=context,
         )
 
+    @own_names
     def predict_df(
         self,
         df: Any,
         horizon: int,
-        id_column: str | None = None,
-        timestamp_column: str | None = None,
-        target: str | Sequence[str] | None = None,
+        id_column: Any = None,
+        timestamp_column: Any = None,
+        target: Any = None,
         freq: Any = None,
         quantile_levels: Sequence[float] | None = None,
         future_df: Any = None,
-        past_covariates: Sequence[str] = (),
+        past_covariates: Any = (),
+        date_format: str | None = None,
         **options: Any,
     ) -> Any:
         """Forecasts the series of a data frame, on their own calendar.
@@ -319,20 +330,26 @@ class Forecaster:
         Args:
           df: a pandas DataFrame, long or wide: see `forecasting.frames.frames.series_of`.
           horizon: points to forecast.
-          id_column, timestamp_column, target: which columns are which; by default found by name.
-          freq: the step between times; by default found for each series.
+          id_column, timestamp_column, target: which columns are which, by their names, which need
+            not be text; by default found by name. `target` may be a list.
+          freq: the step between times, such as "h", "MS" or `pandas.DateOffset(months=1)`; by
+            default found for each series.
           quantile_levels: also forecast these quantiles.
           future_df: covariates that are known for the times to forecast. Its columns besides ids
             and times are covariates, of which `df` holds the past.
-          past_covariates: columns of `df` that are covariates without a known future.
+          past_covariates: columns of `df`, or one, that are covariates without a known future.
+          date_format: the layout of dates that are text or whole numbers, such as "%d/%m/%Y" or
+            "%Y%m%d"; or "s", "ms", "us", "ns" for numbers since 1970, "excel" for serial numbers.
           options: of `forecast`, such as `context_length`.
 
         Returns:
           a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;
-          its `attrs` count what was filled, missing and out of order.
+          ids and times are of the types that they came in. Its `attrs` hold the frequency ("freq",
+          of each series where they differ), and count what was filled, missing and out of order.
 
         Raises:
-          DataError: the frame, a covariate or an option cannot be used.
+          DataError: the frame, a covariate or an option cannot be used, or the dates can be read in
+            more than one way.
         """
         prepared = prepare_frame(
             df,
@@ -343,6 +360,7 @@ class Forecaster:
             id_column=id_column,
             timestamp_column=timestamp_column,
             target=target,
+            date_format=date_format,
         )
         options["quantile_levels"] = quantile_levels
         return forecast_frame(self.forecast, prepared, **options).frame
@@ -385,7 +403,9 @@ class Forecaster:
     ) -> "_Call":
         """Checks the arguments that `forecast`, `sample` and `backtest` share."""
         parsed = Inputs.parse(inputs, names)
-        settings = self.engine.settings(positive_int("horizon", horizon), *options)
+        horizon = positive_int("horizon", horizon)
+        parsed.warn_if_short(horizon)
+        settings = self.engine.settings(horizon, *options)
         return _Call(self.engine, parsed, settings)
 
     def _intervals(
@@ -393,7 +413,9 @@ class Forecaster:
     ) -> str | None:
         """Where quantiles come from, if any are asked for."""
         if asked not in INTERVALS:
-            raise DataError(f"intervals must be {', '.join(INTERVALS)}, but is {asked!r}")
+            raise DataError(
+                f"intervals must be {', '.join(INTERVALS[:-1])} or {INTERVALS[-1]}, but is {asked!r}"
+            )
         has_heads = bool(self.config.quantile_levels)
         if asked in ("heads", "calibrated") and not has_heads:
             raise DataError(

@@ -1,7 +1,7 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -192,11 +192,16 @@ def kind_of(column: Any) -> Kind:
 
 def dates_of(frame: Any, column: str, where: str) -> Shaped[np.ndarray, " rows"]:
     """A column of dates as text, as datetime64; an error names the row that has none, and why."""
+    cells = ["" if cell is None or cell != cell else str(cell) for cell in frame[column]]
+    return parse_dates(cells, cell_name(frame, column, where))
+
+
+def cell_name(frame: Any, column: str, where: str) -> Callable[[int], str]:
+    """Names the cell of a row in an error about dates, and says why it should hold one."""
     why = ":"
     if column == frame.columns[0] and column not in TIME_NAMES and LINES in frame.attrs:
         why = " is first and not numeric, so it must hold dates in every row, but"
-    cells = ["" if cell is None or cell != cell else str(cell) for cell in frame[column]]
-    return parse_dates(cells, lambda row: f"{where}: column {column!r}{why} {row_name(frame, row)}")
+    return lambda row: f"{where}: column {column!r}{why} {row_name(frame, row)}"
 
 
 def codes_of(frame: Any, column: str, where: str) -> tuple[Int64[np.ndarray, " rows"], Any]:

@@ -123,7 +123,11 @@ def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...
 
 
 def align_covariates(
-    past: Any, future: Any | None, timed: TimedFrame, horizon: int
+    past: Any,
+    future: Any | None,
+    timed: TimedFrame,
+    horizon: int,
+    date_format: str | None = None,
 ) -> AlignedCovariates:
     """Finds the covariates of each series, at its own times and at those to forecast.
 
@@ -137,7 +141,7 @@ def align_covariates(
     rows, extra_rows = None, 0
     extra_ids: dict[Any, int] = {}
     if future is not None:
-        rows, extra_ids, extra_rows = _future_rows(future, timed, horizon)
+        rows, extra_ids, extra_rows = _future_rows(future, timed, horizon, date_format)
     known = tuple(n for n in timed.covariates if future is not None and n in future.columns)
     columns = []
     for name in timed.covariates:
@@ -243,7 +247,7 @@ def _check_seen(
 
 
 def _future_rows(
-    future: Any, timed: TimedFrame, horizon: int
+    future: Any, timed: TimedFrame, horizon: int, date_format: str | None
 ) -> tuple[Int64[np.ndarray, "ids H"], dict[Any, int], int]:
     """Returns the row of each id at each time to forecast, and the ids and rows not used."""
     for name in (timed.id_column, timed.timestamp_column):
@@ -252,13 +256,14 @@ def _future_rows(
                 f"future_df has no column {name!r}, which df has; it must have the same id and "
                 "timestamp columns"
             )
-    instants = _future_times(future, timed)
-    used = np.arange(len(instants))
     extra: dict[Any, int] = {}
     codes = None
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
+    instants = _future_times(future, timed, codes, date_format)
+    used = np.arange(len(instants))
+    if codes is not None:
         extra = column[codes < 0].value_counts(sort=False, dropna=False).to_dict()
         used = np.flatnonzero(codes >= 0)
         codes = codes[used]
@@ -280,8 +285,12 @@ def _future_rows(
     return rows, extra, len(used) - rows.size
 
 
-def _future_times(future: Any, timed: TimedFrame) -> Int64[np.ndarray, " rows"]:
-    instants, times = read_times(future, timed.timestamp_column, "future_df")
+def _future_times(
+    future: Any, timed: TimedFrame, codes: Any, date_format: str | None
+) -> Int64[np.ndarray, " rows"]:
+    steps = not timed.times.is_datetime
+    options = {"layout": date_format, "series": codes, "steps": steps, "like": timed.times}
+    instants, times = read_times(future, timed.timestamp_column, "future_df", **options)
     if _kind_of_time(times) != _kind_of_time(timed.times):
         raise DataError(
             f"future_df: column {timed.timestamp_column!r} holds {times.dtype}, but that of df "

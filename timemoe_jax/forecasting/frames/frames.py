@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,8 @@ from jaxtyping import Float, Float64, Int64
 from timemoe_jax.data.formats.frames import codes_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.grids import (
-    Frequency,
-    Grid,
-    infer_frequency,
-    lay_out,
-    next_instants,
-    parse_frequency,
-)
+from timemoe_jax.forecasting.frames.frequencies import Frequency, infer_frequency, parse_frequency
+from timemoe_jax.forecasting.frames.grids import Grid, grids_of, next_instants
 from timemoe_jax.forecasting.frames.rows import SortedRows, timed_layout
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
 
@@ -100,7 +92,12 @@ class TimedFrame:
 
 
 def series_of(
-    frame: Any, names: ColumnNames, freq: Any, covariates: tuple[str, ...], where: str
+    frame: Any,
+    names: ColumnNames,
+    freq: Any,
+    covariates: tuple[str, ...],
+    where: str,
+    date_format: str | None = None,
 ) -> TimedFrame:
     """Takes the series out of a frame that `columns_of` has made, each on regular times.
 
@@ -110,8 +107,8 @@ def series_of(
     weekend is no gap in business days. NaN, None and NA are missing values.
 
     `freq` is the step between the times of all series: a pandas alias or offset, or an integer for
-    step numbers. By default it is found for each series; one whose own rows are too few or too
-    irregular for that takes the frequency that all others have.
+    step numbers. By default it is found for each series: see `grids_of`. `date_format` is the layout
+    of dates that are text or numbers, as `strptime` takes it.
 
     Raises:
       DataError: the columns can be understood in more than one way or in none; a value is no
@@ -119,12 +116,17 @@ def series_of(
         series, or is not on the grid of the frequency; no frequency can be found.
     """
     layout = timed_layout(frame, names, covariates, where)
-    instants, times = read_times(frame, str(layout.timestamp), where)
     codes, ids = None, None
     if layout.id is not None:
         codes, ids = codes_of(frame, layout.id, where)
+        _check_ids(ids, layout.id, where)
+    steps = isinstance(freq, int | np.integer)
+    stamps = str(layout.timestamp)
+    instants, times = read_times(
+        frame, stamps, where, layout=date_format, series=codes, steps=steps
+    )
     rows = SortedRows(codes, ids, instants, times, where, where)
-    grids = _grids(rows, freq)
+    grids = grids_of(rows, None if freq is None else parse_frequency(freq, times))
     columns = {}
     for name in layout.targets:
         values = numbers_of(frame, name, where).astype(np.float64, copy=False)
@@ -143,39 +145,23 @@ def series_of(
             )
     codes = np.repeat(np.arange(len(grids)), len(layout.targets))
     ignored = tuple(name for name in layout.ignored if name not in covariates)
-    stamps = str(layout.timestamp)
     return TimedFrame(
         tuple(series), ids, codes, layout.id, stamps, layout.targets, covariates, ignored, times
     )
 
 
-def _grids(rows: SortedRows, freq: Any) -> list[Grid]:
-    """The grid of each series; series with the same times share one object."""
-    common = None if freq is None else parse_frequency(freq, rows.times)
-    keys = []
-    frequencies: dict[bytes, Frequency | None] = {}
-    for i in range(len(rows.labels)):
-        part = rows.instants[rows.part(i)]
-        keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
-        if keys[-1] not in frequencies:
-            frequencies[keys[-1]] = common or infer_frequency(part, rows.times)
-    known = Counter(frequency.alias for frequency in frequencies.values() if frequency is not None)
-    grids: dict[bytes, Grid] = {}
-    for i, key in enumerate(keys):
-        if key in grids:
-            continue
-        part = rows.instants[rows.part(i)]
-        frequency = frequencies[key]
-        if frequency is None:
-            if len(known) != 1:
-                why = f"the others have {', '.join(known)}" if known else "no other series has one"
-                raise DataError(
-                    f"{rows.labels[i]} has {len(part)} rows, too few or too irregular to find its "
-                    f"frequency, and {why}; give freq="
-                )
-            frequency = next(f for f in frequencies.values() if f is not None)
-        grids[key] = lay_out(part, frequency, rows.times, rows.labels[i])
-    return [grids[key] for key in keys]
+def _check_ids(ids: Any, name: str, where: str) -> None:
+    """Refuses ids of two types that look alike, such as 1 and "1"."""
+    if ids.dtype != object:
+        return
+    seen: dict[str, Any] = {}
+    for label in ids:
+        other = seen.setdefault(str(label), label)
+        if other is not label and type(other) is not type(label):
+            raise DataError(
+                f"{where}: column {name!r} holds both {other!r} ({type(other).__name__}) and "
+                f"{label!r} ({type(label).__name__}); make its ids one type, with astype(str)"
+            )
 
 
 def _check_finite(values: Float64[np.ndarray, " rows"], name: str, rows: SortedRows) -> None:
@@ -204,11 +190,13 @@ def to_frame(
     point: Float[np.ndarray, "N H"],
     quantiles: Float[np.ndarray, "N H Q"] | None = None,
     levels: Sequence[float] = (),
+    originals: Mapping[str, Any] | None = None,
 ) -> Any:
     """Writes forecasts of `timed.series`, and quantiles of these `levels`, as a long data frame.
 
     Its columns are the ids, if there were any, the times, `target_name`, `predictions` and one per
-    level, named "0.1" and so on. Ids and times keep their types.
+    level, named "0.1" and so on. Ids and times keep their types, and `originals` says under which
+    names they and the targets came, where that was no text.
     """
     import pandas as pd
 
@@ -232,8 +220,11 @@ def to_frame(
     if timed.id_column is not None:
         columns[timed.id_column] = timed.ids.take(np.repeat(timed.codes, horizon))
     instants = [future_instants(series, horizon) for series in timed.series]
-    columns[timed.timestamp_column] = timed.times.index(np.concatenate(instants))
-    names = pd.Index([series.target_name for series in timed.series])
+    columns[timed.timestamp_column] = timed.times.column(np.concatenate(instants))
+    named = originals or {}
+    names = pd.Index([named.get(s.target_name, s.target_name) for s in timed.series])
     columns["target_name"] = names.repeat(horizon)
     columns["predictions"] = point.reshape(-1)
-    return pd.DataFrame(columns | results)
+    frame = pd.DataFrame(columns | results)
+    roles = {timed.id_column, timed.timestamp_column}
+    return frame.rename(columns={name: named[name] for name in named if name in roles})

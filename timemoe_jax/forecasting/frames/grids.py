@@ -1,33 +1,32 @@
-"""The regular times of a series: a frequency, the times on its grid, and those that follow.
-
-Hours and shorter steps are spans of time: they run in UTC, so that a day has 23 or 25 of them when
-the clocks change. Days and longer steps are dates of a calendar, each at one time of day: they run
-in local time, so that a day ends where the next one begins, whatever its length.
-"""
+"""The regular times of a series: those on the grid of its frequency, and those that follow."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+import hashlib
+from collections import Counter
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.frames.frequencies import (
+    DAY,
+    Frequency,
+    MonthDay,
+    dates_at,
+    infer_frequency,
+    months_of,
+    why_irregular,
+)
+from timemoe_jax.forecasting.frames.rows import SortedRows
 from timemoe_jax.forecasting.frames.times import TimeType
-
-DAY = 86400  # seconds
 
 # A grid may be this many times as long as its rows, and this much longer in any case.
 MAX_GRID_RATIO = 100
 MIN_GRID_ROOM = 10_000
-
-
-class Frequency(NamedTuple):
-    """The step between the times of a series."""
-
-    alias: str  # of pandas, or for step numbers the step as text
-    step: int  # in units of the column, or multiples of `base`
-    base: Any = None  # the pandas offset of a calendar; None for spans, periods and step numbers
+# Fewer rows are on many grids.
+SURE_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,165 +47,73 @@ class Grid:
         return placed
 
 
-def parse_frequency(freq: Any, times: TimeType) -> Frequency:
-    """Parses the frequency that a caller gives.
+def grids_of(rows: SortedRows, frequency: Frequency | None) -> list[Grid]:
+    """The grid of each series, of a frequency that all have or of its own.
 
-    That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset; for
-    step numbers it is an integer.
+    A series whose rows are too few or too irregular to find its frequency takes that of the others.
+    So does one with few or absent rows, if it is on the grid of the frequency that most rows of the
+    frame have: a sale every three days or so is no series of three days among daily ones. Series
+    with the same times share one object.
+
+    Raises:
+      DataError: no frequency can be found, or a time is not on the grid.
     """
-    import pandas as pd
-    from pandas.tseries.frequencies import to_offset
-
-    if not times.is_datetime:
-        return _parse_step(freq, times)
-    if not isinstance(freq, str | pd.offsets.BaseOffset):
-        raise DataError(f"freq must be a pandas alias such as 'h', 'D' or 'MS', but is {freq!r}")
-    try:
-        offset = to_offset(freq)
-    except ValueError as error:
-        reason = str(error).rsplit("ValueError(")[-1].strip("\")'.")
-        raise DataError(f"freq {freq!r} is no pandas frequency: {reason}") from None
-    if offset.n < 1:
-        raise DataError(f"freq must be a positive step, but is {offset.freqstr!r}")
-    if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
-        # In nanoseconds, since a step may be finer than the column's unit.
-        step, rest = divmod(pd.Timedelta(offset).as_unit("ns").value, 10**9 // times.per_second)
-        if rest:
-            raise DataError(
-                f"freq {offset.freqstr!r} is finer than the column of times, whose unit is "
-                f"{times.unit!r}"
-            )
-        return Frequency(offset.freqstr, step)
-    if isinstance(offset, pd.offsets.Week) and offset.weekday is None:
-        return Frequency(f"{7 * offset.n}D", 7 * offset.n, pd.offsets.Day())
-    hourly = isinstance(offset, pd.offsets.BusinessHour | pd.offsets.CustomBusinessHour)
-    if hourly or type(offset) is pd.DateOffset:
-        raise DataError(f"freq {offset.freqstr!r} is not supported; give an alias such as 'h', 'D'")
-    return Frequency(offset.freqstr, int(offset.n), offset.base)
-
-
-def _parse_step(freq: Any, times: TimeType) -> Frequency:
-    period = getattr(times.dtype, "freq", None)
-    if period is not None:
-        if not _same_period(freq, period):
-            raise DataError(
-                f"freq is {freq!r}, but the column of times holds periods of {period.freqstr!r}; "
-                "leave freq out, or convert them with asfreq"
-            )
-        return Frequency(period.freqstr, period.n)
-    if isinstance(freq, bool) or not isinstance(freq, int | np.integer) or freq < 1:
-        raise DataError(
-            f"freq must be an integer of at least 1 for a column of step numbers, but is {freq!r}"
-        )
-    return Frequency(str(int(freq)), int(freq))
-
-
-def _same_period(freq: Any, period: Any) -> bool:
-    import pandas as pd
-
-    try:
-        return pd.PeriodDtype(freq).freq == period
-    except (ValueError, TypeError):
-        return False
-
-
-def infer_frequency(instants: Int64[np.ndarray, " rows"], times: TimeType) -> Frequency | None:
-    """Finds the frequency of increasing times, of which some may be absent.
-
-    The step is the smallest difference between neighbors, where all others are multiples of it
-    and at least a quarter of its grid is there; else the most common one, where at least half of
-    all are equal to it. Times at one time of day are dates: business days where weekends are left
-    out, weeks, months, quarters and years by their first or last (business) day, and else days.
-    Not every time need be on the grid of the result. It is None where there are fewer than three
-    times, or no such step.
-    """
-    import pandas as pd
-
-    if isinstance(times.dtype, pd.PeriodDtype):
-        return Frequency(times.dtype.freq.freqstr, times.dtype.freq.n)
-    if len(instants) < 3:
-        return None
-    if not times.is_datetime:
-        step = _common_step(instants)
-        return None if step is None else Frequency(str(step), step)
-    # Dates of a calendar are further apart than this, even where the clocks change.
-    if np.diff(instants).min() > DAY * times.per_second * 3 // 4:
-        days, _, daily = _dates(instants, times)
-        if daily.all():
-            alias = _calendar_alias(days)
-            return None if alias is None else parse_frequency(alias, times)
-    step = _common_step(instants)
-    return None if step is None else _span(step, times)
-
-
-def _span(step: int, times: TimeType) -> Frequency:
-    seconds = (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
-    for name, length in seconds:
-        units = round(length * times.per_second)
-        if units and step % units == 0:
-            count = step // units
-            return Frequency(name if count == 1 else f"{count}{name}", step)
-    raise AssertionError("a step is a multiple of the column's own unit")
-
-
-def _common_step(values: Int64[np.ndarray, " rows"]) -> int | None:
-    steps, counts = np.unique(np.diff(values), return_counts=True)
-    smallest = int(steps[0])
-    points = int(values[-1] - values[0]) // smallest + 1
-    if not (steps % smallest).any() and 4 * len(values) >= points:
-        return smallest
-    return int(steps[counts.argmax()]) if 2 * counts.max() >= counts.sum() else None
-
-
-def _calendar_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
-    """The alias of a calendar that dates, in days since 1970, are likely to be on."""
-    steps = np.diff(days)
-    monthly = _month_alias(days) if steps.min() >= 28 else None
-    if monthly is not None:
-        return monthly
-    step = _common_step(days)
-    if step is None:
-        return None
-    if not (steps % 7).any():
-        weeks = step // 7
-        # 1970 began on a Thursday.
-        weekday = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")[(int(days[0]) + 3) % 7]
-        return f"{weeks if weeks > 1 else ''}W-{weekday}"
-    weekdays = (days + 3) % 7
-    # A gap of a week or more does not tell whether weekends are left out.
-    weekend_left_out = (np.diff(weekdays) < 0) & (steps < 7)
-    if step == 1 and (weekdays < 5).all() and weekend_left_out.any():
-        return "B"
-    return "D" if step == 1 else f"{step}D"
-
-
-def _month_alias(days: Int64[np.ndarray, " rows"]) -> str | None:
-    """The alias of months, quarters or years; None where the dates are no ends of months."""
-    months = days.astype("M8[D]").astype("M8[M]")
-    first, last = months.astype("M8[D]"), (months + 1).astype("M8[D]") - 1
-    anchors = {
-        "S": first,
-        "E": last,
-        "BS": np.busday_offset(first, 0, roll="forward"),
-        "BE": np.busday_offset(last, 0, roll="backward"),
+    times, keys = rows.times, []
+    parts: dict[bytes, Int64[np.ndarray, " rows"]] = {}
+    labels: dict[bytes, str] = {}
+    counts: Counter[bytes] = Counter()
+    for i, label in enumerate(rows.labels):
+        part = rows.instants[rows.part(i)]
+        keys.append(hashlib.blake2b(part.data, digest_size=16).digest())
+        parts.setdefault(keys[-1], part)
+        labels.setdefault(keys[-1], label)
+        counts[keys[-1]] += len(part)
+    found = {key: frequency or infer_frequency(part, times) for key, part in parts.items()}
+    most: Counter[Frequency] = Counter()
+    for key, own in found.items():
+        if own is not None:
+            most[own] += counts[key]
+    panel = most.most_common(1)[0][0] if most else None
+    grids = {
+        key: _grid_of(part, found[key], panel, list(most), times, labels[key])
+        for key, part in parts.items()
     }
-    anchor = next((a for a, d in anchors.items() if (d.astype(np.int64) == days).all()), None)
-    ordinals = months.astype(np.int64)
-    step = _common_step(ordinals)
-    if anchor is None or step is None:
-        return None
-    letter, business = anchor[-1], anchor[:-1]
-    # January is 0. A quarter is named by its first month of the year, or by its last.
-    month = int(ordinals[0]) % 12
-    names = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-    if step % 12 == 0:
-        unit, count, suffix = "Y", step // 12, f"-{names[month]}"
-    elif step % 3 == 0:
-        quarter = month % 3 if letter == "S" else 9 + month % 3
-        unit, count, suffix = "Q", step // 3, f"-{names[quarter]}"
-    else:
-        unit, count, suffix = "M", step, ""
-    return f"{count if count > 1 else ''}{business}{unit}{letter}{suffix}"
+    return [grids[key] for key in keys]
+
+
+def _grid_of(
+    instants: Int64[np.ndarray, " rows"],
+    own: Frequency | None,
+    panel: Frequency | None,
+    known: list[Frequency],
+    times: TimeType,
+    label: str,
+) -> Grid:
+    if own is None:
+        if len(known) != 1:
+            names = ", ".join(each.alias for each in known)
+            why = f"the others have {names}" if known else "no other series has one"
+            raise DataError(
+                f"{label} has {len(instants)} rows, too few or too irregular to find its "
+                f"frequency, and {why}; give freq={why_irregular(instants, times)}"
+            )
+        own = known[0]
+    if panel is None or own == panel:
+        return lay_out(instants, own, times, label)
+    try:
+        common = lay_out(instants, panel, times, label)
+    except DataError:
+        return lay_out(instants, own, times, label)
+    if len(common.instants) == len(instants):
+        return common
+    import pandas as pd
+
+    days_or_weeks = pd.offsets.Day | pd.offsets.Week | pd.offsets.BusinessDay
+    alone = lay_out(instants, own, times, label)
+    enough = len(instants) >= SURE_ROWS
+    # Months and years are no chance, and nor is a grid of which every point is there.
+    of_months = own.base is not None and not isinstance(own.base, days_or_weeks)
+    return alone if enough and (of_months or alone.positions is None) else common
 
 
 def lay_out(
@@ -231,7 +138,9 @@ def lay_out(
 def _lay_out_dates(
     instants: Int64[np.ndarray, " rows"], frequency: Frequency, times: TimeType, where: str
 ) -> Grid:
-    days, clock, on_clock = _dates(instants, times)
+    days, clock, on_clock = dates_at(instants, times)
+    if isinstance(frequency.base, MonthDay):
+        frequency = frequency._replace(base=frequency.base.of(days))
     calendar = _dates_between(frequency.base, int(days[0]), int(days[-1]))
     places = np.searchsorted(calendar, days)
     on_calendar = np.append(calendar, days[-1] + 1)[places] == days
@@ -250,26 +159,13 @@ def _lay_out_dates(
     return Grid(frequency, grid, positions, clock)
 
 
-def _dates(
-    instants: Int64[np.ndarray, " rows"], times: TimeType
-) -> tuple[Int64[np.ndarray, " rows"], int, Bool[np.ndarray, " rows"]]:
-    """The dates in days since 1970, their common time of day, and which times are at it."""
-    units = DAY * times.per_second
-    days, clocks = np.divmod(times.walls(instants), units)
-    common, counts = np.unique(clocks, return_counts=True)
-    clock = int(common[counts.argmax()])
-    on_clock = clocks == clock
-    off = np.flatnonzero(~on_clock)
-    if off.size and times.zone is not None:
-        # Where the clocks skip midnight, the day begins at the first time that they show.
-        on_clock[off] = times.from_walls(days[off] * units + clock) == instants[off]
-    return days, clock, on_clock
-
-
 def _dates_between(base: Any, first: int, last: int) -> Int64[np.ndarray, " dates"]:
     """All dates of a calendar from one day to another, in days since 1970."""
     import pandas as pd
 
+    if isinstance(base, MonthDay):
+        dates = base.dates(np.arange(months_of(np.array(first)), months_of(np.array(last)) + 1))
+        return dates[(dates >= first) & (dates <= last)]
     if isinstance(base, pd.offsets.Day):
         return np.arange(first, last + 1)
     if isinstance(base, pd.offsets.Week):
@@ -341,6 +237,8 @@ def _following(
     if isinstance(frequency.base, pd.offsets.Day | pd.offsets.Week):
         length = 7 if isinstance(frequency.base, pd.offsets.Week) else 1
         days = day + length * np.arange(1, count + 1)
+    elif isinstance(frequency.base, MonthDay):
+        days = frequency.base.dates(int(months_of(np.array(day))) + np.arange(1, count + 1))
     else:
         start = pd.Timestamp(np.datetime64(day, "D"))
         dates = pd.date_range(start, periods=count + 1, freq=frequency.base, unit="s")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from timemoe_jax.data.formats.frames import columns_of
-from timemoe_jax.data.formats.table_layout import ColumnNames, listed
+from timemoe_jax.data.formats.table_layout import listed
 from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
 from timemoe_jax.forecasting.frames.frames import TimedFrame, series_of, to_frame
+from timemoe_jax.forecasting.frames.given import given_frame, text_frame
 from timemoe_jax.forecasting.frames.regression import Adjustment
 
 
@@ -24,6 +24,8 @@ class FrameInputs:
     effects: list[Adjustment] | None = None  # of the covariates of each series, if there are any
     extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)  # see `AlignedCovariates`
     extra_rows: int = 0
+    # What the caller calls the columns whose names are no text.
+    originals: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def series(self) -> list[Float64[np.ndarray, " _"]]:
@@ -33,6 +35,13 @@ class FrameInputs:
             return values
         pairs = zip(values, self.effects, strict=True)
         return [each - effect.contribution_context for each, effect in pairs]
+
+    @property
+    def freq(self) -> str | dict[str, str]:
+        """The frequency of all series, or that of each where they differ."""
+        found = {str(s.target_name if s.id is None else s.id): s.freq for s in self.timed.series}
+        every = set(found.values())
+        return every.pop() if len(every) == 1 else found
 
     @property
     def names(self) -> list[str]:
@@ -62,8 +71,10 @@ class FrameInputs:
         levels: Sequence[float],
     ) -> Any:
         """A data frame of complete forecasts, whose `attrs` say what the input was like."""
-        frame = to_frame(self.timed, point, quantiles, levels)
+        frame = to_frame(self.timed, point, quantiles, levels, self.originals)
         frame.attrs.update(
+            freq=self.freq,
+            date_format=self.timed.times.layout,
             filled=self.timed.filled,
             missing=self.timed.missing,
             reordered=self.timed.reordered,
@@ -72,6 +83,7 @@ class FrameInputs:
             extra_ids={str(label): rows for label, rows in self.extra_ids.items()},
             extra_rows=self.extra_rows,
             ignored_covariates=self.ignored_covariates,
+            unknown_covariates=sum(effect.unknown for effect in self.effects or ()),
         )
         return frame
 
@@ -82,20 +94,20 @@ class FrameInputs:
                 f"df has no series of {_counted(len(self.extra_ids), 'id')} of future_df, whose "
                 f"{_counted(sum(self.extra_ids.values()), 'row')} are not used: "
                 f"{listed(self.extra_ids)}",
-                stacklevel=4,
+                stacklevel=5,
             )
         if self.extra_rows:
             warnings.warn(
                 f"{_counted(self.extra_rows, 'row')} of future_df are not used, since their times "
                 f"are none of the {self.horizon} that follow each series",
-                stacklevel=4,
+                stacklevel=5,
             )
         for name, reasons in self.ignored_covariates.items():
             for reason, series in reasons.items():
                 warnings.warn(
                     f"the covariate {name!r} is not used for {len(series):,} of "
                     f"{len(self.timed.series):,} series, since {reason}: {listed(series)}",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
 
@@ -108,35 +120,37 @@ def prepare_frame(
     horizon: int,
     *,
     future_df: Any = None,
-    past_covariates: Sequence[str] = (),
+    past_covariates: Any = (),
     freq: Any = None,
     where: str = "df",
-    id_column: str | None = None,
-    timestamp_column: str | None = None,
-    target: str | Sequence[str] | None = None,
+    id_column: Any = None,
+    timestamp_column: Any = None,
+    target: Any = None,
+    date_format: str | None = None,
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
 
     The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
     `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
     """
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
-    names = ColumnNames(id_column, timestamp_column, targets)
-    past = columns_of(df, where)
-    future = None if future_df is None else columns_of(future_df, "future_df")
+    given = given_frame(df, where, id_column, timestamp_column, target, past_covariates)
+    past, names, originals = given.frame, given.names, given.originals
+    future = None if future_df is None else text_frame(future_df, "future_df")[0]
     known = () if future is None else shared_columns(past, future, names)
-    covariates = (*known, *(name for name in past_covariates if name not in known))
-    timed = series_of(past, names, freq, covariates, where)
+    covariates = (*known, *(name for name in given.past_covariates if name not in known))
+    timed = series_of(past, names, freq, covariates, where, date_format)
     if future is not None and not known:
         warnings.warn(
             "future_df is not used, since all of its columns are ids, times or targets",
-            stacklevel=3,
+            stacklevel=4,
         )
         future = None
     if not covariates:
-        return FrameInputs(timed, horizon)
-    aligned = align_covariates(past, future, timed, horizon)
+        return FrameInputs(timed, horizon, originals=originals)
+    aligned = align_covariates(past, future, timed, horizon, date_format)
     effects = adjustments(timed, aligned)
-    inputs = FrameInputs(timed, horizon, effects, aligned.extra_ids, aligned.extra_rows)
+    inputs = FrameInputs(
+        timed, horizon, effects, aligned.extra_ids, aligned.extra_rows, originals
+    )
     inputs.warn()
     return inputs

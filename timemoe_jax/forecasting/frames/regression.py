@@ -86,7 +86,7 @@ def fit_covariates(
     if used.any():
         means, spreads = location_and_scale(past[used].T)
     ignored = {
-        label: "it is constant" for label, s in zip(labels, spreads, strict=True) if not s > 0
+        labels[i]: _why_constant(means[i], future[:, i]) for i in np.flatnonzero(~(spreads > 0))
     }
     columns = np.flatnonzero(spreads > 0)
     season = _usable_season(season, int(used.sum()), len(columns))
@@ -117,6 +117,13 @@ def fit_covariates(
         unknown,
         season,
     )
+
+
+def _why_constant(value: float, future: Float64[np.ndarray, " H"]) -> str:
+    """Why a column that is constant in the past is left out."""
+    if (np.isnan(future) | (future == value)).all():
+        return "it is constant"
+    return "it is constant in the past but not in the future, so nothing is known of its effect"
 
 
 def _check_tables(
