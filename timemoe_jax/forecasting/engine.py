@@ -303,9 +303,13 @@ def _dtype(dtype: str, params: nnx.State) -> str:
 def _cast(params: nnx.State, dtype: jnp.dtype, family: Family) -> nnx.State:
     """Parameters in the dtype they are computed in; norms and routers stay float32."""
 
-    def cast(path: tuple[Any, ...], p: Array) -> Array:
+    def cast(path: tuple[Any, ...], p: Any) -> Array:
         keep = re.search(family.float32, partitioning.path_name(path))
-        return jnp.asarray(p, jnp.float32 if keep else dtype)
+        wanted = jnp.dtype("float32") if keep else dtype
+        if isinstance(p, jax.Array) and (len(p.devices()) > 1 or p.dtype == wanted):
+            return jnp.asarray(p, wanted)
+        # On the host, which compiles nothing: JAX would compile a program for each shape.
+        return jax.device_put(np.asarray(p).astype(wanted, copy=False))
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
