@@ -23,6 +23,10 @@ class CheckpointError(TimeMoeError, ValueError):
     """A folder is no checkpoint, or what it holds is damaged or does not fit the model."""
 
 
+class ForkError(TimeMoeError, RuntimeError):
+    """A process was forked from one that had used JAX, and cannot use it."""
+
+
 def listed(items: Collection[object], most: int = 8, separator: str = ", ") -> str:
     """Joins at most `most` items, and says how many more there are: "a, b and 3 more"."""
     shown = separator.join(str(item) for item in list(items)[:most])

@@ -40,7 +40,7 @@ class Bundle(NamedTuple):
     """What such a folder holds."""
 
     config: ModelConfig
-    params: nnx.State  # in the dtype they are stored in
+    params: nnx.State  # NumPy arrays in the dtype they are stored in
 
 
 def is_bundle(folder: Any) -> bool:
@@ -222,7 +222,7 @@ def _as_state(folder: Any, config: ModelConfig, flat: Mapping[str, np.ndarray]) 
     if problems := misfits(shapes_of(flat), shapes_of(wanted)):
         text = listed(problems, 5, "; ")
         raise CheckpointError(f"{folder}: the weights do not fit {MODEL_FILE}: {text}")
-    return unflatten(params, {name: jnp.asarray(flat[name]) for name in wanted})
+    return unflatten(params, {name: flat[name] for name in wanted})
 
 
 def _json(content: Any) -> bytes:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -78,7 +77,7 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
             np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
         )
     _, params = abstract_model(config)
-    values = {name: jax.numpy.asarray(flat[name]) for name in flatten(params)}
+    values = {name: flat[name] for name in flatten(params)}
     return Published(config, unflatten(params, values), source_config, unknown)
 
 

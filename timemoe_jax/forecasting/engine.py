@@ -1,11 +1,12 @@
 """The compiled programs of a forecaster, which read contexts in batches that fit in memory.
 
 Shapes are rounded up to buckets, so that a few programs serve all calls: one for each batch bucket,
-context bucket and horizon. A series' own length and the horizon decide its context bucket, so that
-the others in a call cannot change its result.
+context bucket and horizon of few. A call of many lengths pads to one or two of them, since padding
+costs less than a program. Padding is masked: it changes a result by rounding alone.
 """
 
 import collections
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,23 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
+from timemoe_jax.checkpoints.trees import flatten, unflatten
 from timemoe_jax.config import DTYPES, NORMALIZATIONS
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import ConfigError, DataError
 from timemoe_jax.forecasting.contexts import Batch, Context
+from timemoe_jax.forecasting.programs import Programs, program_points
+from timemoe_jax.forecasting.shapes import (
+    length_bucket,
+    padded_lengths,
+    power_of_two,
+    rows_of_batch,
+)
 from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
-from timemoe_jax.models.decoding import Decoded
-from timemoe_jax.runtime import partitioning
+from timemoe_jax.models.decoding import Decoded, rounded_horizon
+from timemoe_jax.runtime import forks, partitioning
 from timemoe_jax.runtime.host_memory import free_bytes
-from timemoe_jax.runtime.progress import progress_bar
+from timemoe_jax.runtime.progress import progress_bar, tell, watch
 
 # The share of the free memory that a batch of automatic size may take, and the most bytes and rows.
 MEMORY_SHARE = 0.25
@@ -75,6 +84,7 @@ class Engine:
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
     ):
+        forks.check()
         self._family = family_of(config)
         self.config = self._family.for_inference(config, _dtype(dtype, params))
         self.graph, _ = abstract_model(self.config)
@@ -85,7 +95,6 @@ class Engine:
             places = partitioning.shardings(self.params, self._mesh, self._family.rules())
             self.params = jax.device_put(self.params, places)
             self._parts = math.prod(self._mesh.shape[axis] for axis in partitioning.BATCH)
-        self._programs: set[tuple[tuple[int, ...], int]] = set()
         # The largest batch that was found to fit, by group.
         self._fitting: dict[_Group, int] = {}
 
@@ -96,12 +105,30 @@ class Engine:
             mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
             return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
-        self._decode = jax.jit(run, static_argnames="horizon")
+        self._decode = Programs(run, self._operations)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process makes the same engine of: it compiles its own programs.
+
+        An engine on a mesh cannot be pickled, since the other process has other devices.
+        """
+        if self._mesh is not None:
+            raise DataError(
+                "a forecaster on a mesh cannot be pickled; load it in each process, on its devices"
+            )
+        flat = {name: np.asarray(array) for name, array in flatten(self.params).items()}
+        return _engine_of, (self.config, flat, self.config.dtype)
 
     @property
     def num_programs(self) -> int:
-        """How many programs were compiled, or loaded, so far."""
-        return len(self._programs)
+        """How many programs were compiled, or loaded, and are kept."""
+        return self._decode._cache_size()
+
+    @functools.cached_property
+    def _operations(self) -> float:
+        """Multiplications and additions of a point, about: two for each parameter it meets."""
+        size = sum(p.size for p in jax.tree.leaves(self.params))
+        return 2.0 * (size - self._family.idle_parameters(self.config, self.params)) if size else 0
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """Checks a context length, or chooses it: see `Forecaster.usable_context`."""
@@ -131,6 +158,7 @@ class Engine:
         progress: bool,
     ) -> Settings:
         """Checks what a caller asked for, and fills in the context length."""
+        forks.check()
         if normalize not in NORMALIZATIONS:
             raise DataError(
                 f"normalize must be {' or '.join(NORMALIZATIONS)}, but is {normalize!r}"
@@ -175,12 +203,10 @@ class Engine:
         Yields which context each row of a batch is (-1 is none: an absent variate), the batch, and
         what `compute` returned for it.
         """
-        groups: dict[_Group, list[list[int]]] = collections.defaultdict(list)
-        for window in self._windows(contexts):
-            group = self._group([contexts[i] for i in window], settings.horizon)
-            groups[group].append(window)
+        groups = self._groups(contexts, settings.horizon)
         hidden = not settings.progress
-        with progress_bar(total=len(contexts), unit="series", disable=hidden) as bar:
+        bar = progress_bar(total=len(contexts), unit="series", disable=hidden)
+        with bar, watch(lambda: f"forecasting {len(contexts):,} series", quiet=not hidden):
             for group, windows in groups.items():
                 done = 0
                 while done < len(windows):
@@ -188,7 +214,7 @@ class Engine:
                     part = windows[done : done + size]
                     rows = [i for window in part for i in _filled(window, group.variates)]
                     chosen = [contexts[i] if i >= 0 else ABSENT for i in rows]
-                    bucket = self._bucket(len(part), size)
+                    bucket = self._bucket(len(part), size, group.length, len(windows) > size)
                     height = bucket * group.variates
                     try:
                         batch = Batch.of(chosen, group.length, height, settings.normalize)
@@ -200,6 +226,27 @@ class Engine:
                     yield rows, batch, computed
                     done += len(part)
                     bar.update(sum(map(len, part)))
+
+    def _groups(
+        self, contexts: Sequence[Context], horizon: int
+    ) -> dict[_Group, list[list[int]]]:
+        """The windows that share a program, in few groups: see `padded_lengths`."""
+        buckets: dict[_Group, list[list[int]]] = collections.defaultdict(list)
+        for window in self._windows(contexts):
+            buckets[self._group([contexts[i] for i in window], horizon)].append(window)
+        kinds: dict[_Group, dict[int, int]] = collections.defaultdict(dict)
+        for group, windows in buckets.items():
+            rows = len(windows) * group.variates
+            kinds[group._replace(length=0)][group.length] = rows
+        padded = {
+            kind: padded_lengths(rows, program_points(self._operations))
+            for kind, rows in kinds.items()
+        }
+        groups: dict[_Group, list[list[int]]] = collections.defaultdict(list)
+        for group, windows in buckets.items():
+            length = padded[group._replace(length=0)][group.length]
+            groups[group._replace(length=length)] += windows
+        return groups
 
     def _windows(self, contexts: Sequence[Context]) -> list[list[int]]:
         """Which contexts are read together: each alone, or those of an item by a joint model."""
@@ -226,7 +273,7 @@ class Engine:
         """Compiles the program for a call with `count` series of one length."""
         group = self._group([Context(np.zeros(length), 0, "warm-up")], horizon)
         size = self._batch_size("auto", group)
-        shape = (self._bucket(min(count, size), size), group.length)
+        shape = (self._bucket(min(count, size), size, group.length, count > size), group.length)
         x, mask = np.zeros(shape, np.float32), np.ones(shape, bool)
         self._call(self._decoded, self._shaped(x, group), self._shaped(mask, group), group.steps)
 
@@ -235,8 +282,10 @@ class Engine:
         length = max(len(context.values) for context in window)
         # Gaps are rounded up to a few sizes, so that each does not need a program of its own.
         room = max(limit - length - horizon, gap)
-        gap = min(_power_of_two(gap), room) if gap else 0
-        return _Group(_length_bucket(length), gap + horizon, _power_of_two(len(window)))
+        gap = min(power_of_two(gap), room) if gap else 0
+        heads, plan = self.config.horizon_lengths, self.config.forecast_plan
+        steps = rounded_horizon(gap + horizon, heads, plan)
+        return _Group(length_bucket(length), steps, power_of_two(len(window)))
 
     def _halve(self, group: _Group, tried: int, error: Exception, label: str) -> None:
         """Remembers that a batch did not fit; raises where its size was not the reason."""
@@ -253,7 +302,9 @@ class Engine:
     def _decoded(
         self, params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], steps: int
     ) -> Decoded:
-        self._programs.add((x.shape, steps))
+        if not self._decode.holds(x, steps):
+            shown = f"{len(x)} series of {x.shape[-1]} points and {steps} to forecast"
+            tell(lambda: f"compiling a program for {shown}, once")
         return self._decode(params, x, mask, horizon=steps)
 
     def _call(
@@ -264,6 +315,7 @@ class Engine:
         steps: int,
     ) -> Any:
         """Runs a program and waits for it, so that a lack of memory shows here."""
+        forks.check()
         if self._mesh is None:
             return jax.block_until_ready(compute(self.params, x, mask, steps))
         sharding = partitioning.batch_sharding(self._mesh)
@@ -271,9 +323,9 @@ class Engine:
             x, mask = jax.device_put((x, mask), sharding)
             return jax.block_until_ready(compute(self.params, x, mask, steps))
 
-    def _bucket(self, count: int, size: int) -> int:
+    def _bucket(self, count: int, size: int, length: int, more: bool) -> int:
         """Rows of a batch of `count` series: one of few sizes, a multiple of the mesh's parts."""
-        rows = min(size, _power_of_two(count))
+        rows = rows_of_batch(count, size, length, more, program_points(self._operations))
         return -(-rows // self._parts) * self._parts
 
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
@@ -284,6 +336,11 @@ class Engine:
         else:
             size = int(batch_size)
         return min(size, self._fitting.get(group, size))
+
+
+def _engine_of(config: ModelConfig, flat: dict[str, np.ndarray], dtype: str) -> Engine:
+    """The engine that was pickled."""
+    return Engine(config, unflatten(abstract_model(config)[1], flat), dtype)
 
 
 def _filled(window: list[int], variates: int) -> list[int]:
@@ -303,22 +360,15 @@ def _dtype(dtype: str, params: nnx.State) -> str:
 def _cast(params: nnx.State, dtype: jnp.dtype, family: Family) -> nnx.State:
     """Parameters in the dtype they are computed in; norms and routers stay float32."""
 
-    def cast(path: tuple[Any, ...], p: Array) -> Array:
+    def cast(path: tuple[Any, ...], p: Any) -> Array:
         keep = re.search(family.float32, partitioning.path_name(path))
-        return jnp.asarray(p, jnp.float32 if keep else dtype)
+        wanted = jnp.dtype("float32") if keep else dtype
+        if isinstance(p, jax.Array) and (len(p.devices()) > 1 or p.dtype == wanted):
+            return jnp.asarray(p, wanted)
+        # On the host, which compiles nothing: JAX would compile a program for each shape.
+        return jax.device_put(np.asarray(p).astype(wanted, copy=False))
 
     return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _length_bucket(length: int) -> int:
-    """Rounds a length up to one of few, by a quarter (or 15 points, if that is more) at most."""
-    step = max(16, _power_of_two(length) // 8)
-    return -(-length // step) * step
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
 
 
 def _batch_bytes() -> float:

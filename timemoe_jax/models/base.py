@@ -11,6 +11,7 @@ Everything that holds for [B, T] holds for [B, C, T] with an axis more: masks, t
 """
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import re
@@ -267,9 +268,17 @@ def published_family(model_type: Any) -> Family:
 
 def abstract_model(config: ModelConfig) -> tuple["nnx.GraphDef", "nnx.State"]:
     """The structure and the parameter shapes of a model, without allocating any."""
+    import jax
+
+    graph, params = _abstract_model(family_of(config), config)
+    return graph, jax.tree.map(lambda shape: shape, params)  # a copy, which a caller may change
+
+
+# A model is traced once, though loading and forecasting each ask for its shapes.
+@functools.lru_cache(maxsize=8)
+def _abstract_model(family: Family, config: ModelConfig) -> tuple["nnx.GraphDef", "nnx.State"]:
     from flax import nnx
 
-    family = family_of(config)
     model = nnx.eval_shape(lambda: family.make(config, nnx.Rngs(0)))
     graph, params = nnx.split(model, nnx.Param)
     return graph, params

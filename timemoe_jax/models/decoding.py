@@ -39,6 +39,34 @@ def horizon_plan(
     return tuple(plan)
 
 
+def rounded_horizon(
+    horizon: int, horizon_lengths: tuple[int, ...], forecast_plan: str = "fitting"
+) -> int:
+    """The horizon of a few that a program computes in place of one: the same values, and some more.
+
+    The heads of `horizon_plan` say more than is asked for: a head that covers 24 points may be one
+    of 32, which then serves all of 9 to 32. Where a plan ends in several reads of the shortest
+    head, it goes on until one more would make it another plan. So with heads of 1, 8 and 32, and
+    "fitting", 20 and 23 points are one size, 24 another; the reads of the values asked for are the
+    same in any case.
+    """
+    plan = horizon_plan(horizon, horizon_lengths, forecast_plan)
+    shortest, end = horizon_lengths[0], horizon
+
+    def begins_alike(longer: int) -> bool:
+        return horizon_plan(longer, horizon_lengths, forecast_plan)[: len(plan)] == plan
+
+    if len(plan) > 1 and plan[-1] == shortest:
+        reads = plan.count(shortest)
+        # A model of one head has no longer one to stop at.
+        alone = len(horizon_lengths) == 1
+        wanted = 1 << (reads - 1).bit_length() if alone else horizon_lengths[1] // shortest
+        for more in range(1, wanted - reads + 1):
+            if begins_alike(sum(plan) + more * shortest):
+                end = sum(plan) + more * shortest
+    return end if end > horizon or not begins_alike(sum(plan)) else sum(plan)
+
+
 def decode_uncached(
     model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
 ) -> Decoded:

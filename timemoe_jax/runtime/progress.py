@@ -1,6 +1,10 @@
 """Lines and bars on the console, once for all processes."""
 
+import contextlib
+import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -19,3 +23,37 @@ def say(text: str, stream: Any = None) -> None:
     if distributed.is_primary():
         tqdm.write(text, file=stream or sys.stdout)
         (stream or sys.stdout).flush()
+
+
+SLOW_SECONDS = 2.0
+_watched = threading.local()
+
+
+@contextlib.contextmanager
+def watch(doing: Callable[[], str], quiet: bool = False) -> Iterator[None]:
+    """Says what a call is doing, in one line on standard error, if it takes more than two seconds.
+
+    Of calls within one another the outermost has the line; `tell` replaces what it says. There is
+    none where TIMEMOE_QUIET is set, or with `quiet`, for a call that shows a bar.
+    """
+    if getattr(_watched, "state", None) is not None:
+        yield
+        return
+    state = {"doing": doing}
+    _watched.state = state
+    silent = quiet or bool(os.environ.get("TIMEMOE_QUIET"))
+    timer = threading.Timer(SLOW_SECONDS, lambda: say(f"{state['doing']()} ...", sys.stderr))
+    timer.daemon = True
+    if not silent:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        _watched.state = None
+
+
+def tell(doing: Callable[[], str]) -> None:
+    """Changes what the line of the call that is watched will say, if it is not out yet."""
+    if state := getattr(_watched, "state", None):
+        state["doing"] = doing

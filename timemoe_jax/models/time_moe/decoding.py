@@ -132,7 +132,11 @@ def _through_layers(
 
     def block_of(index: Int[Array, ""] | int) -> Block:
         def one(stacked: Array) -> Array:
-            return jax.lax.dynamic_index_in_dim(stacked, index, 0, keepdims=False)
+            if isinstance(index, int):
+                return stacked[index]
+            return jax.lax.dynamic_index_in_dim(
+                stacked, index, 0, keepdims=False, allow_negative_indices=False
+            )
 
         weights = partitioning.gather_fsdp(jax.tree.map(one, state), RULES, "blocks.")
         return nnx.merge(graph, weights)

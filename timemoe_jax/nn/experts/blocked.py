@@ -54,7 +54,7 @@ def _plan(indices: Int[Array, "T K"], num_experts: int, block: int) -> _Plan:
     max_blocks = min(pairs, max(pairs - num_experts, 0) // block + num_experts)
     flat = indices.reshape(-1)
     rank, sizes = rank_within(flat, num_experts)
-    blocks_of = -(-sizes // block)
+    blocks_of = jax.lax.div(sizes + (block - 1), block)  # nothing is negative here
     last_block = jnp.cumsum(blocks_of)
     first_row = (last_block - blocks_of) * block
     # Each pair of nobody has a row of its own past the end, since the indices below are unique.
@@ -64,8 +64,8 @@ def _plan(indices: Int[Array, "T K"], num_experts: int, block: int) -> _Plan:
     pair = pair.at[row].set(jnp.arange(pairs, dtype=jnp.int32), mode="drop", unique_indices=True)
     return _Plan(
         row=row.reshape(tokens, choices),
-        token=pair // choices,
-        choice=pair % choices,
+        token=jax.lax.div(pair, choices),
+        choice=jax.lax.rem(pair, choices),
         ends=last_block,
     )
 

@@ -18,6 +18,10 @@ class ExpertWeights(NamedTuple):
     up: Float[Array, "E D F"]
     down: Float[Array, "E F D"]
 
+# Up to so many members each is compared with all others: one small loop to compile, where a running
+# count is half a dozen.
+FEW = 1024
+
 
 def rank_within(
     groups: Int[Array, " N"], num_groups: int
@@ -27,6 +31,11 @@ def rank_within(
     A member whose group is not from 0 to G - 1 is of none, and has rank -1.
     """
     member = (groups[:, None] == jnp.arange(num_groups)).astype(jnp.int32)
+    if groups.size <= FEW:
+        places = jnp.arange(groups.size)
+        earlier = (groups[:, None] == groups) & (places[:, None] > places)
+        rank = jnp.where(member.any(axis=1), jnp.sum(earlier.astype(jnp.int32), axis=1), -1)
+        return rank, jnp.sum(member, axis=0)
     running = jnp.cumsum(member, axis=0)
     rank = jnp.sum(running * member, axis=1) - 1
     return rank, running[-1]

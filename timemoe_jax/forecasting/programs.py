@@ -1,0 +1,92 @@
+"""Compiled programs of one function, one for each shape; the oldest are dropped beyond a bound."""
+
+import collections
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# Each takes some megabytes of memory; few processes forecast at as many shapes.
+MOST_PROGRAMS = 32
+# The multiplications and additions that a device does while it compiles one program: about a second
+# and a half of two cores, some seconds of an accelerator.
+PROGRAM_OPERATIONS = {"cpu": 8e10}
+PROGRAM_OPERATIONS_ACCELERATOR = 2e13
+# For a batch of fewer operations a CPU's program is compiled with less effort: in 60% of the time.
+# The program then takes a tenth longer, which is less than that for some hundred calls.
+SMALL_OPERATIONS = 2e10
+LESS_EFFORT = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+
+
+class Programs:
+    """`function(params, x, mask, horizon)`, compiled for each shape of x and horizon.
+
+    Args:
+      function: of arrays [B, ...], but for the horizon, a whole number that its shape depends on.
+      operations: of the function, for each point of x.
+      most: how many programs are kept; of more, those that were not used for longest are dropped.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], operations: float, most: int = MOST_PROGRAMS
+    ) -> None:
+        self._jitted = jax.jit(function, static_argnames="horizon")
+        self._operations = operations
+        self._most = most
+        self._kept: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
+
+    def __call__(self, params: Any, x: Any, mask: Any, horizon: int) -> Any:
+        """The function's result; compiles first where no program for the shapes is kept."""
+        key = (x.shape, str(x.dtype), horizon)
+        with self._lock:
+            program = self._kept.get(key)
+        if program is None:
+            program = self._compiled(key, params, x, mask)
+        with self._lock:
+            self._kept[key] = self._kept.pop(key, program)  # the newest is the last
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return program(params, x, mask)
+
+    def _compiled(self, key: Any, params: Any, x: Any, mask: Any) -> Any:
+        """One thread compiles at a time, so that no program is compiled twice."""
+        with self._compiling:
+            with self._lock:
+                if key in self._kept:
+                    return self._kept[key]
+            lowered = self._jitted.lower(params, x, mask, horizon=key[-1])
+            program = lowered.compile(compiler_options(math.prod(x.shape) * self._operations))
+            with self._lock:
+                self._kept[key] = program
+            return program
+
+    def holds(self, x: Any, horizon: int) -> bool:
+        """Whether a call would find its program compiled."""
+        return (x.shape, str(x.dtype), horizon) in self._kept
+
+    def lower(self, params: Any, x: Any, mask: Any, horizon: int) -> Any:
+        """As `lower` of a function that JAX compiles: for a look at the program."""
+        return self._jitted.lower(params, x, mask, horizon=horizon)
+
+    def _cache_size(self) -> int:
+        return len(self._kept)
+
+
+def compiler_options(operations: float) -> dict[str, Any] | None:
+    """How to compile a program of so many operations; None is as JAX does by itself.
+
+    Whoever set options in XLA_FLAGS gets those.
+    """
+    small = operations <= SMALL_OPERATIONS and jax.default_backend() == "cpu"
+    flags = os.environ.get("XLA_FLAGS", "")
+    return LESS_EFFORT if small and not any(name in flags for name in LESS_EFFORT) else None
+
+
+def program_points(operations: float) -> float:
+    """The points that take as long to compute as a program takes to compile."""
+    backend = jax.default_backend()
+    return PROGRAM_OPERATIONS.get(backend, PROGRAM_OPERATIONS_ACCELERATOR) / max(operations, 1.0)
