@@ -107,7 +107,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TIMEMOE_QUICK", "1")
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells), "a notebook is kept without its outputs"
-    names: dict[str, object] = {"__name__": name}
+    names: dict[str, object] = {"__name__": path.stem}
     for cell in cells:
         exec(compile("".join(cell["source"]), path.name, "exec"), names)
     pictures = list(tmp_path.glob("*.png"))
