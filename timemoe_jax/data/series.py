@@ -64,7 +64,7 @@ def as_array(values: Any) -> np.ndarray:
     """Values as a NumPy array, NaN where they are masked or NA."""
     if isinstance(values, np.ma.MaskedArray):
         if values.dtype.kind in "fiub":
-            return values.astype(np.float64).filled(np.nan)
+            return np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
         return values.filled(np.nan) if values.dtype == object else values.data
     dtype = getattr(values, "dtype", None)
     if hasattr(dtype, "na_value") and getattr(dtype, "kind", "O") in "fiub":

@@ -52,7 +52,7 @@ def whole_number(name: str, value: Any) -> int:
     return int(value)
 
 
-class UnknownArgument(DataError, TypeError):
+class UnknownArgumentError(DataError, TypeError):
     """An argument that a method does not have; the message says which one it has."""
 
 
@@ -69,7 +69,7 @@ def own_names(method: Callable[Given, Result]) -> Callable[Given, Result]:
     def checked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         unknown = next((name for name in kwargs if name not in known), None)
         if unknown is not None:
-            raise UnknownArgument(_unknown(method.__name__, unknown, known))
+            raise UnknownArgumentError(_unknown(method.__name__, unknown, known))
         return method(*args, **kwargs)
 
     return checked

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Float64
 from timemoe_jax.data.series import as_array, location_and_scale, validate_series
 from timemoe_jax.errors import DataError
 
-
 # Names of the last dimension of labeled arrays.
 _TIME_DIMENSIONS = ("time", "t", "date", "datetime", "timestamp", "step")
 # An array with fewer columns and so many times as many rows is likely to be a table of times.
@@ -152,11 +151,10 @@ def _in_time(inputs: Any) -> Any:
             f"inputs is a {named} with the dimensions {', '.join(map(str, dims))}; time must be "
             f"the last one and called {', '.join(_TIME_DIMENSIONS)}: transpose it, or give .values"
         )
-    index = getattr(inputs, "index", None)
-    if _is_pandas(inputs) and hasattr(index, "is_monotonic_increasing"):
-        timed = getattr(index, "inferred_type", "") in ("datetime64", "period", "date", "datetime")
-        if timed and not index.is_monotonic_increasing:
-            return inputs.sort_index(kind="stable")
+    index: Any = getattr(inputs, "index", None)
+    kinds = ("datetime64", "period", "date", "datetime")
+    if _is_pandas(inputs) and getattr(index, "inferred_type", "") in kinds:
+        return inputs if index.is_monotonic_increasing else inputs.sort_index(kind="stable")
     return inputs
 
 

@@ -413,9 +413,8 @@ class Forecaster:
     ) -> str | None:
         """Where quantiles come from, if any are asked for."""
         if asked not in INTERVALS:
-            raise DataError(
-                f"intervals must be {', '.join(INTERVALS[:-1])} or {INTERVALS[-1]}, but is {asked!r}"
-            )
+            names = f"{', '.join(INTERVALS[:-1])} or {INTERVALS[-1]}"
+            raise DataError(f"intervals must be {names}, but is {asked!r}")
         has_heads = bool(self.config.quantile_levels)
         if asked in ("heads", "calibrated") and not has_heads:
             raise DataError(

@@ -148,17 +148,16 @@ def _chosen(
     shares = {layout: _shares(readings[layout][codes], owners) for layout in (first, *differ)}
     best, second = sorted(shares, key=lambda layout: -shares[layout])[:2]
     whole = shares[best] == 1 > shares[second]
-    if whole or shares[best] >= _REGULAR and shares[second] < _IRREGULAR:
+    if whole or (shares[best] >= _REGULAR and shares[second] < _IRREGULAR):
         return best
     at = int(firsts[(readings[first] != readings[differ[0]]).argmax()])
     said = [
-        f"{str(fitting[layout][codes[at]].date())} ({_order_of(layout)}, "
-        f"date_format={layout!r})"
+        f"{fitting[layout][codes[at]].date()!s} ({_order_of(layout)}, date_format={layout!r})"
         for layout in (first, *differ)
     ]
     raise DataError(
-        f"{describe(at)} holds {texts[at][:40]!r}, which is {' or '.join(said)}, as all rows allow; "
-        "give date_format, or write dates such as 2024-01-31"
+        f"{describe(at)} holds {texts[at][:40]!r}, which is {' or '.join(said)}, as all rows "
+        "allow; give date_format, or write dates such as 2024-01-31"
     )
 
 

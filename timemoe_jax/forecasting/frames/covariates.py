@@ -21,9 +21,12 @@ from timemoe_jax.data.formats.table_layout import (
 from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
-from timemoe_jax.forecasting.frames.regression import Adjustment, fit_covariates
+from timemoe_jax.forecasting.frames.regression import CONSTANT, Adjustment, fit_covariates
 from timemoe_jax.forecasting.frames.rows import SortedRows
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
+
+# Why a column without an effect is left out that is none in the future.
+_NEW = "it is constant in the past but not in the future, so nothing is known of its effect"
 
 
 class _Column(NamedTuple):
@@ -161,10 +164,18 @@ def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustmen
     for i, series in enumerate(timed.series):
         names, past, future = aligned.table(i)
         season, where = season_of_frequency(series.freq), f"series {series.name}"
-        effects.append(
-            fit_covariates(series.values, past, future, season=season, names=names, where=where)
+        effect = fit_covariates(
+            series.values, past, future, season=season, names=names, where=where
         )
+        new = [name for j, name in enumerate(names) if _is_new(past[:, j], future[:, j])]
+        effect.ignored.update({name: _NEW for name in new if effect.ignored.get(name) == CONSTANT})
+        effects.append(effect)
     return effects
+
+
+def _is_new(past: Float64[np.ndarray, " T"], future: Float64[np.ndarray, " H"]) -> bool:
+    """Whether a column has a value in the future that it never has in the past."""
+    return not np.isin(future[~np.isnan(future)], past).all()
 
 
 def _column(name: str, past: Any, future: Any | None) -> _Column:

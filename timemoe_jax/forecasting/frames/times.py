@@ -95,7 +95,7 @@ class TimeType:
             return numbers_of(index, written.format).astype(written.dtype)[codes]
         assert written.text is not None
         texts = np.array(written.text.write(index), object)[codes]
-        return pd.array(texts, dtype=written.dtype)
+        return pd.Series(texts, dtype=written.dtype)  # an array of objects would become another
 
     def show(self, instant: int) -> str:
         """One time as text."""
