@@ -101,6 +101,12 @@ def test_ids_of_two_types_that_look_alike_are_refused():
     both = pd.concat([frame_of(id=1), frame_of(id="1")])
     with pytest.raises(DataError, match=r"'id' holds both 1 \(int\) and '1' \(str\); make its ids"):
         predict(both)
+    ahead = frame_of(DAYS[-1:] + pd.Timedelta(days=1), id="1", promo=1.0).drop(columns="y")
+    past = frame_of(id=1, promo=NOISE)
+    with pytest.raises(
+        DataError, match=r"future_df: column 'id' holds '1' \(str\), but .* df hold"
+    ):
+        predict(past, 1, future_df=ahead)
     mixed = pd.concat([frame_of(id=1), frame_of(id="b")])
     assert predict(mixed)["id"].tolist() == [1, 1, "b", "b"]
 

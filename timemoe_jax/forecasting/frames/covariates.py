@@ -272,6 +272,7 @@ def _future_rows(
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
+        _check_id_types(column[codes < 0], timed)
     instants = _future_times(future, timed, codes, date_format)
     used = np.arange(len(instants))
     if codes is not None:
@@ -294,6 +295,18 @@ def _future_rows(
             )
         rows[code] = used[ahead.numbers(code)[at]]
     return rows, extra, len(used) - rows.size
+
+
+def _check_id_types(unknown: Any, timed: TimedFrame) -> None:
+    """Refuses ids of the future that look like those of the past, but are of another type."""
+    known = {str(label): label for label in timed.ids}
+    for label in unknown.unique():
+        other = known.get(str(label))
+        if other is not None:
+            raise DataError(
+                f"future_df: column {timed.id_column!r} holds {label!r} ({type(label).__name__}), "
+                f"but that of df holds {other!r} ({type(other).__name__}); make them one type"
+            )
 
 
 def _future_times(

@@ -227,8 +227,8 @@ def _from_text(
     import pandas as pd
 
     title = f"{where}: column {name!r}"
-    column = frame[name].astype(object).str.strip()
-    texts = column.tolist()
+    texts = [text.strip() for text in frame[name].astype(object)]
+    column = pd.Series(texts, dtype=object)
     if layout is None:
         layout = date_format(texts, cell_name(frame, name, where), series)
     else:
@@ -236,7 +236,9 @@ def _from_text(
     dtype = frame[name].dtype
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype
-    dates = _converted(column, title, layout)
+    # The rows of a panel repeat the same few times.
+    codes, distinct = pd.factorize(column)
+    dates = pd.Series(_converted(pd.Series(distinct), title, layout).array.take(codes))
     return dates, Written("text", dtype, layout, date_text(texts, layout))
 
 
