@@ -109,11 +109,18 @@ def test_layouts_that_all_rows_allow(texts, layout):
         (["2024-01-01", ""], 1),
         (["1", "2"], 0),
         (["12:00"], 0),
+        (["2024-01-01", "now"], 1),
+        (["-1"], 0),
     ],
 )
 def test_text_that_is_no_date_is_named(texts, row):
     with pytest.raises(DataError, match=rf"row {row} holds '{texts[row]}', not a date"):
         date_format(texts, named)
+
+
+def test_text_cannot_hold_times_beyond_the_years_of_python():
+    with pytest.raises(DataError, match="beyond the year 9999"):
+        follow(["9999-12-29", "9999-12-30", "9999-12-31"])
 
 
 def test_reading_dates_says_nothing(capfd):

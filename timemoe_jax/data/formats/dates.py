@@ -18,6 +18,8 @@ from timemoe_jax.errors import DataError
 DATE = re.compile(r"\d{1,4}[-/.]\d")  # how text begins that is likely to be a date
 ISO = "ISO8601"  # the name of pandas for any of its layouts, which may differ between rows
 
+_LIKELY = re.compile(r"\w.*\d", re.DOTALL)
+
 # Three numbers of which the year is not the first, unless it has two digits.
 _NUMBERS = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})(?!\d)(.*)", re.DOTALL)
 _CLOCK = re.compile(
@@ -55,11 +57,13 @@ def date_format(
     codes, distinct = pd.factorize(np.array([text.strip() for text in texts], object))
     firsts = np.unique(codes, return_index=True)[1]
     candidates, ordered = _candidates(distinct[0])
+    # pandas reads now and today as dates, and -1 as a year.
+    unlikely = np.array([not _LIKELY.match(text) for text in distinct])
     fitting: dict[str, Any] = {}
     row = 0
     for layout in candidates:
         dates = _parsed(distinct, layout)
-        bad = dates.isna()
+        bad = dates.isna() | unlikely
         if bad.any():
             row = max(row, int(firsts[bad].min()))
         elif ordered:

@@ -1,6 +1,7 @@
 """Columns of times as int64: dates with or without a time zone, periods, or step numbers."""
 
 import dataclasses
+import datetime
 import re
 import warnings
 from typing import Any
@@ -89,6 +90,11 @@ class TimeType:
             return self.index(instants).astype(object)
         distinct, codes = np.unique(instants, return_inverse=True)
         index = self.index(distinct)
+        if index[-1].year > datetime.MAXYEAR:
+            raise DataError(
+                f"the forecast ends at {index[-1]}, beyond the year {datetime.MAXYEAR}, which "
+                f"dates as {written.kind} cannot hold; correct the times, or use periods"
+            )
         if written.kind == "dates":
             return index.date[codes]
         if written.kind == "numbers":
