@@ -64,7 +64,7 @@ def as_array(values: Any) -> np.ndarray:
     """Values as a NumPy array, NaN where they are masked or NA."""
     if isinstance(values, np.ma.MaskedArray):
         if values.dtype.kind in "fiub":
-            return values.astype(np.float64).filled(np.nan)
+            return np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
         return values.filled(np.nan) if values.dtype == object else values.data
     dtype = getattr(values, "dtype", None)
     if hasattr(dtype, "na_value") and getattr(dtype, "kind", "O") in "fiub":
@@ -122,13 +122,7 @@ def location_and_scale(
     They are exact for magnitudes whose squares overflow, since the rows are scaled first. The
     deviation of a constant row is exactly 0.
     """
-    with np.errstate(all="ignore"):  # whatever the caller's errors are: nothing here is one
-        return _location_and_scale(values.astype(np.float64))
-
-
-def _location_and_scale(
-    values: Float64[np.ndarray, "N T"],
-) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
+    values = values.astype(np.float64)
     observed = ~np.isnan(values)
     count = observed.sum(axis=1)
     filled = np.where(observed, values, 0)

@@ -1,4 +1,4 @@
-"""Arguments under the names that other libraries have for them: what to use here."""
+"""What all methods for users do: know the names that other libraries have for their arguments."""
 
 import difflib
 import functools
@@ -52,14 +52,15 @@ def whole_number(name: str, value: Any) -> int:
     return int(value)
 
 
-class UnknownArgument(DataError, TypeError):
+class UnknownArgumentError(DataError, TypeError):
     """An argument that a method does not have; the message says which one it has."""
 
 
-def own_names(method: Callable[Given, Result]) -> Callable[Given, Result]:
+def for_users(method: Callable[Given, Result]) -> Callable[Given, Result]:
     """Has a method refuse a keyword that it does not have, and say which one it has for that.
 
-    Where it takes further options, they are those of `Forecaster.forecast`.
+    Where it takes further options, they are those of `Forecaster.forecast`. It runs under NumPy's
+    own handling of floating-point errors.
     """
     parameters = inspect.signature(method).parameters
     known = {name for name in parameters if name not in ("self", "options")}
@@ -69,8 +70,10 @@ def own_names(method: Callable[Given, Result]) -> Callable[Given, Result]:
     def checked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         unknown = next((name for name in kwargs if name not in known), None)
         if unknown is not None:
-            raise UnknownArgument(_unknown(method.__name__, unknown, known))
-        return method(*args, **kwargs)
+            raise UnknownArgumentError(_unknown(method.__name__, unknown, known))
+        # Whatever the caller has set: numbers that vanish beside others are no error here.
+        with np.errstate(under="ignore", over="warn", divide="warn", invalid="warn"):
+            return method(*args, **kwargs)
 
     return checked
 

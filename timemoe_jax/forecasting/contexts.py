@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Float64
 from timemoe_jax.data.series import as_array, location_and_scale, validate_series
 from timemoe_jax.errors import DataError
 
-
 # Names of the last dimension of labeled arrays.
 _TIME_DIMENSIONS = ("time", "t", "date", "datetime", "timestamp", "step")
 # An array with fewer columns and so many times as many rows is likely to be a table of times.
@@ -152,11 +151,10 @@ def _in_time(inputs: Any) -> Any:
             f"inputs is a {named} with the dimensions {', '.join(map(str, dims))}; time must be "
             f"the last one and called {', '.join(_TIME_DIMENSIONS)}: transpose it, or give .values"
         )
-    index = getattr(inputs, "index", None)
-    if _is_pandas(inputs) and hasattr(index, "is_monotonic_increasing"):
-        timed = getattr(index, "inferred_type", "") in ("datetime64", "period", "date", "datetime")
-        if timed and not index.is_monotonic_increasing:
-            return inputs.sort_index(kind="stable")
+    index: Any = getattr(inputs, "index", None)
+    kinds = ("datetime64", "period", "date", "datetime")
+    if _is_pandas(inputs) and getattr(index, "inferred_type", "") in kinds:
+        return inputs if index.is_monotonic_increasing else inputs.sort_index(kind="stable")
     return inputs
 
 
@@ -192,17 +190,12 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
         """Fills at least as many rows as there are contexts; `normalize` as `forecast` takes it."""
-        with np.errstate(all="ignore"):  # whatever a caller has set: results are checked later
-            return cls._of(contexts, length, rows, normalize)
-
-    @classmethod
-    def _of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
         values = np.full((len(contexts), length), np.nan)
         for row, context in zip(values, contexts, strict=True):
             row[length - len(context.values) :] = context.values
         if normalize == "instance":
-            # An absent variate of a joint model has no mean.
-            mean, std = location_and_scale(values)
+            with np.errstate(invalid="ignore"):  # an absent variate of a joint model has no mean
+                mean, std = location_and_scale(values)
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
         safe = np.where(std > 0, std, 1.0)
@@ -210,13 +203,12 @@ class Batch(NamedTuple):
         values = (values - mean[:, None]) / safe[:, None]
         mask = ~np.isnan(values)
         padding = ((0, rows - len(contexts)), (0, 0))
-        # Raw values beyond float32 become infinite: their result is refused.
-        x = np.pad(np.where(mask, values, 0).astype(np.float32), padding)
+        with np.errstate(over="ignore"):  # raw values beyond float32: their result is refused
+            x = np.pad(np.where(mask, values, 0).astype(np.float32), padding)
         return cls(x, np.pad(mask, padding), mean, std)
 
     def in_units(self, outputs: Any) -> Float64[np.ndarray, "N ..."]:
         """Outputs of the model, a row each, back in the units of the contexts."""
         shape = (-1,) + (1,) * (outputs.ndim - 1)
         scaled = np.asarray(outputs)[: len(self.mean)].astype(np.float64)
-        with np.errstate(all="ignore"):
-            return self.mean.reshape(shape) + self.std.reshape(shape) * scaled
+        return self.mean.reshape(shape) + self.std.reshape(shape) * scaled

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.arguments import own_names, whole_number
+from timemoe_jax.forecasting.arguments import for_users, whole_number
 from timemoe_jax.forecasting.contexts import Context, Inputs
 from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
 from timemoe_jax.forecasting.frame_forecast import forecast_frame
@@ -122,7 +122,7 @@ class Forecaster:
         """How many programs were compiled, or loaded from a cache, so far."""
         return self.engine.num_programs
 
-    @own_names
+    @for_users
     def forecast(
         self,
         inputs: Any,
@@ -189,7 +189,7 @@ class Forecaster:
             channelwise=call.inputs.channels is not None,
         )
 
-    @own_names
+    @for_users
     def sample(
         self,
         inputs: Any,
@@ -237,7 +237,7 @@ class Forecaster:
         paths = sample_paths(quantiles, levels, errors, num_samples, seed, series, labels)
         return call.inputs.shaped(paths)
 
-    @own_names
+    @for_users
     def backtest(
         self,
         inputs: Any,
@@ -268,7 +268,7 @@ class Forecaster:
         series, labels, length = call.inputs.series, call.inputs.names, call.settings.context_length
         return backtest(series, horizon, folds, call.predict, length, season, labels)
 
-    @own_names
+    @for_users
     def plot(
         self,
         path: str | os.PathLike[str],
@@ -310,7 +310,7 @@ class Forecaster:
             context_length=context,
         )
 
-    @own_names
+    @for_users
     def predict_df(
         self,
         df: Any,
@@ -413,9 +413,8 @@ class Forecaster:
     ) -> str | None:
         """Where quantiles come from, if any are asked for."""
         if asked not in INTERVALS:
-            raise DataError(
-                f"intervals must be {', '.join(INTERVALS[:-1])} or {INTERVALS[-1]}, but is {asked!r}"
-            )
+            names = f"{', '.join(INTERVALS[:-1])} or {INTERVALS[-1]}"
+            raise DataError(f"intervals must be {names}, but is {asked!r}")
         has_heads = bool(self.config.quantile_levels)
         if asked in ("heads", "calibrated") and not has_heads:
             raise DataError(

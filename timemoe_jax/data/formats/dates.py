@@ -18,6 +18,8 @@ from timemoe_jax.errors import DataError
 DATE = re.compile(r"\d{1,4}[-/.]\d")  # how text begins that is likely to be a date
 ISO = "ISO8601"  # the name of pandas for any of its layouts, which may differ between rows
 
+_LIKELY = re.compile(r"\w.*\d", re.DOTALL)
+
 # Three numbers of which the year is not the first, unless it has two digits.
 _NUMBERS = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})(?!\d)(.*)", re.DOTALL)
 _CLOCK = re.compile(
@@ -55,11 +57,13 @@ def date_format(
     codes, distinct = pd.factorize(np.array([text.strip() for text in texts], object))
     firsts = np.unique(codes, return_index=True)[1]
     candidates, ordered = _candidates(distinct[0])
+    # pandas reads now and today as dates, and -1 as a year.
+    unlikely = np.array([not _LIKELY.match(text) for text in distinct])
     fitting: dict[str, Any] = {}
     row = 0
     for layout in candidates:
         dates = _parsed(distinct, layout)
-        bad = dates.isna()
+        bad = dates.isna() | unlikely
         if bad.any():
             row = max(row, int(firsts[bad].min()))
         elif ordered:
@@ -148,17 +152,16 @@ def _chosen(
     shares = {layout: _shares(readings[layout][codes], owners) for layout in (first, *differ)}
     best, second = sorted(shares, key=lambda layout: -shares[layout])[:2]
     whole = shares[best] == 1 > shares[second]
-    if whole or shares[best] >= _REGULAR and shares[second] < _IRREGULAR:
+    if whole or (shares[best] >= _REGULAR and shares[second] < _IRREGULAR):
         return best
     at = int(firsts[(readings[first] != readings[differ[0]]).argmax()])
     said = [
-        f"{str(fitting[layout][codes[at]].date())} ({_order_of(layout)}, "
-        f"date_format={layout!r})"
+        f"{fitting[layout][codes[at]].date()!s} ({_order_of(layout)}, date_format={layout!r})"
         for layout in (first, *differ)
     ]
     raise DataError(
-        f"{describe(at)} holds {texts[at][:40]!r}, which is {' or '.join(said)}, as all rows allow; "
-        "give date_format, or write dates such as 2024-01-31"
+        f"{describe(at)} holds {texts[at][:40]!r}, which is {' or '.join(said)}, as all rows "
+        "allow; give date_format, or write dates such as 2024-01-31"
     )
 
 

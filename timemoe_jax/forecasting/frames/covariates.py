@@ -21,9 +21,12 @@ from timemoe_jax.data.formats.table_layout import (
 from timemoe_jax.data.seasons import season_of_frequency
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
-from timemoe_jax.forecasting.frames.regression import Adjustment, fit_covariates
+from timemoe_jax.forecasting.frames.regression import CONSTANT, Adjustment, fit_covariates
 from timemoe_jax.forecasting.frames.rows import SortedRows
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
+
+# Why a column without an effect is left out that is none in the future.
+_NEW = "it is constant in the past but not in the future, so nothing is known of its effect"
 
 
 class _Column(NamedTuple):
@@ -161,10 +164,18 @@ def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustmen
     for i, series in enumerate(timed.series):
         names, past, future = aligned.table(i)
         season, where = season_of_frequency(series.freq), f"series {series.name}"
-        effects.append(
-            fit_covariates(series.values, past, future, season=season, names=names, where=where)
+        effect = fit_covariates(
+            series.values, past, future, season=season, names=names, where=where
         )
+        new = [name for j, name in enumerate(names) if _is_new(past[:, j], future[:, j])]
+        effect.ignored.update({name: _NEW for name in new if effect.ignored.get(name) == CONSTANT})
+        effects.append(effect)
     return effects
+
+
+def _is_new(past: Float64[np.ndarray, " T"], future: Float64[np.ndarray, " H"]) -> bool:
+    """Whether a column has a value in the future that it never has in the past."""
+    return not np.isin(future[~np.isnan(future)], past).all()
 
 
 def _column(name: str, past: Any, future: Any | None) -> _Column:
@@ -261,6 +272,7 @@ def _future_rows(
     if timed.id_column is not None:
         column = future[timed.id_column]
         codes = timed.ids.get_indexer(column)
+        _check_id_types(column[codes < 0], timed)
     instants = _future_times(future, timed, codes, date_format)
     used = np.arange(len(instants))
     if codes is not None:
@@ -283,6 +295,18 @@ def _future_rows(
             )
         rows[code] = used[ahead.numbers(code)[at]]
     return rows, extra, len(used) - rows.size
+
+
+def _check_id_types(unknown: Any, timed: TimedFrame) -> None:
+    """Refuses ids of the future that look like those of the past, but are of another type."""
+    known = {str(label): label for label in timed.ids}
+    for label in unknown.unique():
+        other = known.get(str(label))
+        if other is not None:
+            raise DataError(
+                f"future_df: column {timed.id_column!r} holds {label!r} ({type(label).__name__}), "
+                f"but that of df holds {other!r} ({type(other).__name__}); make them one type"
+            )
 
 
 def _future_times(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from timemoe_jax.data.formats.frames import codes_of, numbers_of
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.frequencies import Frequency, infer_frequency, parse_frequency
+from timemoe_jax.forecasting.frames.frequencies import parse_frequency
 from timemoe_jax.forecasting.frames.grids import Grid, grids_of, next_instants
 from timemoe_jax.forecasting.frames.rows import SortedRows, timed_layout
 from timemoe_jax.forecasting.frames.times import TimeType, read_times
@@ -107,8 +107,8 @@ def series_of(
     weekend is no gap in business days. NaN, None and NA are missing values.
 
     `freq` is the step between the times of all series: a pandas alias or offset, or an integer for
-    step numbers. By default it is found for each series: see `grids_of`. `date_format` is the layout
-    of dates that are text or numbers, as `strptime` takes it.
+    step numbers. By default it is found for each series: see `grids_of`. `date_format` is the
+    layout of dates that are text or numbers, as `strptime` takes it.
 
     Raises:
       DataError: the columns can be understood in more than one way or in none; a value is no

@@ -74,8 +74,8 @@ class Frequency(NamedTuple):
 def parse_frequency(freq: Any, times: TimeType) -> Frequency:
     """Parses the frequency that a caller gives.
 
-    That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS" or an offset, such as
-    `DateOffset(months=1)`: the same day of the next month; for step numbers it is an integer.
+    That is a pandas alias such as "h", "15min", "D", "B", "W-SUN", "MS", "2QS", or an offset such
+    as `DateOffset(months=1)`, the same day of the next month; for step numbers it is an integer.
     """
     import pandas as pd
 
@@ -144,10 +144,8 @@ def _meant(freq: str) -> str:
     count, suffix = parts[1], parts[3] or ""
     other = {"ME": "MS", "QE": "QS", "YE": "YS"}.get(meant)
     if other:
-        return (
-            f"did you mean '{count}{meant}{suffix}', the last day, or '{count}{other}{suffix}', the "
-            "first?"
-        )
+        last, first = f"{count}{meant}{suffix}", f"{count}{other}{suffix}"
+        return f"did you mean {last!r}, the last day, or {first!r}, the first?"
     return f"did you mean '{count}{meant}{suffix}'?"
 
 
@@ -324,5 +322,3 @@ def dates_at(
         # Where the clocks skip midnight, the day begins at the first time that they show.
         on_clock[off] = times.from_walls(days[off] * units + clock) == instants[off]
     return days, clock, on_clock
-
-

@@ -116,7 +116,9 @@ def _with_named_index(df: Any, where: str) -> Any:
     kinds = [_level_kind(level) for level in index.levels]
     unnamed = [i for i, name in enumerate(index.names) if name is None]
     # Numbers beside other ids count rows, as those of `groupby(...).apply(...)` do.
-    ids = len(index.names) > len(unnamed) or any(kinds[i] not in ("time", "number") for i in unnamed)
+    ids = len(index.names) > len(unnamed) or any(
+        kinds[i] not in ("time", "number") for i in unnamed
+    )
     counters = [i for i in unnamed if kinds[i] == "number"] if ids else []
     if counters:
         return _with_named_index(df.droplevel(counters), where)

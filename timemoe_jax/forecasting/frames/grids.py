@@ -164,7 +164,8 @@ def _dates_between(base: Any, first: int, last: int) -> Int64[np.ndarray, " date
     import pandas as pd
 
     if isinstance(base, MonthDay):
-        dates = base.dates(np.arange(months_of(np.array(first)), months_of(np.array(last)) + 1))
+        begin, end = months_of(np.array([first, last])).tolist()
+        dates = base.dates(np.arange(begin, end + 1))
         return dates[(dates >= first) & (dates <= last)]
     if isinstance(base, pd.offsets.Day):
         return np.arange(first, last + 1)

@@ -149,8 +149,6 @@ def prepare_frame(
         return FrameInputs(timed, horizon, originals=originals)
     aligned = align_covariates(past, future, timed, horizon, date_format)
     effects = adjustments(timed, aligned)
-    inputs = FrameInputs(
-        timed, horizon, effects, aligned.extra_ids, aligned.extra_rows, originals
-    )
+    inputs = FrameInputs(timed, horizon, effects, aligned.extra_ids, aligned.extra_rows, originals)
     inputs.warn()
     return inputs

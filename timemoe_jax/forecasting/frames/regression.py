@@ -35,6 +35,8 @@ MIN_POINTS = 12
 MAX_HARMONICS = 26
 # A residual below this part of the deviation of its column is rounding.
 _NOTHING = 1e-9
+# Why a column is left out.
+CONSTANT = "it is constant"
 _STRENGTHS = 10.0 ** np.arange(-8, 6.25, 0.25)
 
 
@@ -85,9 +87,7 @@ def fit_covariates(
     means, spreads = np.zeros((2, past.shape[1]))
     if used.any():
         means, spreads = location_and_scale(past[used].T)
-    ignored = {
-        labels[i]: _why_constant(means[i], future[:, i]) for i in np.flatnonzero(~(spreads > 0))
-    }
+    ignored = {label: CONSTANT for label, s in zip(labels, spreads, strict=True) if not s > 0}
     columns = np.flatnonzero(spreads > 0)
     season = _usable_season(season, int(used.sum()), len(columns))
     strength = np.inf
@@ -117,13 +117,6 @@ def fit_covariates(
         unknown,
         season,
     )
-
-
-def _why_constant(value: float, future: Float64[np.ndarray, " H"]) -> str:
-    """Why a column that is constant in the past is left out."""
-    if (np.isnan(future) | (future == value)).all():
-        return "it is constant"
-    return "it is constant in the past but not in the future, so nothing is known of its effect"
 
 
 def _check_tables(

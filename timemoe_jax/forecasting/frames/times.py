@@ -1,6 +1,7 @@
 """Columns of times as int64: dates with or without a time zone, periods, or step numbers."""
 
 import dataclasses
+import datetime
 import re
 import warnings
 from typing import Any
@@ -89,13 +90,18 @@ class TimeType:
             return self.index(instants).astype(object)
         distinct, codes = np.unique(instants, return_inverse=True)
         index = self.index(distinct)
+        if index[-1].year > datetime.MAXYEAR:
+            raise DataError(
+                f"the forecast ends at {index[-1]}, beyond the year {datetime.MAXYEAR}, which "
+                f"dates as {written.kind} cannot hold; correct the times, or use periods"
+            )
         if written.kind == "dates":
             return index.date[codes]
         if written.kind == "numbers":
             return numbers_of(index, written.format).astype(written.dtype)[codes]
         assert written.text is not None
         texts = np.array(written.text.write(index), object)[codes]
-        return pd.array(texts, dtype=written.dtype)
+        return pd.Series(texts, dtype=written.dtype)  # an array of objects would become another
 
     def show(self, instant: int) -> str:
         """One time as text."""
@@ -227,8 +233,8 @@ def _from_text(
     import pandas as pd
 
     title = f"{where}: column {name!r}"
-    column = frame[name].astype(object).str.strip()
-    texts = column.tolist()
+    texts = [text.strip() for text in frame[name].astype(object)]
+    column = pd.Series(texts, dtype=object)
     if layout is None:
         layout = date_format(texts, cell_name(frame, name, where), series)
     else:
@@ -236,7 +242,9 @@ def _from_text(
     dtype = frame[name].dtype
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype
-    dates = _converted(column, title, layout)
+    # The rows of a panel repeat the same few times.
+    codes, distinct = pd.factorize(column)
+    dates = pd.Series(_converted(pd.Series(distinct), title, layout).array.take(codes))
     return dates, Written("text", dtype, layout, date_text(texts, layout))
 
 
