@@ -4,7 +4,7 @@ taskset -c 0 python train_main.py --config=configs/time_moe_nano.py --workdir=ou
     --config.data.path=PATH_TO_CORPUS
 
 Hardware and time: one CPU core, 64 minutes. Expected result: a held-out loss of 0.312 after 3,000
-updates, and the tables of docs/model_card_nano.md, which also says what else was tried.
+updates, and the tables of docs/model_card_nano.md; docs/nano_lab_book.md says what else was tried.
 """
 
 import ml_collections

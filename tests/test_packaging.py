@@ -1,5 +1,6 @@
 """What a wheel holds: every room, the configs, the data, and the card of the bundled model."""
 
+import re
 import runpy
 import tomllib
 from unittest import mock
@@ -59,3 +60,19 @@ def test_the_accelerators_come_with_a_jax_for_them():
     extras = PROJECT["project"]["optional-dependencies"]
     assert any(line.startswith("jax[cuda") for line in extras["gpu"])
     assert any(line.startswith("jax[tpu]") for line in extras["tpu"])
+
+
+def test_the_versions_agree():
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    pins = (ROOT / "requirements.txt").read_text("utf-8")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    ruff = re.search(r"^ruff==(\S+)", pins, re.MULTILINE)[1]
+    assert f"rev: v{ruff}\n" in hooks
+
+
+def test_the_workflow_runs_what_must_pass_here():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    commands = re.findall(r"^\s*- run: (.*)$", workflow, re.MULTILINE)
+    here = (ROOT / ".ci/run").read_text("utf-8").splitlines()
+    assert commands == [line for line in here if line.startswith("make ")]

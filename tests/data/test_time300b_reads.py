@@ -1,6 +1,7 @@
 """Files that stay open: bounded, per thread, and never in the way of one another."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from timemoe_jax.data.formats.time300b import reads as open_files
+from timemoe_jax.data.formats.time300b.folder import TimeMoeFolderSource, write_time_moe_folder
+from timemoe_jax.errors import DataError
 
 
 def read(path, offset, size):
@@ -82,3 +85,35 @@ def test_threads_read_side_by_side(files):
 def test_without_positioned_reads(files, monkeypatch):
     monkeypatch.delattr(os, "preadv", raising=False)
     assert read(files[5], 9, 3) == bytes([5, 0, 1])
+
+
+def _corpus(folder, start, length=10):
+    write_time_moe_folder(folder, [np.arange(float(length)) + start])
+    return TimeMoeFolderSource(folder)
+
+
+@pytest.mark.parametrize("length", [10, 7, 20])
+@pytest.mark.parametrize("positioned", [True, False])
+def test_a_folder_written_anew_at_its_path_is_read_anew(length, positioned, tmp_path, monkeypatch):
+    if not positioned:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    folder = tmp_path / "corpus"
+    old = _corpus(folder, 0.0)
+    np.testing.assert_array_equal(old.read(0, 0, 3), [0, 1, 2])
+    # An open file keeps its inode from being used again; without one that may happen.
+    with open(next(folder.glob("*.bin")), "rb"):
+        shutil.rmtree(folder)
+        new = _corpus(folder, 100.0, length)
+    np.testing.assert_array_equal(new.read(0, 0, 3), [100, 101, 102])
+    with pytest.raises(DataError, match="has been replaced since it was opened; open it again"):
+        old.read(0, 0, 3)
+    np.testing.assert_array_equal(new[0], np.arange(float(length)) + 100)
+
+
+def test_a_file_written_over_in_place_is_read_as_it_is(tmp_path):
+    source = _corpus(tmp_path / "corpus", 0.0)
+    np.testing.assert_array_equal(source.read(0, 0, 2), [0, 1])
+    (file,) = (tmp_path / "corpus").glob("*.bin")
+    file.write_bytes(np.full(10, 7, np.float32).tobytes())
+    anew = TimeMoeFolderSource(tmp_path / "corpus")
+    np.testing.assert_array_equal(anew.read(0, 0, 2), [7, 7])

@@ -21,6 +21,7 @@ from tiny_model import TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.forecasting.adapters import loading, nixtla
+from timemoe_jax.forecasting.intervals.plan import TooShortError
 from timemoe_jax.models.time_moe.model import TimeMoe
 
 PACKAGES = {"gluonts": "gluonts", "fev": "fev", "sktime": "sktime"}
@@ -485,6 +486,27 @@ class TestSktime:
         np.testing.assert_allclose(quantiles, [[13, 5], [23, -1]])
         interval = forecaster.predict_interval(fh=[1], coverage=0.8)
         np.testing.assert_allclose(interval, [[5, 13]])
+
+    def test_the_bundled_model_is_the_default_and_what_sktime_tests(self, module):
+        assert module.TimeMoeForecaster().model == "nano"
+        every = module.TimeMoeForecaster.get_test_params()
+        assert [params.get("model", "nano") for params in every] == ["nano", "nano"]
+
+    def test_a_series_too_short_for_earlier_errors_has_the_intervals_of_a_random_walk(
+        self, module, y
+    ):
+        class Short(FakeForecaster):
+            def forecast(self, *args, quantile_levels=None, **options):
+                if quantile_levels:
+                    raise TooShortError("too few points")
+                return super().forecast(*args, quantile_levels=None, **options)
+
+        forecaster = module.TimeMoeForecaster(Short()).fit(2 * y)
+        with pytest.warns(UserWarning, match="column 'sales': too short for the errors"):
+            interval = forecaster.predict_interval(fh=[1, 4], coverage=0.9)
+        # Steps of 2; 1.645 of them after one day, twice that after four.
+        point, width = np.array([17, 20]), 2 * 1.6448536 * np.array([1, 2])
+        np.testing.assert_allclose(interval, np.stack([point - width, point + width], axis=1))
 
     def test_dates_and_columns(self, module, fake):
         days = pd.date_range("2024-01-01", periods=5, freq="D")

@@ -193,7 +193,7 @@ def test_ctrl_c_saves_says_one_line_and_exits_130(uninterrupted, tmp_path):
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     (step,) = checkpoint.Checkpoints(workdir / "checkpoints").steps()
-    assert last == f"stopped by SIGINT at step {step}; saved; the same command goes on"
+    assert last == f"stopped by SIGINT at step {step}; saved; run the same command again to resume"
     assert read_metrics(workdir / "metrics.jsonl")[-1]["step"] == step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, out, err = _run(workdir)

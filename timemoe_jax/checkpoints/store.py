@@ -260,7 +260,7 @@ class Checkpoints:
             if is_full_disk(error):
                 newest = self.steps()[-1:]
                 whole = f"step {newest[0]} is whole" if newest else "no earlier one is there"
-                why = f"the disk is full; {whole}; free some space, and the same command goes on"
+                why = f"the disk is full; {whole}; free some space and run the same command again"
             message = f"{self.folder}: {which} could not be written: {why}"
             raise CheckpointError(message) from error
 

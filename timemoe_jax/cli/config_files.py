@@ -21,6 +21,10 @@ FOLDER = next(
 )
 
 
+class ConfigFileError(ConfigError, FileNotFoundError):
+    """There is no config of a name."""
+
+
 def config_names() -> list[str]:
     """The configs that come along, without `.py`."""
     return sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -32,7 +36,7 @@ def find_config(name: str) -> Path:
     A file of the caller's goes first; `smoke`, `smoke.py` and `configs/smoke.py` are names.
 
     Raises:
-      ConfigError: there is no such file and no such name.
+      ConfigFileError: there is no such file and no such name.
     """
     path = Path(name)
     if path.is_file():
@@ -43,7 +47,7 @@ def find_config(name: str) -> Path:
         return FOLDER / f"{parts[-1]}.py"
     close = difflib.get_close_matches(parts[-1] if parts else "", known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise ConfigError(
+    raise ConfigFileError(
         f"--config {name!r} is no file, and no config that comes along; {hint}"
         f"those are {', '.join(known)}"
     )

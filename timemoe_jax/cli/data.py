@@ -124,7 +124,9 @@ COMMANDS = (
             argument("--join", action="store_true", help="make one source of all files"),
             argument("--id-column", help="the column that tells series apart"),
             argument("--timestamp-column", help="the column of times"),
-            argument("--target", action="append", default=[], help="a column of values; again"),
+            argument(
+                "--target", action="append", default=[], help="target column; may be repeated"
+            ),
             argument("--encoding", default="utf-8", help="of .tsf files: utf-8, cp1252, latin-1"),
             argument("--dtype", default="float32", help="float32, or float64 to keep all digits"),
             argument("--report", type=Path, help=_REPORT),

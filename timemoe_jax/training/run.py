@@ -66,7 +66,7 @@ def run(
     if stopped:
         line = f"stopped by {stop.name or 'SIGTERM'} at step {step:,}; saved"
         if stop.interrupted:
-            raise KeyboardInterrupt(f"{line}; the same command goes on")
+            raise KeyboardInterrupt(f"{line}; run the same command again to resume")
         say(line)
     else:
         say(what_next(workdir))

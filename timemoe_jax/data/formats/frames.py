@@ -1,5 +1,6 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
@@ -78,7 +79,7 @@ class _FrameSource(ArraySource):
         return f"{self._where} {self.label(i)}"
 
     def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
-        return self._times[i] if self._times else None
+        return self._times[operator.index(i)] if self._times else None
 
 
 def columns_of(df: Any, where: str) -> Any:

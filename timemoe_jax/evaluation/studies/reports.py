@@ -58,7 +58,8 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
     variants = scaling_variants(config) if scaling else ablation_variants(config)
     results, whole = run_variants(variants, workdir, config.score)
     if not whole:
-        say(f"stopped after {len(results)} of {len(variants)} variants; the same command goes on")
+        finished = f"{len(results)} of {len(variants)} variants"
+        say(f"stopped after {finished}; run the same command again to resume")
         return
     text = (_report_scaling if scaling else _report_ablations)(config, workdir, results)
     (workdir / "results.md").write_text(text, encoding="utf-8")

@@ -1,13 +1,16 @@
 """A forecaster as one of sktime's: `fit`, `predict`, `predict_quantiles`, `predict_interval`."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import ndtri
 
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.adapters.loading import forecaster_of, require
+from timemoe_jax.forecasting.intervals.plan import TooShortError
 
 _base: Any = require("sktime.forecasting.base", "sktime")
 
@@ -20,7 +23,8 @@ class TimeMoeForecaster(_base.BaseForecaster):
 
     `fit` and `update` learn nothing: they keep the data as the context of what `predict` returns.
     A time without a row counts as missing. As sktime requires, a series of a panel that ends before
-    the others is forecast beyond the end of the longest.
+    the others is forecast beyond the end of the longest. A series too short for the errors of
+    earlier forecasts gets the intervals of a random walk around its forecast, with a warning.
 
     Args:
       model: the name of a bundled model, the path of a checkpoint, or a Forecaster. sktime clones
@@ -77,7 +81,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """The parameters that sktime tests this estimator with: the bundled model, twice."""
-        return [{"model": "nano"}, {"context_length": 12, "batch_size": 4}]
+        return [{"model": "nano"}, {"normalize": "instance", "batch_size": 4}]
 
     def _fit(self, y: Any, X: Any = None, fh: Any = None) -> "TimeMoeForecaster":
         forecaster_of(self.model)
@@ -110,10 +114,25 @@ class TimeMoeForecaster(_base.BaseForecaster):
         """The quantiles in the rows of `_future`, by column, then level; points without levels."""
         steps = np.asarray(fh.to_relative(self.cutoff).to_numpy(), np.int64)
         names, series = self._series(fh.freq or getattr(self.cutoff, "freq", None))
-        levels = sorted(set(alpha))
-        out = forecaster_of(self.model).forecast(
+        levels, horizon = sorted(set(alpha)), int(steps.max())
+        try:
+            out = self._call(names, series, horizon, levels)
+            values = out.quantiles if levels else out.point[:, :, None]
+        except TooShortError:
+            values = self._quantiles_of_short(names, series, horizon, levels)
+        if levels:
+            values = values[:, :, [levels.index(level) for level in alpha]]
+        # The columns of an instance are neighbors in the batch; here they share a row.
+        columns, width = len(self._history.columns), values.shape[-1]
+        apart = values[:, steps - 1].reshape(-1, columns, len(steps), width).swapaxes(1, 2)
+        return apart.reshape(-1, columns * width)
+
+    def _call(
+        self, names: Sequence[str], series: Sequence[Any], horizon: int, levels: Sequence[float]
+    ) -> Any:
+        return forecaster_of(self.model).forecast(
             series,
-            int(steps.max()),
+            horizon,
             context_length=self.context_length,
             normalize=self.normalize,
             batch_size=self.batch_size,
@@ -121,13 +140,34 @@ class TimeMoeForecaster(_base.BaseForecaster):
             intervals=self.intervals,
             names=names,
         )
-        values = out.point[:, :, None]
-        if levels:
-            values = out.quantiles[:, :, [levels.index(level) for level in alpha]]
-        # The columns of an instance are neighbors in the batch; here they share a row.
-        columns, width = len(self._history.columns), values.shape[-1]
-        apart = values[:, steps - 1].reshape(-1, columns, len(steps), width).swapaxes(1, 2)
-        return apart.reshape(-1, columns * width)
+
+    def _quantiles_of_short(
+        self, names: Sequence[str], series: Sequence[Any], horizon: int, levels: Sequence[float]
+    ) -> Float64[np.ndarray, "S H Q"]:
+        """Quantiles where some series are too short for the errors of earlier forecasts.
+
+        sktime asks every forecaster for intervals of any series. Around the forecast of such a
+        series they are those of a random walk with steps as large as the series' own.
+        """
+        import pandas as pd
+
+        values, short = [], []
+        for name, one in zip(names, series, strict=True):
+            try:
+                values.append(self._call([name], [one], horizon, levels).quantiles[0])
+            except TooShortError:
+                short.append(name)
+                point = self._call([name], [one], horizon, []).point[0]
+                changes = np.diff(pd.Series(one).dropna().to_numpy(np.float64))
+                step = float(np.sqrt(np.mean(changes**2))) if changes.size else 0.0
+                spread = step * np.sqrt(np.arange(1, horizon + 1))
+                values.append(point[:, None] + spread[:, None] * ndtri(np.asarray(levels)))
+        warnings.warn(
+            f"{listed(short)}: too short for the errors of earlier forecasts; the intervals are "
+            "those of a random walk around the forecast",
+            stacklevel=2,
+        )
+        return np.stack(values)
 
     def _series(self, freq: Any) -> tuple[list[str], list[Float64[np.ndarray, " T"]]]:
         """What to call each series, and its values up to the last time of all."""

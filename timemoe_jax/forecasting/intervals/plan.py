@@ -17,6 +17,10 @@ DEFAULT_ORIGINS = 59
 SHORTEST_CONTEXT = 16
 
 
+class TooShortError(DataError):
+    """A series has too few points for the errors of earlier forecasts."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CalibrationPlan:
     """The arguments of `conformal_offsets`, the same for every series."""
@@ -123,7 +127,7 @@ def choose_origins(
         missing = f", of which the first {ends[0]} and the last {ends[1]} are missing"
         least = len(series) + needed - (last - earliest + 1)
         origins = "1 origin" if needed == 1 else f"{needed} origins"
-        raise DataError(
+        raise TooShortError(
             f"{label} has {len(series)} points{missing if any(ends) else ''}, too few to calibrate "
             f"the levels {listed(plan.levels)}: it needs at least {least}, for contexts of "
             f"{plan.min_context} or more, a horizon of {plan.horizon} and {origins}; {remedy}"

@@ -30,15 +30,31 @@ class _Descriptors:
         for descriptor in self.by_path.values():
             os.close(descriptor)
 
-    def open(self, path: str) -> int:
+    def open(self, path: str, inode: int | None) -> int:
+        """The descriptor of a file, which must have an inode unless that is None."""
         if path in self.by_path:
-            self.by_path.move_to_end(path)
-            return self.by_path[path]
+            descriptor = self.by_path[path]
+            if inode is None or os.fstat(descriptor).st_ino == inode:
+                self.by_path.move_to_end(path)
+                return descriptor
+            # Another file has taken its place.
+            os.close(self.by_path.pop(path))
         descriptor = os.open(path, os.O_RDONLY)
+        if inode is not None and os.fstat(descriptor).st_ino != inode:
+            os.close(descriptor)
+            raise DataError(f"{path} has been replaced since it was opened; open it again")
         self.by_path[path] = descriptor
         if len(self.by_path) > MOST_OPEN:
             os.close(self.by_path.popitem(last=False)[1])
         return descriptor
+
+
+def inode_of(path: str) -> int:
+    """What tells a file from another that takes its place; an `OSError` if it is not there.
+
+    The device is left out, since it differs between hosts that share a file system.
+    """
+    return os.stat(path).st_ino
 
 
 class _OfThread(threading.local):
@@ -49,17 +65,20 @@ class _OfThread(threading.local):
 _of_thread = _OfThread()
 
 
-def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
+def read(path: str, values: UInt8[np.ndarray, " n"], offset: int, inode: int | None = None) -> int:
     """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
-    They are fewer than asked for only where the file ends. A file that was deleted or replaced may
-    still be read as it was when it was opened.
+    They are fewer than asked for only where the file ends. With an inode, another file that
+    has taken the place is never read: one that is still open is read as it was, else it is a
+    DataError.
     """
     if not hasattr(os, "preadv"):
+        if inode is not None and inode_of(path) != inode:
+            raise DataError(f"{path} has been replaced since it was opened; open it again")
         with open(path, "rb") as stream:
             stream.seek(offset)
             return stream.readinto(values.data)
-    descriptor = _of_thread.descriptors.open(path)
+    descriptor = _of_thread.descriptors.open(path, inode)
     done = count = os.preadv(descriptor, [values.data], offset)
     while count and done < values.size:  # one call returns no more than 2 GiB
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
@@ -68,11 +87,16 @@ def read(path: str, values: UInt8[np.ndarray, " n"], offset: int) -> int:
 
 
 def read_points(
-    paths: Sequence[str], starts: Sequence[int], begin: int, values: Shaped[np.ndarray, " n"]
+    paths: Sequence[str],
+    starts: Sequence[int],
+    begin: int,
+    values: Shaped[np.ndarray, " n"],
+    inodes: Sequence[int],
 ) -> None:
     """Fills `values`, of the dtype of the files, with the points from `begin` on.
 
-    `starts` holds the first point of each file, then the number of all points.
+    `starts` holds the first point of each file, then the number of all points; `inodes` are those
+    of the files when they were opened.
     """
     # A file without points shares its start with the next file: `bisect_right` finds that one.
     file, at, end = bisect.bisect_right(starts, begin) - 1, begin, begin + len(values)
@@ -80,7 +104,8 @@ def read_points(
         upto = min(end, starts[file + 1])
         part = values[at - begin : upto - begin]
         try:
-            count = read(paths[file], part.view(np.uint8), (at - starts[file]) * part.itemsize)
+            offset = (at - starts[file]) * part.itemsize
+            count = read(paths[file], part.view(np.uint8), offset, inodes[file])
         except OSError as error:
             raise DataError(f"{paths[file]} cannot be read: {error.strerror}") from None
         if count < part.nbytes:
