@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +14,12 @@ from jaxtyping import Float64, Int
 
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.contexts import Context, Inputs
 from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
 from timemoe_jax.forecasting.frame_forecast import forecast_frame
 from timemoe_jax.forecasting.frames.prepare import prepare_frame
+from timemoe_jax.forecasting.intervals.along import Along, Wanted
 from timemoe_jax.forecasting.intervals.conformal import (
     Calibrated,
     calibrated_quantiles,
@@ -28,6 +29,7 @@ from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_path
 from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
+from timemoe_jax.runtime import compilation_cache
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
 
@@ -73,9 +75,13 @@ class Forecaster:
         stored in it and the backend is an accelerator, else float32.
       mesh: devices to spread parameters and batches over, of `partitioning.make_mesh`; None is
         one device.
+      disk_cache: whether compiled programs are kept on disk for later processes, where that folder
+        can be written and JAX has none: see `runtime.compilation_cache`. TIMEMOE_CACHE=off says no
+        for all.
 
     Raises:
       ConfigError: the dtype is not known.
+      ForkError: the process was forked from one that had used JAX.
     """
 
     def __init__(
@@ -84,7 +90,10 @@ class Forecaster:
         params: nnx.State,
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
+        disk_cache: bool = True,
     ):
+        if disk_cache:
+            compilation_cache.use_by_default()
         self.engine = Engine(config, params, dtype, mesh)
         self.config = self.engine.config
         self.digest: str | None = None
@@ -95,21 +104,35 @@ class Forecaster:
         path: str | os.PathLike[str],
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
+        disk_cache: bool = True,
     ) -> "Forecaster":
         """Loads a bundled model, a training run, an Orbax checkpoint or a published folder.
 
         Args:
           path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
-          dtype, mesh: see the class.
+          dtype, mesh, disk_cache: see the class.
 
         Raises:
           CheckpointError: it is none of these, or is damaged.
         """
         loaded = load_model(path)
-        forecaster = cls(loaded.config, loaded.params, dtype, mesh)
+        forecaster = cls(loaded.config, loaded.params, dtype, mesh, disk_cache)
         forecaster.digest = loaded.digest
         return forecaster
+
+    def __repr__(self) -> str:
+        """The size of the model, what it computes in, and how far it sees and forecasts."""
+        config, size = self.config, sum(p.size for p in jax.tree.leaves(self.engine.params))
+        heads = ", ".join(map(str, config.horizon_lengths))
+        quantiles = (
+            f", quantiles {listed(config.quantile_levels)}" if config.quantile_levels else ""
+        )
+        return (
+            f"<Forecaster: {config.family}, {size:,} parameters in {config.dtype}, context at most "
+            f"{config.default_context or config.max_position_embeddings} points, heads of {heads} "
+            f"points{quantiles}>"
+        )
 
     @property
     def model(self) -> Any:
@@ -433,7 +456,21 @@ class _Call(NamedTuple):
         """Calibrates on earlier errors of each series, or on those of other series."""
         horizon, length = self.settings.horizon, self.settings.context_length
         series, names = self.inputs.series, self.inputs.names
-        return conformal_offsets(series, horizon, levels, self.predict, length, others, names)
+        along = self.along(lambda said: said.point)
+        return conformal_offsets(
+            series, horizon, levels, self.predict, length, others, names, along=along
+        )
+
+    def along(self, of: Callable[[Forecasts], Any]) -> Along | None:
+        """How to read all origins of a series in few passes, if the model can."""
+        horizon = self.settings.horizon
+        if not self.engine.reads_along(0, horizon):
+            return None
+
+        def read(contexts: list[Context], wanted: list[Wanted]) -> list[np.ndarray]:
+            return [of(said) for said in self.engine.along(contexts, wanted, self.settings)]
+
+        return Along(read, lambda gap: self.engine.reads_along(gap, horizon))
 
     def head_quantiles(
         self, forecasts: Forecasts, levels: tuple[float, ...], calibrated: bool
@@ -450,4 +487,5 @@ class _Call(NamedTuple):
             self.predict_quantiles,
             self.settings.context_length,
             self.inputs.names,
+            self.along(lambda said: said.quantiles),
         )
