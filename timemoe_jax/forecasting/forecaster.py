@@ -30,6 +30,7 @@ from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
 from timemoe_jax.runtime import compilation_cache
+from timemoe_jax.runtime.progress import watched
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
 
@@ -46,6 +47,7 @@ class Forecast:
       quantile_levels: of the quantiles [Q].
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
+      names: what each series, or each channel, was called.
     """
 
     point: Float64[np.ndarray, "N *C H"]
@@ -55,6 +57,31 @@ class Forecast:
     quantile_levels: tuple[float, ...] = ()
     intervals: str | None = None
     channelwise: bool = False
+    names: tuple[str, ...] = ()
+
+    def to_frame(self) -> Any:
+        """The forecasts as a long table, a pandas DataFrame of N * C * H rows.
+
+        Its columns are "unique_id", the name of the series (or of the channel); "step", from 1 to
+        H; "predictions"; and the quantiles, each under its level as text, such as "0.1".
+        `Forecaster.predict_df` returns a table with times instead.
+        """
+        import pandas as pd
+
+        horizon = self.point.shape[-1]
+        point = self.point.reshape(-1, horizon)
+        names = self.names or tuple(f"series {i}" for i in range(len(point)))
+        columns = {
+            "unique_id": np.repeat(np.array(names, dtype=object), horizon),
+            "step": np.tile(np.arange(1, horizon + 1), len(point)),
+            "predictions": point.reshape(-1),
+        }
+        if self.quantiles is not None:
+            by_level = self.quantiles.reshape(-1, len(self.quantile_levels)).T
+            columns |= {
+                f"{tau:g}": q for tau, q in zip(self.quantile_levels, by_level, strict=True)
+            }
+        return pd.DataFrame(columns)
 
 
 class Forecaster:
@@ -144,6 +171,7 @@ class Forecaster:
         """How many programs were compiled, or loaded from a cache, so far."""
         return self.engine.num_programs
 
+    @watched
     def forecast(
         self,
         inputs: Any,
@@ -156,6 +184,7 @@ class Forecaster:
         names: Sequence[str] | None = None,
         intervals: str = "auto",
         calibration: Any = None,
+        non_negative: bool = False,
     ) -> Forecast:
         """Forecasts each series from its own last points.
 
@@ -182,6 +211,7 @@ class Forecaster:
             heads if the model has them.
           calibration: series, as `inputs`, whose errors calibrate instead of each series' own; only
             with "conformal".
+          non_negative: of values that cannot be below 0: points and quantiles below it become 0.
 
         Returns:
           point forecasts and quantiles, float64, in the shape of the input.
@@ -192,6 +222,7 @@ class Forecaster:
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
         forecasts = call.forecast()
+        least = 0.0 if non_negative else -np.inf
         quantiles, levels = None, ()
         if quantile_levels is not None:
             levels = tuple(check_levels(quantile_levels).tolist())
@@ -201,15 +232,19 @@ class Forecaster:
             else:
                 quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
         return Forecast(
-            point=call.inputs.shaped(forecasts.point),
+            point=call.inputs.shaped(np.maximum(forecasts.point, least)),
             context_length=call.settings.context_length,
             missing=call.inputs.missing(call.settings.context_length),
-            quantiles=call.inputs.shaped(quantiles),
+            quantiles=None
+            if quantiles is None
+            else call.inputs.shaped(np.maximum(quantiles, least)),
             quantile_levels=levels,
             intervals=source if quantile_levels is not None else None,
             channelwise=call.inputs.channels is not None,
+            names=tuple(call.inputs.names),
         )
 
+    @watched
     def sample(
         self,
         inputs: Any,
@@ -222,6 +257,7 @@ class Forecaster:
         progress: bool = False,
         names: Sequence[str] | None = None,
         intervals: str = "auto",
+        non_negative: bool = False,
     ) -> Float64[np.ndarray, "N *C S H"]:
         """Draws sample paths, whose sums and maxima over time have honest intervals.
 
@@ -234,6 +270,7 @@ class Forecaster:
           num_samples: paths of each series.
           seed: not negative; with a series' values it determines its paths.
           context_length, normalize, batch_size, progress, names, intervals: as for `forecast`.
+          non_negative: as for `forecast`.
 
         Returns:
           paths [N, num_samples, horizon], or [N, C, num_samples, horizon], in the units of the
@@ -243,6 +280,9 @@ class Forecaster:
           DataError: as `forecast` does, or a series is too short to have earlier forecasts.
         """
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
+        num_samples = positive_int("num_samples", num_samples)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise DataError(f"seed must be an integer of at least 0, but is {seed!r}")
         source = self._intervals(intervals, SAMPLING_LEVELS, None)
         forecasts = call.forecast()
         calibration = call.calibrate(SAMPLING_LEVELS)
@@ -252,9 +292,10 @@ class Forecaster:
             levels = self.config.quantile_levels
             quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
         errors, series, labels = calibration.residuals, call.inputs.series, call.inputs.names
-        paths = sample_paths(quantiles, levels, errors, num_samples, seed, series, labels)
-        return call.inputs.shaped(paths)
+        paths = sample_paths(quantiles, levels, errors, num_samples, int(seed), series, labels)
+        return call.inputs.shaped(np.maximum(paths, 0.0) if non_negative else paths)
 
+    @watched
     def backtest(
         self,
         inputs: Any,
@@ -324,6 +365,7 @@ class Forecaster:
             context_length=context,
         )
 
+    @watched
     def predict_df(
         self,
         df: Any,
@@ -348,7 +390,7 @@ class Forecaster:
           future_df: covariates that are known for the times to forecast. Its columns besides ids
             and times are covariates, of which `df` holds the past.
           past_covariates: columns of `df` that are covariates without a known future.
-          options: of `forecast`, such as `context_length`.
+          options: of `forecast`, such as `context_length` and `non_negative`.
 
         Returns:
           a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;

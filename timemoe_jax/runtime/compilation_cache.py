@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ def use(folder: str | os.PathLike[str] | None = None) -> Path:
     from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
     place = _default_folder() if folder is None else Path(folder)
-    if jax.config.jax_compilation_cache_dir != str(place):
+    if _setting("jax_compilation_cache_dir") != str(place):
         jax_cache.reset_cache()  # JAX looks at the folder once, at the first program it compiles
         jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
@@ -36,8 +37,10 @@ def use_by_default() -> Path | None:
     Returns None, and changes nothing, where $TIMEMOE_CACHE is `off`, where JAX has a folder already
     or was told to keep nothing, and where the folder cannot be written.
     """
-    decided = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
-    if decided or os.environ.get("TIMEMOE_CACHE", "").lower() == OFF:
+    decided = _setting("jax_compilation_cache_dir") is not None
+    if decided or not _setting("jax_enable_compilation_cache"):
+        return None
+    if os.environ.get("TIMEMOE_CACHE", "").lower() == OFF:
         return None
     try:
         place = _default_folder()
@@ -66,6 +69,10 @@ def trim(folder: Path, most: int) -> None:
             held -= size
         except OSError:  # another process was faster, or it is not ours
             continue
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name)
 
 
 def _default_folder() -> Path:

@@ -217,11 +217,11 @@ def _earlier(
 ) -> list[np.ndarray]:
     """The forecasts of all origins, [K, *shape] for each series."""
     found: dict[int, np.ndarray] = {}
-    kinds = [along is not None and along.possible(gap) for gap in gaps]
+    in_one = [along is not None and along.possible(gap) for gap in gaps]
     for kind in (True, False):
-        some = [i for i, each in enumerate(kinds) if each is kind]
-        parts = ([of[i] for i in some] for of in (series, origins, gaps, labels))
-        own, own_origins, own_gaps, own_labels = parts
+        some = [i for i, each in enumerate(in_one) if each is kind]
+        own, own_origins = [series[i] for i in some], [origins[i] for i in some]
+        own_gaps, own_labels = [gaps[i] for i in some], [labels[i] for i in some]
         rest = (context_length, own_gaps, own_labels)
         if kind and along is not None:
             forecasts = forecasts_along(own, own_origins, shape, along, *rest)
