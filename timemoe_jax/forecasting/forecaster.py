@@ -119,6 +119,7 @@ class Forecaster:
         mesh: jax.sharding.Mesh | None = None,
         disk_cache: bool = True,
     ):
+        self._disk_cache = disk_cache
         if disk_cache:
             compilation_cache.use_by_default()
         self.engine = Engine(config, params, dtype, mesh)
@@ -147,6 +148,12 @@ class Forecaster:
         forecaster = cls(loaded.config, loaded.params, dtype, mesh, disk_cache)
         forecaster.digest = loaded.digest
         return forecaster
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In the process that a forecaster was sent to: programs are found on disk there, too."""
+        self.__dict__.update(state)
+        if self._disk_cache:
+            compilation_cache.use_by_default()
 
     def __repr__(self) -> str:
         """The size of the model, what it computes in, and how far it sees and forecasts."""
