@@ -7,7 +7,13 @@ forecast), E experts, L layers, P horizon of a head, C variates, S cache positio
 
 from typing import TYPE_CHECKING, Any
 
-from timemoe_jax.errors import CheckpointError, ConfigError, DataError, TimeMoeError
+from timemoe_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ForkError,
+    TimeMoeError,
+)
 
 if TYPE_CHECKING:
     from timemoe_jax.forecasting.forecaster import Forecast, Forecaster
@@ -19,6 +25,7 @@ __all__ = [
     "DataError",
     "Forecast",
     "Forecaster",
+    "ForkError",
     "TimeMoeError",
     "__version__",
 ]

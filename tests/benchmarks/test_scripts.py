@@ -203,3 +203,30 @@ def test_the_estimate_of_scaling(tmp_path):
     operations = 1e5 * 8 * 4096 * 6 * (50.9e6 + 12 * 4096 * 384)
     hours = operations / (8 * 400e12 * 0.4) / 3600
     assert abs(rows["time_moe_base on 8 time"] / hours - 1) < 0.02
+
+
+def test_first_forecast(monkeypatch, tmp_path):
+    """Without the processes, whose times a test cannot judge: one of them is run."""
+    from benchmarks import first_forecast
+
+    assert first_forecast.seconds("print()", "off") > 0
+    asked = []
+
+    def seconds(program, cache):
+        asked.append((program, cache))
+        return float(len(program))
+
+    monkeypatch.setattr(first_forecast, "seconds", seconds)
+    monkeypatch.setattr(first_forecast, "intervals", lambda series, rounds: (1.0, 3.0))
+    path = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", ["first_forecast.py", "--quick", "--json", str(path)])
+    first_forecast.main()
+    rows = {row["name"]: row for row in json.loads(path.read_text())}
+    assert rows["one series"]["reference"] == "import of JAX and Flax"
+    assert rows["one series, programs on disk"]["ratio"] > 1
+    assert rows["4 series of 600 points, intervals"]["ratio"] == 3
+    folders = {cache for _, cache in asked}
+    assert len(folders) == 2
+    assert "off" in folders
+    for program, _ in asked:
+        compile(program, "program", "exec")

@@ -257,10 +257,39 @@ def test_one_program_for_each_bucket(counted):
     assert compiled(model) == model.num_programs == 1
     model.forecast(walks(60), HORIZON)  # another batch bucket
     assert compiled(model) == 2
-    model.forecast(walks(60), HORIZON + 1)  # another horizon
+    model.forecast(walks(60), HORIZON + 2)  # which is computed with the one before
+    assert compiled(model) == 2
+    model.forecast(walks(60), 8)  # two steps of 4 are another plan
     assert compiled(model) == 3
     model.forecast(walks(70), HORIZON)  # another context bucket
     assert compiled(model) == model.num_programs == 4
+
+
+def test_many_lengths_are_two_programs(counted):
+    """As of 65 monthly series of 25 lengths, of a model for which a program costs more."""
+    lengths = [20 + 9 * (i % 25) for i in range(65)]
+    out = counted.forecast(walks(*lengths), HORIZON, context_length=240)
+    assert compiled(counted) <= 2
+    assert out.point.shape == (65, HORIZON)
+    before = compiled(counted)
+    counted.forecast(walks(*lengths[::-1]), HORIZON, context_length=240)
+    assert compiled(counted) == before
+
+
+def test_the_rest_of_many_series_takes_the_program_of_the_others(counted):
+    counted.forecast(walks(*[40] * 11), HORIZON, batch_size=4)
+    assert compiled(counted) == 1
+
+
+def test_horizons_are_few_sizes_and_the_oldest_programs_are_dropped(counted, monkeypatch):
+    for horizon in range(9, 17):  # of heads of 4 and 1: 9 to 11, 12, 13 to 15, and 16
+        assert counted.forecast(walks(40), horizon).point.shape == (1, horizon)
+    assert compiled(counted) == 4
+    monkeypatch.setattr(counted.engine._decode, "_most", 5)
+    for length in (20, 40, 70, 90):
+        counted.forecast(walks(length), 4)
+    assert compiled(counted) == 5
+    assert counted.warmup([4], [20, 40, 70, 90]) == 0
 
 
 def test_gaps_share_programs():
@@ -304,7 +333,8 @@ def test_a_batch_that_does_not_fit_is_halved(forecaster):
     model.engine._call = small
     series = walks(*[16] * 9)
     out = model.forecast(series, HORIZON)
-    assert tried == [16, 8, 4, 2, 2, 2, 2, 1]
+    # The ninth has the program of the others, since one of its own would cost more.
+    assert tried == [16, 8, 4, 2, 2, 2, 2, 2]
     tried.clear()
     np.testing.assert_array_equal(out.point, model.forecast(series, HORIZON).point)
     # What was found to fit is remembered.

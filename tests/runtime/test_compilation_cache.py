@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import pytest
 from places import ROOT
+
+from timemoe_jax.runtime import compilation_cache
 
 PROGRAM = """
 import sys
@@ -45,3 +49,43 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     made = {path.name for path in (tmp_path / "programs").iterdir()} - stored
     assert not {name for name in made if name.endswith("-cache")}
     assert first == second
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """What JAX was told of its cache, kept from JAX itself; at first nothing."""
+    told = {"jax_compilation_cache_dir": None, "jax_enable_compilation_cache": True}
+    monkeypatch.setattr(compilation_cache, "_setting", told.get)
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    return told
+
+
+def test_a_folder_is_used_by_default(settings, monkeypatch, tmp_path):
+    monkeypatch.setenv("TIMEMOE_CACHE", str(tmp_path / "new"))
+    assert compilation_cache.use_by_default() == tmp_path / "new" / "programs"
+    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "new" / "programs")
+
+
+@pytest.mark.parametrize("reason", ["off", "a folder of JAX", "nothing kept", "no folder"])
+def test_no_folder_where_somebody_decided_otherwise(settings, monkeypatch, tmp_path, reason):
+    monkeypatch.setenv("TIMEMOE_CACHE", "off" if reason == "off" else str(tmp_path / "a"))
+    if reason == "a folder of JAX":
+        settings["jax_compilation_cache_dir"] = "/elsewhere"
+    if reason == "nothing kept":
+        settings["jax_enable_compilation_cache"] = False
+    if reason == "no folder":
+        (tmp_path / "a").write_text("a file")
+    before = dict(settings)
+    assert compilation_cache.use_by_default() is None
+    assert settings == before
+
+
+def test_the_programs_that_were_not_used_for_longest_are_removed(tmp_path):
+    for age, name in enumerate(("new", "middle", "old")):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    compilation_cache.trim(tmp_path, 300)
+    assert len(list(tmp_path.iterdir())) == 3
+    compilation_cache.trim(tmp_path, 150)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    compilation_cache.trim(tmp_path / "absent", 150)

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 _OPTIONS = (
     *("context_length", "normalize", "quantile_levels", "batch_size", "progress", "names"),
-    *("intervals", "calibration"),
+    *("intervals", "calibration", "non_negative"),
 )
 
 # What other libraries (Nixtla's, GluonTS, Darts, AutoGluon, sktime, Chronos, TimesFM) call what.

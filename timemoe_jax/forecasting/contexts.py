@@ -27,12 +27,14 @@ class Context(NamedTuple):
       label: what to call the series in an error.
       item: contexts of one item end together, and a joint model reads them together; None stands
         for a series by itself.
+      scaled_by: how many of the first values say how the context is standardized; None is all.
     """
 
     values: Float64[np.ndarray, " _"]
     gap: int
     label: str
     item: int | None = None
+    scaled_by: int | None = None
 
     @classmethod
     def of(
@@ -196,6 +198,7 @@ class Batch(NamedTuple):
         if normalize == "instance":
             with np.errstate(invalid="ignore"):  # an absent variate of a joint model has no mean
                 mean, std = location_and_scale(values)
+            _scale_by_first(contexts, mean, std)
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
         safe = np.where(std > 0, std, 1.0)
@@ -212,3 +215,14 @@ class Batch(NamedTuple):
         shape = (-1,) + (1,) * (outputs.ndim - 1)
         scaled = np.asarray(outputs)[: len(self.mean)].astype(np.float64)
         return self.mean.reshape(shape) + self.std.reshape(shape) * scaled
+
+
+def _scale_by_first(
+    contexts: Sequence[Context], mean: Float64[np.ndarray, " N"], std: Float64[np.ndarray, " N"]
+) -> None:
+    """Location and scale of the contexts that their first values say, unless these are constant."""
+    for i, context in enumerate(contexts):
+        if context.scaled_by is not None:
+            first = location_and_scale(context.values[None, : context.scaled_by])
+            if first[1][0] > 0:
+                mean[i], std[i] = first[0][0], first[1][0]

@@ -32,7 +32,7 @@ from timemoe_jax.forecasting.shapes import (
     rows_of_batch,
 )
 from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
-from timemoe_jax.models.decoding import Decoded, rounded_horizon
+from timemoe_jax.models.decoding import Decoded, horizon_plan, rounded_horizon
 from timemoe_jax.runtime import forks, partitioning
 from timemoe_jax.runtime.host_memory import free_bytes
 from timemoe_jax.runtime.progress import progress_bar, tell, watch
@@ -105,7 +105,15 @@ class Engine:
             mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
             return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
+        def read(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
+            model = nnx.merge(self.graph, params)
+            head, output = self._plan(horizon)[0], model(x, mask)
+            levels = self.config.quantile_levels
+            spread = model.quantile_head(output.hidden, head) if levels else None
+            return Decoded(output.predictions[head], spread)
+
         self._decode = Programs(run, self._operations)
+        self._read = Programs(read, self._operations)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process makes the same engine of: it compiles its own programs.
@@ -122,7 +130,7 @@ class Engine:
     @property
     def num_programs(self) -> int:
         """How many programs were compiled, or loaded, and are kept."""
-        return self._decode._cache_size()
+        return self._decode._cache_size() + self._read._cache_size()
 
     @functools.cached_property
     def _operations(self) -> float:
@@ -195,6 +203,59 @@ class Engine:
         check_finite("the forecast", finite, contexts, settings.normalize)
         return Forecasts(point, quantiles)
 
+    def reads_along(self, gap: int, horizon: int) -> bool:
+        """Whether `along` says what forecasts after such gaps would: where one head does it all."""
+        return not self._family.joint and len(self._plan(_gap_bucket(gap) + horizon)) == 1
+
+    def along(
+        self,
+        contexts: Sequence[Context],
+        wanted: Sequence[Sequence[tuple[int, int]]],
+        settings: Settings,
+    ) -> list[Forecasts]:
+        """What would be forecast after some points of each context and as many missing ones.
+
+        `wanted` holds for each of K points of a context its index, and how many points are missing
+        after it. The horizon and the gap of a context choose the head that is read; where it does
+        not reach over the missing points and the horizon, the forecast is NaN.
+        """
+        found: dict[int, Forecasts] = {}
+        if settings.batch_size == "auto":
+            settings = settings._replace(batch_size=self._batch_along(contexts, settings.horizon))
+        for rows, batch, said in self.batches(contexts, settings, self._said):
+            for row, i in enumerate(rows):
+                kept, mean, std = len(contexts[i].values), batch.mean[row], batch.std[row]
+                parts = []
+                for outputs in said:  # of points, and of quantiles if there are any
+                    tail = outputs[row, len(outputs[row]) - kept :]
+                    values = np.full((len(wanted[i]), settings.horizon, *tail.shape[2:]), np.nan)
+                    for k, (at, gap) in enumerate(wanted[i]):
+                        if gap + settings.horizon <= tail.shape[1]:
+                            values[k] = tail[at, gap : gap + settings.horizon]
+                    parts.append(mean + std * values)
+                found[i] = Forecasts(parts[0], parts[1] if len(parts) > 1 else None)
+        return [found[i] for i in range(len(contexts))]
+
+    def _batch_along(self, contexts: Sequence[Context], horizon: int) -> int:
+        """How many contexts a batch holds whose outputs at every point fit in memory."""
+        groups = {self._group([context], horizon) for context in contexts}
+        sizes = []
+        for group in groups:
+            columns = 1 + len(self.config.quantile_levels)
+            each = 8 * max(g.length for g in groups) * self._plan(group.steps)[0] * columns
+            fitting = max(1, int(_batch_bytes() // each))
+            sizes.append(min(self._batch_size("auto", group), power_of_two(fitting + 1) // 2))
+        return min(sizes)
+
+    def _said(self, params: nnx.State, x: Array, mask: Array, steps: int) -> list[np.ndarray]:
+        """Points [B, T, P], and quantiles [B, T, P, Q] of a model with heads for them."""
+        self._tell_if_new(self._read, x, steps)
+        read = self._read(params, x, mask, horizon=steps)
+        return [np.asarray(a) for a in read if a is not None]
+
+    def _plan(self, steps: int) -> tuple[int, ...]:
+        return horizon_plan(steps, self.config.horizon_lengths, self.config.forecast_plan)
+
     def batches(
         self, contexts: Sequence[Context], settings: Settings, compute: Compute
     ) -> Iterator[tuple[list[int], Batch, Any]]:
@@ -227,9 +288,7 @@ class Engine:
                     done += len(part)
                     bar.update(sum(map(len, part)))
 
-    def _groups(
-        self, contexts: Sequence[Context], horizon: int
-    ) -> dict[_Group, list[list[int]]]:
+    def _groups(self, contexts: Sequence[Context], horizon: int) -> dict[_Group, list[list[int]]]:
         """The windows that share a program, in few groups: see `padded_lengths`."""
         buckets: dict[_Group, list[list[int]]] = collections.defaultdict(list)
         for window in self._windows(contexts):
@@ -282,7 +341,7 @@ class Engine:
         length = max(len(context.values) for context in window)
         # Gaps are rounded up to a few sizes, so that each does not need a program of its own.
         room = max(limit - length - horizon, gap)
-        gap = min(power_of_two(gap), room) if gap else 0
+        gap = min(_gap_bucket(gap), room)
         heads, plan = self.config.horizon_lengths, self.config.forecast_plan
         steps = rounded_horizon(gap + horizon, heads, plan)
         return _Group(length_bucket(length), steps, power_of_two(len(window)))
@@ -302,10 +361,13 @@ class Engine:
     def _decoded(
         self, params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], steps: int
     ) -> Decoded:
-        if not self._decode.holds(x, steps):
+        self._tell_if_new(self._decode, x, steps)
+        return self._decode(params, x, mask, horizon=steps)
+
+    def _tell_if_new(self, programs: Programs, x: Any, steps: int) -> None:
+        if not programs.holds(x, steps):
             shown = f"{len(x)} series of {x.shape[-1]} points and {steps} to forecast"
             tell(lambda: f"compiling a program for {shown}, once")
-        return self._decode(params, x, mask, horizon=steps)
 
     def _call(
         self,
@@ -341,6 +403,11 @@ class Engine:
 def _engine_of(config: ModelConfig, flat: dict[str, np.ndarray], dtype: str) -> Engine:
     """The engine that was pickled."""
     return Engine(config, unflatten(abstract_model(config)[1], flat), dtype)
+
+
+def _gap_bucket(gap: int) -> int:
+    """Rounds the missing points at the end up to one of few numbers."""
+    return power_of_two(gap) if gap else 0
 
 
 def _filled(window: list[int], variates: int) -> list[int]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,13 @@ from jaxtyping import Float64, Int
 
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.arguments import for_users, whole_number
 from timemoe_jax.forecasting.contexts import Context, Inputs
 from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
 from timemoe_jax.forecasting.frame_forecast import forecast_frame
 from timemoe_jax.forecasting.frames.prepare import prepare_frame
+from timemoe_jax.forecasting.intervals.along import Along, Wanted
 from timemoe_jax.forecasting.intervals.conformal import (
     Calibrated,
     calibrated_quantiles,
@@ -29,6 +30,8 @@ from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_path
 from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
+from timemoe_jax.runtime import compilation_cache
+from timemoe_jax.runtime.progress import watched
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
 
@@ -45,6 +48,7 @@ class Forecast:
       quantile_levels: of the quantiles [Q].
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
+      names: what each series, or each channel, was called.
     """
 
     point: Float64[np.ndarray, "N *C H"]
@@ -54,6 +58,31 @@ class Forecast:
     quantile_levels: tuple[float, ...] = ()
     intervals: str | None = None
     channelwise: bool = False
+    names: tuple[str, ...] = ()
+
+    def to_frame(self) -> Any:
+        """The forecasts as a long table, a pandas DataFrame of N * C * H rows.
+
+        Its columns are "unique_id", the name of the series (or of the channel); "step", from 1 to
+        H; "predictions"; and the quantiles, each under its level as text, such as "0.1".
+        `Forecaster.predict_df` returns a table with times instead.
+        """
+        import pandas as pd
+
+        horizon = self.point.shape[-1]
+        point = self.point.reshape(-1, horizon)
+        names = self.names or tuple(f"series {i}" for i in range(len(point)))
+        columns = {
+            "unique_id": np.repeat(np.array(names, dtype=object), horizon),
+            "step": np.tile(np.arange(1, horizon + 1), len(point)),
+            "predictions": point.reshape(-1),
+        }
+        if self.quantiles is not None:
+            by_level = self.quantiles.reshape(-1, len(self.quantile_levels)).T
+            columns |= {
+                f"{tau:g}": q for tau, q in zip(self.quantile_levels, by_level, strict=True)
+            }
+        return pd.DataFrame(columns)
 
 
 class Forecaster:
@@ -74,9 +103,13 @@ class Forecaster:
         stored in it and the backend is an accelerator, else float32.
       mesh: devices to spread parameters and batches over, of `partitioning.make_mesh`; None is
         one device.
+      disk_cache: whether compiled programs are kept on disk for later processes, where that folder
+        can be written and JAX has none: see `runtime.compilation_cache`. TIMEMOE_CACHE=off says no
+        for all.
 
     Raises:
       ConfigError: the dtype is not known.
+      ForkError: the process was forked from one that had used JAX.
     """
 
     def __init__(
@@ -85,7 +118,11 @@ class Forecaster:
         params: nnx.State,
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
+        disk_cache: bool = True,
     ):
+        self._disk_cache = disk_cache
+        if disk_cache:
+            compilation_cache.use_by_default()
         self.engine = Engine(config, params, dtype, mesh)
         self.config = self.engine.config
         self.digest: str | None = None
@@ -96,21 +133,41 @@ class Forecaster:
         path: str | os.PathLike[str],
         dtype: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
+        disk_cache: bool = True,
     ) -> "Forecaster":
         """Loads a bundled model, a training run, an Orbax checkpoint or a published folder.
 
         Args:
           path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
             checkpoint, or a folder with `config.json` and safetensors.
-          dtype, mesh: see the class.
+          dtype, mesh, disk_cache: see the class.
 
         Raises:
           CheckpointError: it is none of these, or is damaged.
         """
         loaded = load_model(path)
-        forecaster = cls(loaded.config, loaded.params, dtype, mesh)
+        forecaster = cls(loaded.config, loaded.params, dtype, mesh, disk_cache)
         forecaster.digest = loaded.digest
         return forecaster
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In the process that a forecaster was sent to: programs are found on disk there, too."""
+        self.__dict__.update(state)
+        if self._disk_cache:
+            compilation_cache.use_by_default()
+
+    def __repr__(self) -> str:
+        """The size of the model, what it computes in, and how far it sees and forecasts."""
+        config, size = self.config, sum(p.size for p in jax.tree.leaves(self.engine.params))
+        heads = ", ".join(map(str, config.horizon_lengths))
+        quantiles = (
+            f", quantiles {listed(config.quantile_levels)}" if config.quantile_levels else ""
+        )
+        return (
+            f"<Forecaster: {config.family}, {size:,} parameters in {config.dtype}, context at most "
+            f"{config.default_context or config.max_position_embeddings} points, heads of {heads} "
+            f"points{quantiles}>"
+        )
 
     @property
     def model(self) -> Any:
@@ -123,6 +180,7 @@ class Forecaster:
         return self.engine.num_programs
 
     @for_users
+    @watched
     def forecast(
         self,
         inputs: Any,
@@ -135,6 +193,7 @@ class Forecaster:
         names: Sequence[str] | None = None,
         intervals: str = "auto",
         calibration: Any = None,
+        non_negative: bool = False,
     ) -> Forecast:
         """Forecasts each series from its own last points.
 
@@ -161,6 +220,7 @@ class Forecaster:
             heads if the model has them.
           calibration: series, as `inputs`, whose errors calibrate instead of each series' own; only
             with "conformal".
+          non_negative: of values that cannot be below 0: points and quantiles below it become 0.
 
         Returns:
           point forecasts and quantiles, float64, in the shape of the input.
@@ -171,6 +231,7 @@ class Forecaster:
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
         forecasts = call.forecast()
+        least = 0.0 if non_negative else -np.inf
         quantiles, levels = None, ()
         if quantile_levels is not None:
             levels = tuple(check_levels(quantile_levels).tolist())
@@ -180,16 +241,20 @@ class Forecaster:
             else:
                 quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
         return Forecast(
-            point=call.inputs.shaped(forecasts.point),
+            point=call.inputs.shaped(np.maximum(forecasts.point, least)),
             context_length=call.settings.context_length,
             missing=call.inputs.missing(call.settings.context_length),
-            quantiles=call.inputs.shaped(quantiles),
+            quantiles=None
+            if quantiles is None
+            else call.inputs.shaped(np.maximum(quantiles, least)),
             quantile_levels=levels,
             intervals=source if quantile_levels is not None else None,
             channelwise=call.inputs.channels is not None,
+            names=tuple(call.inputs.names),
         )
 
     @for_users
+    @watched
     def sample(
         self,
         inputs: Any,
@@ -202,6 +267,7 @@ class Forecaster:
         progress: bool = False,
         names: Sequence[str] | None = None,
         intervals: str = "auto",
+        non_negative: bool = False,
     ) -> Float64[np.ndarray, "N *C S H"]:
         """Draws sample paths, whose sums and maxima over time have honest intervals.
 
@@ -214,6 +280,7 @@ class Forecaster:
           num_samples: paths of each series.
           seed: not negative; with a series' values it determines its paths.
           context_length, normalize, batch_size, progress, names, intervals: as for `forecast`.
+          non_negative: as for `forecast`.
 
         Returns:
           paths [N, num_samples, horizon], or [N, C, num_samples, horizon], in the units of the
@@ -235,9 +302,10 @@ class Forecaster:
             quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
         errors, series, labels = calibration.residuals, call.inputs.series, call.inputs.names
         paths = sample_paths(quantiles, levels, errors, num_samples, seed, series, labels)
-        return call.inputs.shaped(paths)
+        return call.inputs.shaped(np.maximum(paths, 0.0) if non_negative else paths)
 
     @for_users
+    @watched
     def backtest(
         self,
         inputs: Any,
@@ -311,6 +379,7 @@ class Forecaster:
         )
 
     @for_users
+    @watched
     def predict_df(
         self,
         df: Any,
@@ -340,7 +409,7 @@ class Forecaster:
           past_covariates: columns of `df`, or one, that are covariates without a known future.
           date_format: the layout of dates that are text or whole numbers, such as "%d/%m/%Y" or
             "%Y%m%d"; or "s", "ms", "us", "ns" for numbers since 1970, "excel" for serial numbers.
-          options: of `forecast`, such as `context_length`.
+          options: of `forecast`, such as `context_length` and `non_negative`.
 
         Returns:
           a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;
@@ -454,7 +523,21 @@ class _Call(NamedTuple):
         """Calibrates on earlier errors of each series, or on those of other series."""
         horizon, length = self.settings.horizon, self.settings.context_length
         series, names = self.inputs.series, self.inputs.names
-        return conformal_offsets(series, horizon, levels, self.predict, length, others, names)
+        along = self.along(lambda said: said.point)
+        return conformal_offsets(
+            series, horizon, levels, self.predict, length, others, names, along=along
+        )
+
+    def along(self, of: Callable[[Forecasts], Any]) -> Along | None:
+        """How to read all origins of a series in few passes, if the model can."""
+        horizon = self.settings.horizon
+        if not self.engine.reads_along(0, horizon):
+            return None
+
+        def read(contexts: list[Context], wanted: list[Wanted]) -> list[np.ndarray]:
+            return [of(said) for said in self.engine.along(contexts, wanted, self.settings)]
+
+        return Along(read, lambda gap: self.engine.reads_along(gap, horizon))
 
     def head_quantiles(
         self, forecasts: Forecasts, levels: tuple[float, ...], calibrated: bool
@@ -471,4 +554,5 @@ class _Call(NamedTuple):
             self.predict_quantiles,
             self.settings.context_length,
             self.inputs.names,
+            self.along(lambda said: said.quantiles),
         )

@@ -36,10 +36,18 @@ def forecast_frame(
     forecast: Callable[..., Any],
     prepared: FrameInputs,
     names: Sequence[str] | None = None,
+    non_negative: bool = False,
     **options: Any,
 ) -> FrameForecast:
-    """Forecasts the series of a data frame by `Forecaster.forecast`, with its options."""
+    """Forecasts the series of a data frame by `Forecaster.forecast`, with its options.
+
+    With `non_negative` no value is below 0, what covariates contribute included.
+    """
     names = prepared.names if names is None else names
     out = forecast(prepared.series, prepared.horizon, names=names, **options)
     quantiles = None if out.quantiles is None else prepared.complete(out.quantiles)
-    return FrameForecast(prepared, prepared.complete(out.point), quantiles, out.quantile_levels)
+    point = prepared.complete(out.point)
+    if non_negative:
+        point = np.maximum(point, 0.0)
+        quantiles = None if quantiles is None else np.maximum(quantiles, 0.0)
+    return FrameForecast(prepared, point, quantiles, out.quantile_levels)

@@ -1,6 +1,7 @@
 """Lines and bars on the console, once for all processes."""
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -33,10 +34,12 @@ _watched = threading.local()
 def watch(doing: Callable[[], str], quiet: bool = False) -> Iterator[None]:
     """Says what a call is doing, in one line on standard error, if it takes more than two seconds.
 
-    Of calls within one another the outermost has the line; `tell` replaces what it says. There is
-    none where TIMEMOE_QUIET is set, or with `quiet`, for a call that shows a bar.
+    Of calls within one another the outermost has the line, which says what the innermost does;
+    `tell` replaces what it says. There is none where TIMEMOE_QUIET is set, or with `quiet`, for a
+    call that shows a bar.
     """
     if getattr(_watched, "state", None) is not None:
+        tell(doing)
         yield
         return
     state = {"doing": doing}
@@ -51,6 +54,17 @@ def watch(doing: Callable[[], str], quiet: bool = False) -> Iterator[None]:
     finally:
         timer.cancel()
         _watched.state = None
+
+
+def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose calls are watched as one, however many parts they have."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        with watch(lambda: "forecasting", quiet=bool(options.get("progress"))):
+            return method(self, *args, **options)
+
+    return call
 
 
 def tell(doing: Callable[[], str]) -> None:

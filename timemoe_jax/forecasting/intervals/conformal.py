@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.intervals.along import SPAN, Along, forecasts_along
 from timemoe_jax.forecasting.intervals.plan import (
     CalibrationPlan,
     choose_origins,
@@ -75,6 +76,7 @@ def conformal_offsets(
     origins: int | None = None,
     min_context: int | None = None,
     of_quantiles: bool = False,
+    along: Along | None = None,
 ) -> Calibrated:
     """Calibrates quantiles on the errors that the model made at earlier origins of the series.
 
@@ -91,18 +93,23 @@ def conformal_offsets(
     context that it was made from, and multiplied by that of the series at hand, which may then be
     short. Errors from a context without scale do not count.
 
+    With `along` the forecasts of all origins come from few passes of a causal model instead of a
+    call of `predict` for each, and the origins span at most `SPAN` contexts: see
+    `forecasting.intervals.along`.
+
     With `of_quantiles` the model gives the quantiles [N, H, Q] of the levels instead of points; the
     levels are then 0.5 and pairs of tau and 1 - tau.
 
     Raises:
       DataError: an argument is out of range, a series is too short, or too few of its errors count.
     """
-    plan = make_plan(horizon, levels, context_length, min_context, origins)
+    span = None if along is None else int(SPAN * context_length)
+    plan = make_plan(horizon, levels, context_length, min_context, origins, span)
     if of_quantiles:
         _check_symmetry(plan.levels)
     labels = label_series(names, len(series))
     if calibration is not None:
-        return _from_others(plan, series, calibration, predict)
+        return _from_others(plan, series, calibration, predict, along)
     needed = max(1, plan.needed)
     gaps = [trailing_gap(each) for each in series]
     chosen = [
@@ -112,7 +119,7 @@ def conformal_offsets(
         for each, gap, label in zip(series, gaps, labels, strict=True)
     ]
     shape = (horizon, len(plan.levels)) if of_quantiles else (horizon,)
-    forecasts = rolling_forecasts(series, chosen, shape, predict, context_length, gaps, labels)
+    forecasts = _earlier(series, chosen, shape, predict, along, context_length, gaps, labels)
     offsets, residuals = [], []
     for each, origin, forecast, label in zip(series, chosen, forecasts, labels, strict=True):
         truth = _outcomes(each, origin, horizon)
@@ -134,6 +141,7 @@ def calibrated_quantiles(
     predict: Predict,
     context_length: int,
     names: Sequence[str],
+    along: Along | None = None,
 ) -> Float64[np.ndarray, "N H Q"]:
     """As `at_levels`, with each interval widened or narrowed by how it did at earlier origins.
 
@@ -149,9 +157,19 @@ def calibrated_quantiles(
     def predict_levels(contexts: list, horizon: int) -> np.ndarray:
         return at_levels(predict(contexts, horizon), model_levels, symmetric)
 
-    horizon = quantiles.shape[1]
+    def levels_along(contexts: list, wanted: list) -> list[np.ndarray]:
+        assert along is not None
+        return [at_levels(q, model_levels, symmetric) for q in along.read(contexts, wanted)]
+
     calibrated = conformal_offsets(
-        series, horizon, symmetric, predict_levels, context_length, names=names, of_quantiles=True
+        series,
+        quantiles.shape[1],
+        symmetric,
+        predict_levels,
+        context_length,
+        names=names,
+        of_quantiles=True,
+        along=None if along is None else along._replace(read=levels_along),
     )
     adjusted = adjust_quantiles(at_levels(quantiles, model_levels, symmetric), calibrated.offsets)
     return adjusted[..., [symmetric.index(level) for level in levels]]
@@ -185,6 +203,32 @@ def context_scale(context: Float64[np.ndarray, " T"]) -> float:
         return 0.0
     deviations = np.abs(observed - np.median(observed))
     return float(np.median(deviations)) or float(deviations.mean())
+
+
+def _earlier(
+    series: Sequence[Float64[np.ndarray, " _"]],
+    origins: Sequence[Int[np.ndarray, " _"]],
+    shape: tuple[int, ...],
+    predict: Predict,
+    along: Along | None,
+    context_length: int,
+    gaps: Sequence[int],
+    labels: Sequence[str],
+) -> list[np.ndarray]:
+    """The forecasts of all origins, [K, *shape] for each series."""
+    found: dict[int, np.ndarray] = {}
+    in_one = [along is not None and along.possible(gap) for gap in gaps]
+    for kind in (True, False):
+        some = [i for i, each in enumerate(in_one) if each is kind]
+        own, own_origins = [series[i] for i in some], [origins[i] for i in some]
+        own_gaps, own_labels = [gaps[i] for i in some], [labels[i] for i in some]
+        rest = (context_length, own_gaps, own_labels)
+        if kind and along is not None:
+            forecasts = forecasts_along(own, own_origins, shape, along, *rest)
+        else:
+            forecasts = rolling_forecasts(own, own_origins, shape, predict, *rest)
+        found.update(zip(some, forecasts, strict=True))
+    return [found[i] for i in range(len(series))]
 
 
 def _outcomes(
@@ -264,12 +308,15 @@ def _from_others(
     series: Sequence[Float64[np.ndarray, " _"]],
     calibration: Sequence[Float64[np.ndarray, " _"]],
     predict: Predict,
+    along: Along | None,
 ) -> Calibrated:
     """Scores of a calibration set, on the scale of each series."""
     if not len(calibration):
         raise DataError("calibration holds no series; give at least one, or None")
     gaps = [trailing_gap(each) for each in series]
-    errors = {gap: _scaled_errors(plan, calibration, gap, predict) for gap in sorted(set(gaps))}
+    errors = {
+        gap: _scaled_errors(plan, calibration, gap, predict, along) for gap in sorted(set(gaps))
+    }
     label = "the calibration set as a whole"
     unit = {gap: _offsets(np.abs(each)[..., None], plan, label) for gap, each in errors.items()}
     scales = [context_scale(each[-plan.context_length :]) for each in series]
@@ -286,6 +333,7 @@ def _scaled_errors(
     calibration: Sequence[Float64[np.ndarray, " _"]],
     gap: int,
     predict: Predict,
+    along: Along | None,
 ) -> Float64[np.ndarray, "K H"]:
     """Errors over the scale of the context that each was made from, of all series together."""
     labels = [f"calibration series {i}" for i in range(len(calibration))]
@@ -296,9 +344,7 @@ def _scaled_errors(
         for each, label in zip(calibration, labels, strict=True)
     ]
     gaps, shape = [gap] * len(calibration), (plan.horizon,)
-    rolled = rolling_forecasts(
-        calibration, chosen, shape, predict, plan.context_length, gaps, labels
-    )
+    rolled = _earlier(calibration, chosen, shape, predict, along, plan.context_length, gaps, labels)
     scaled = []
     for each, origins, forecasts in zip(calibration, chosen, rolled, strict=True):
         errors = _outcomes(each, origins, plan.horizon) - forecasts

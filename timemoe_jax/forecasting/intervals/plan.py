@@ -32,6 +32,7 @@ class CalibrationPlan:
     origins: int  # of a series without missing values that is long enough
     exact: bool  # whether the caller asked for that number of origins
     needed: int  # errors at each step
+    span: int  # points that the origins are spread over at most
 
 
 def errors_needed(levels: Sequence[float] | Float64[np.ndarray, " Q"]) -> int:
@@ -50,6 +51,7 @@ def make_plan(
     context_length: int,
     min_context: int | None,
     origins: int | None,
+    span: int | None = None,
 ) -> CalibrationPlan:
     """Checks the arguments of `conformal_offsets`, and fills in their defaults."""
     for name, value in (("horizon", horizon), ("context_length", context_length)):
@@ -70,8 +72,11 @@ def make_plan(
         raise DataError(
             f"min_context must be from 1 to context_length {context_length}, but is {min_context}"
         )
+    # Each origin is another point of the series, whatever the span.
+    span = origins * horizon if span is None else max(span, origins)
+    levels = tuple(map(float, levels))
     return CalibrationPlan(
-        horizon, tuple(map(float, levels)), context_length, min_context, origins, exact, needed
+        horizon, levels, context_length, min_context, origins, exact, needed, span
     )
 
 
@@ -135,7 +140,9 @@ def choose_origins(
     # Long contexts, unless they leave the origins to a small part of the series.
     first = min(before + plan.context_length, (before + last) // 2, last - count + 1)
     # Origins more than a horizon apart share no target: a wider spread only makes them older.
-    first = max(first, earliest, last - (count - 1) * plan.horizon)
+    first = max(
+        first, earliest, last - (count - 1) * plan.horizon, last - max(plan.span, count) + 1
+    )
     count = min(count, last - first + 1)
     steps = np.arange(count - 1, -1, -1, dtype=np.int64)
     return last - steps * (last - first) // max(1, count - 1)

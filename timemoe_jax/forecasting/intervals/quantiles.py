@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import ndtri
 
 from timemoe_jax.data.series import check_levels
 from timemoe_jax.errors import DataError
@@ -23,6 +22,8 @@ def quantile_function(
     level itself the value is exactly its quantile. There are at least two levels, and no quantile
     is below the one before it.
     """
+    from scipy.special import ndtri  # a tenth of a second, which most forecasts do not need
+
     tau = check_levels(levels)
     score, knots = ndtri(probabilities), ndtri(tau)
     # The knot at which each line begins; the outermost lines go on.

@@ -18,6 +18,7 @@ class ExpertWeights(NamedTuple):
     up: Float[Array, "E D F"]
     down: Float[Array, "E F D"]
 
+
 # Up to so many members each is compared with all others: one small loop to compile, where a running
 # count is half a dozen.
 FEW = 1024
