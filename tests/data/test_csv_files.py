@@ -230,7 +230,8 @@ def test_dates_need_not_be_first(tmp_path):
 
 def test_rows_are_sorted_by_their_dates(tmp_path):
     text = "date,a\n2024-01-03,3\n2024-01-01,1\n2024-01-03,4\n2024-01-02,2\n"
-    table = read_csv(write(tmp_path, text))
+    with pytest.warns(UserWarning, match="1 row has the same time in 'date' as the row before"):
+        table = read_csv(write(tmp_path, text))
     assert table.values[:, 0].tolist() == [1, 2, 3, 4]
     assert table.timestamps.astype("M8[D]").astype(str).tolist() == [
         *("2024-01-01", "2024-01-02", "2024-01-03", "2024-01-03")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timemoe_jax.cli.commands import Argument, Command, argument
+from timemoe_jax.cli.data import SEPARATORS
 from timemoe_jax.cli.results import (
     COLUMNS,
     FORMATS,
@@ -51,7 +52,7 @@ def names_of(args: argparse.Namespace) -> ColumnNames:
         args.id_column,
         args.timestamp_column,
         tuple(args.target or ()),
-        given.get("separator"),
+        SEPARATORS.get(str(given.get("separator")), given.get("separator")),
         given.get("decimal"),
     )
 
@@ -339,15 +340,11 @@ def _shared(levels: str) -> tuple[Argument, ...]:
         argument("--timestamp-column", help="the column of times", **read),
         argument("--freq", help="the step between times, such as h or MS", group=_DATA),
         argument("--date-format", metavar="FORMAT", help=layout, group=_DATA),
-        argument("--separator", type=_separator, metavar="MARK", help=between, group=_DATA),
+        argument("--separator", metavar="MARK", help=between, group=_DATA),
         argument("--decimal", metavar="MARK", help=mark, group=_DATA),
         argument("--levels", default=levels, help="in percent, such as 80,95", group=_INTERVALS),
         argument("--intervals", default="auto", help=source, group=_INTERVALS),
     )
-
-
-def _separator(text: str) -> str:
-    return {"\\t": "\t", "tab": "\t"}.get(text, text)
 
 
 _WIDE_OR_LONG = (
@@ -368,13 +365,16 @@ COMMANDS = (
         (
             argument("data", metavar="DATA", help="a CSV or Parquet file"),
             *_shared(levels=""),
-            argument("--future", help="a file of covariates at the steps to forecast"),
+            argument(
+                "--future", help="a file of covariates at the steps to forecast", group="covariates"
+            ),
             argument(
                 "--past-covariate",
                 action="append",
                 default=[],
                 metavar="NAME",
                 help="a column of DATA that is known up to now; may be repeated",
+                group="covariates",
             ),
             argument(
                 "--out",
@@ -419,7 +419,7 @@ COMMANDS = (
             "timemoe forecast sales.csv",
             "timemoe forecast sales.csv --horizon 48 --levels 80,95 --out forecast.csv "
             "--plot forecast.png",
-            "timemoe forecast umsatz.csv --separator ';' --decimal ',' --date-format %d.%m.%Y",
+            "timemoe forecast sales_eu.csv --separator ';' --decimal ',' --date-format %d.%m.%Y",
         ),
     ),
     Command(

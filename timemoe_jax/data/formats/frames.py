@@ -1,6 +1,7 @@
 """Data frames as tables of series: wide, long, or a list in each row."""
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from timemoe_jax.errors import DataError
 # The key in `attrs` under which a frame from a text file holds the line of each row.
 LINES = "timemoe_jax.lines"
 DECIMAL = "timemoe_jax.decimal"  # the key of its decimal mark
+
+FREQUENCIES_SEEN = 200  # series of a long table whose frequencies are compared
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
@@ -251,7 +254,18 @@ def wide_columns(
     if (times[1:] < times[:-1]).any():
         order = np.argsort(times, kind="stable")
         times, columns = times[order], [values[order] for values in columns]
+    warn_of_repeats(int((times[1:] == times[:-1]).sum()), where, layout.timestamp)
     return times, columns
+
+
+def warn_of_repeats(count: int, where: str, column: str) -> None:
+    """Warns of rows of a wide table whose time an earlier row has; they are kept."""
+    if count:
+        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        warnings.warn(
+            f"{where}: {rows} the same time in {column!r} as the row before; each counts as a step",
+            stacklevel=5,
+        )
 
 
 def _wide(frame: Any, layout: Layout, where: str) -> ArraySource:
@@ -268,13 +282,23 @@ def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
     times = None if layout.timestamp is None else _times(frame, layout.timestamp, where)
     index = LongIndex(where, lambda: iter([LongPart(codes, list(labels), times)]))
     rows = [index.rows(i, 0, int(n)) for i, n in enumerate(index.lengths)]
+    frequency = None if times is None else _common_frequency([times[row] for row in rows])
     series, names = [], []
     for target in layout.targets:
         values = numbers_of(frame, target, where)
         series += [values[row] for row in rows]
         suffix = f" {target}" if len(layout.targets) > 1 else ""
         names += [name + suffix for name in index.ids]
-    return _FrameSource(series, names, f"{where} series")
+    source = _FrameSource(series, names, f"{where} series")
+    source.frequency = frequency
+    return source
+
+
+def _common_frequency(times: Sequence[Shaped[np.ndarray, " T"]]) -> str | None:
+    """The frequency of all series, None where they differ; of many, a few spread evenly count."""
+    chosen = times[:: max(1, len(times) // FREQUENCIES_SEEN)]
+    found = {frequency_of(each) for each in chosen}
+    return found.pop() if len(found) == 1 else None
 
 
 def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:
