@@ -127,6 +127,16 @@ def test_model_and_horizon_are_chosen_and_said(run, asked, tmp_path):
     assert len(shown.out.splitlines()) == 1 + 5
 
 
+def test_ids_of_a_csv_are_those_of_parquet(run, tmp_path):
+    dates = pd.date_range("2024-02-01", periods=2)
+    pd.DataFrame({"id": 7, "timestamp": dates, "p": [1.0, 2.0]}).to_parquet("ahead.parquet")
+    text = days("id,timestamp,target,p", "7,{day},{value},{i}")
+    assert run(text, "--future", "ahead.parquet").out.splitlines()[1].startswith("7,2024-02-01,")
+    pd.read_csv("data.csv", parse_dates=["timestamp"]).to_parquet("data.parquet")
+    (tmp_path / "ahead.csv").write_text("id,timestamp,p\n7,2024-02-01,1\n7,2024-02-02,2\n")
+    assert "7,2024-02-01," in run(None, "--future", "ahead.csv", file="data.parquet").out
+
+
 def test_formats_by_suffix_and_by_name(run, tmp_path):
     expected = pd.DataFrame(
         {"date": ["2024-02-01", "2024-02-02"], "target_name": "v", "predictions": [3.5, 4.5]}

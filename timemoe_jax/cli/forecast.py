@@ -71,6 +71,7 @@ def prepare_file(
         frame = columns_of(read_frame_file(path, names), path)
         future = None if future_df is None else columns_of(future_df, "--future")
         frame, future = _without_counters(frame, future, names)
+        frame, future = _with_ids_alike(frame, future, names)
         timestamp = time_column_of(frame, names, path)
         if timestamp is None:
             frame = with_steps(frame)
@@ -97,6 +98,18 @@ def _without_counters(frame: Any, future: Any, names: ColumnNames) -> tuple[Any,
         ahead = {*found, *counters_of(future)} - roles
         future = future.drop(columns=[name for name in future.columns if name in ahead])
     return frame.drop(columns=found), future
+
+
+def _with_ids_alike(frame: Any, future: Any, names: ColumnNames) -> tuple[Any, Any]:
+    """Ids as text in both tables where they are in one: those of a CSV are, not all of Parquet."""
+    for name in ID_NAMES if names.id is None else (names.id,):
+        if future is None or name not in frame or name not in future:
+            continue
+        whole = [table[name].dtype.kind in "iu" for table in (frame, future)]
+        if whole[0] != whole[1]:
+            frame = frame.assign(**{name: frame[name].astype(str)}) if whole[0] else frame
+            future = future.assign(**{name: future[name].astype(str)}) if whole[1] else future
+    return frame, future
 
 
 def _choose_horizon(
@@ -291,12 +304,17 @@ def run_plot(args: argparse.Namespace) -> None:
         from timemoe_jax.plotting import MAX_PANELS
 
         every = [series for prepared in files for series in prepared.timed.series]
+        titles = [
+            f"{Path(path).stem} {name}" if len(files) > 1 else name
+            for path, prepared in zip(args.data, files, strict=True)
+            for name in prepared.names
+        ]
         drawn = every[:MAX_PANELS]
         written = plot_series(
             args.out,
             functools.partial(forecaster.forecast, horizon=args.horizon, **options),
             [each.values for each in drawn],
-            [each.name for each in drawn],
+            titles[:MAX_PANELS],
             holdout=args.horizon,
             times=[each.timestamps for each in drawn],
         )
