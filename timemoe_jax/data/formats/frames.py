@@ -137,7 +137,7 @@ def _text_of(frame: Any, name: str) -> str:
     comma = frame.attrs.get(DECIMAL) == ","
     for row, cell in cells:
         if not is_number(cell.replace(",", ".") if comma and "." not in cell else cell):
-            hint = "; for decimal commas give --decimal ','"
+            hint = "; give --decimal ',' if that is a decimal comma"
             hint = hint if _DECIMAL_COMMA.fullmatch(cell) else ""
             return f"but {row_name(frame, row)} holds {cell[:40]!r}{hint}"
     return "but holds text; convert numbers that are written as text with pandas.to_numeric"
