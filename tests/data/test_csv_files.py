@@ -219,6 +219,24 @@ def test_numbers_under_the_name_of_a_time_that_are_none(tmp_path, cells):
     assert [source.label(i) for i in range(len(source))] == ["v"]
 
 
+def test_parts_of_the_time_are_no_series(tmp_path):
+    days = np.arange("2023-12-25", "2024-01-20", dtype="M8[D]")
+    dow = (days.view(np.int64) + 3) % 7
+    rows = "".join(
+        f"{day},{str(day)[:4]},{int(str(day)[8:])},{int(n) + 1},{k % 5}\n"
+        for k, (day, n) in enumerate(zip(days, dow, strict=True))
+    )
+    source = open_source(str(write(tmp_path, f"date,Year,day,weekday,v\n{rows}")))
+    assert [source.label(i) for i in range(len(source))] == ["v"]
+    assert source.ignored_columns == ("Year", "day", "weekday")
+    # The load by day and by night is none, nor is what the caller names.
+    assert read_csv(write(tmp_path, f"date,a,night,day,v\n{rows}")).columns == (
+        *("a", "night", "day", "v"),
+    )
+    path = write(tmp_path, f"date,Year,day,weekday,v\n{rows}")
+    assert open_source(str(path), ColumnNames(targets=("Year",))).label(0) == "Year"
+
+
 def test_dates_need_not_be_first(tmp_path):
     for dates in (
         ["2024-01-01", "2024-01-02", "2024-01-03"],

@@ -30,6 +30,13 @@ from timemoe_jax.errors import DataError
 LINES = "timemoe_jax.lines"
 DECIMAL = "timemoe_jax.decimal"  # the key of its decimal mark
 
+# Columns that may say a part of the time of a row, and what pandas calls that part.
+_PARTS_OF_TIME = {
+    **{name: name for name in ("year", "quarter", "month", "day", "hour", "minute", "second")},
+    **dict.fromkeys(("weekday", "day_of_week", "dayofweek", "dow"), "day_of_week"),
+    **dict.fromkeys(("dayofyear", "day_of_year", "doy"), "day_of_year"),
+    **dict.fromkeys(("dayofmonth", "day_of_month", "dom"), "day"),
+}
 FREQUENCIES_SEEN = 200  # series of a long table whose frequencies are compared
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
@@ -112,6 +119,27 @@ def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[s
     for name in layout.targets:
         if name in texts:
             raise DataError(f"{where}: column {name!r} must hold numbers, {_text_of(frame, name)}")
+    return layout if names.targets else _without_parts_of_time(frame, layout, where)
+
+
+def _without_parts_of_time(frame: Any, layout: Layout, where: str) -> Layout:
+    """Leaves out of a wide table the year, month, hour and so on of its times, unless it is all."""
+    parts = [name for name in layout.targets if name.strip().lower() in _PARTS_OF_TIME]
+    if layout.kind != "wide" or layout.timestamp is None or not parts:
+        return layout
+    import pandas as pd
+
+    try:
+        times = pd.DatetimeIndex(_times(frame, layout.timestamp, where))
+    except (DataError, TypeError, ValueError):
+        return layout  # times that are wrong, or step numbers, are looked at elsewhere
+    for name in parts:
+        part = getattr(times, _PARTS_OF_TIME[name.strip().lower()])
+        # Days of the week and the year are counted from 0 or from 1.
+        apart = np.unique(numbers_of(frame, name, where) - np.asarray(part))
+        if len(apart) == 1 and apart[0] in (-1, 0, 1) and len(layout.targets) > 1:
+            targets = tuple(other for other in layout.targets if other != name)
+            layout = layout._replace(targets=targets, ignored=(*layout.ignored, name))
     return layout
 
 
