@@ -309,3 +309,18 @@ def test_help_shows_defaults_groups_and_examples(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("(default: auto)", "prediction intervals:", "examples: timemoe forecast", "0.1.0"):
         assert part in shown
+
+
+def test_panels_of_several_files_say_which_they_are_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(days(), encoding="utf-8")
+    with mock.patch("timemoe_jax.forecasting.pictures.plot_series") as plot:
+        cli.main(["plot", "a.csv", "b.csv", "--out", "p.png"])
+        cli.main(["plot", "a.csv", "--out", "p.png", "--horizon", "3"])
+    titles = [call.args[3] for call in plot.call_args_list]
+    assert titles == [["a v", "b v"], ["v"]]
+    assert [call.kwargs["holdout"] for call in plot.call_args_list] == [14, 3]
+    with pytest.raises(SystemExit):
+        cli.main(["plot", "a.csv", "b.csv", "--out", "b.csv"])
+    assert "--out b.csv is the file of DATA b.csv" in capsys.readouterr().err
