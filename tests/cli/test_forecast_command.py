@@ -98,6 +98,19 @@ def test_ids_are_as_the_file_has_them(run, label):
     assert pd.read_parquet("o.parquet")["unique_id"].tolist() == [label] * 2
 
 
+def test_series_without_times_are_numbered_each(run):
+    text = "unique_id,y\n" + "".join(f"{i},{k}\n" for i in ("a", "7") for k in range(9))
+    assert run(text, "--horizon", 1).out.splitlines() == [
+        "unique_id,step,target_name,predictions",
+        "a,9,y,9.0",
+        "7,9,y,9.0",
+    ]
+    assert "7,9,sold,9.0" in run(
+        text.replace("unique_id,y", "shop,sold"), "--id-column", "shop", "--target", "sold",
+        "--horizon", 1,
+    ).out  # fmt: skip
+
+
 def test_a_year_is_the_time(run):
     text = "year,value\n" + "".join(f"{1960 + i},{10 + i % 7}\n" for i in range(60))
     assert run(text, "--horizon", 2).out.splitlines() == [

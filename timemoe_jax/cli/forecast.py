@@ -74,7 +74,7 @@ def prepare_file(
         frame, future = _with_ids_alike(frame, future, names)
         timestamp = time_column_of(frame, names, path)
         if timestamp is None:
-            frame = with_steps(frame)
+            frame = with_steps(frame, names.id)
             timestamp = STEP if STEP in frame.columns else None
         options: dict[str, Any] = {n: getattr(args, n) for n in ("id_column", "target", "freq")}
         if vars(args).get("date_format"):
