@@ -210,6 +210,13 @@ def test_what_the_future_lacks_is_said_by_the_name_of_the_option(fails, tmp_path
     assert "--future has no row" in line
 
 
+def test_what_the_forecast_refuses_is_said_by_the_name_of_the_option(fails):
+    error = DataError("intervals must be auto or heads, but is 'no'; context_length is 3")
+    with mock.patch.object(FakeForecaster, "forecast", side_effect=error):
+        line = fails(days(), "--horizon", 2)
+    assert "--intervals must be one of auto or heads, but is 'no'; --context-length is 3" in line
+
+
 def test_columns_of_levels(run):
     def header(*argv):
         argv = ("--horizon", 2, "--levels", "80%,50", *argv)

@@ -42,6 +42,7 @@ _FLAGS = {
     "the timestamp column": "the timestamp column (--timestamp-column)",
     "the id column": "the id column (--id-column)",
     "the target columns": "the target columns (--target)",
+    **{"context_length": "--context-length", "intervals must be": "--intervals must be one of"},
 }
 
 
@@ -197,7 +198,10 @@ def run_forecast(args: argparse.Namespace) -> None:
 
     names = [f"{args.data}: {name}" for name in prepared.names]
     progress = sys.stderr.isatty()
-    forecast = forecast_frame(forecaster.forecast, prepared, names, progress=progress, **options)
+    with _said_as_flags():
+        forecast = forecast_frame(
+            forecaster.forecast, prepared, names, progress=progress, **options
+        )
     _report_counts(forecast.frame.attrs)
     _report_frequency(args, prepared)
     write_table(_table(forecast, args), args.out, kind)
