@@ -39,7 +39,7 @@ demo: venv
 	@echo
 	@echo "Next:"
 	@echo "  $(BIN)/timemoe forecast timemoe_jax/data/samples/new_york_daily.csv \\"
-	@echo "    --checkpoint nano --horizon 30 --out out/new_york.csv --plot out/new_york.png"
+	@echo "    --horizon 30 --out out/new_york.csv --plot out/new_york.png"
 	@echo "  $(BIN)/python train_main.py --config=configs/smoke.py --workdir=out/longer \\"
 	@echo "    --config.train.num_steps=3000"
 	@echo "  $(BIN)/timemoe data download ett data"

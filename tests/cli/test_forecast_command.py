@@ -98,6 +98,19 @@ def test_ids_are_as_the_file_has_them(run, label):
     assert pd.read_parquet("o.parquet")["unique_id"].tolist() == [label] * 2
 
 
+def test_series_without_times_are_numbered_each(run):
+    text = "unique_id,y\n" + "".join(f"{i},{k}\n" for i in ("a", "7") for k in range(9))
+    assert run(text, "--horizon", 1).out.splitlines() == [
+        "unique_id,step,target_name,predictions",
+        "a,9,y,9.0",
+        "7,9,y,9.0",
+    ]
+    assert "7,9,sold,9.0" in run(
+        text.replace("unique_id,y", "shop,sold"), "--id-column", "shop", "--target", "sold",
+        "--horizon", 1,
+    ).out  # fmt: skip
+
+
 def test_a_year_is_the_time(run):
     text = "year,value\n" + "".join(f"{1960 + i},{10 + i % 7}\n" for i in range(60))
     assert run(text, "--horizon", 2).out.splitlines() == [
@@ -125,6 +138,16 @@ def test_model_and_horizon_are_chosen_and_said(run, asked, tmp_path):
     shown = run(days("date,v,p", "{day},{value},{i}"), "--future", "ahead.csv")
     assert "note: horizon 5, the rows of --future" in shown.err
     assert len(shown.out.splitlines()) == 1 + 5
+
+
+def test_ids_of_a_csv_are_those_of_parquet(run, tmp_path):
+    dates = pd.date_range("2024-02-01", periods=2)
+    pd.DataFrame({"id": 7, "timestamp": dates, "p": [1.0, 2.0]}).to_parquet("ahead.parquet")
+    text = days("id,timestamp,target,p", "7,{day},{value},{i}")
+    assert run(text, "--future", "ahead.parquet").out.splitlines()[1].startswith("7,2024-02-01,")
+    pd.read_csv("data.csv", parse_dates=["timestamp"]).to_parquet("data.parquet")
+    (tmp_path / "ahead.csv").write_text("id,timestamp,p\n7,2024-02-01,1\n7,2024-02-02,2\n")
+    assert "7,2024-02-01," in run(None, "--future", "ahead.csv", file="data.parquet").out
 
 
 def test_formats_by_suffix_and_by_name(run, tmp_path):
@@ -185,6 +208,13 @@ def test_what_the_future_lacks_is_said_by_the_name_of_the_option(fails, tmp_path
     (tmp_path / "ahead.csv").write_text("date,p\n2024-02-01,1\n")
     line = fails(days("date,v,p", "{day},{value},{i}"), "--horizon", 2, "--future", "ahead.csv")
     assert "--future has no row" in line
+
+
+def test_what_the_forecast_refuses_is_said_by_the_name_of_the_option(fails):
+    error = DataError("intervals must be auto or heads, but is 'no'; context_length is 3")
+    with mock.patch.object(FakeForecaster, "forecast", side_effect=error):
+        line = fails(days(), "--horizon", 2)
+    assert "--intervals must be one of auto or heads, but is 'no'; --context-length is 3" in line
 
 
 def test_columns_of_levels(run):
@@ -299,3 +329,18 @@ def test_help_shows_defaults_groups_and_examples(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("(default: auto)", "prediction intervals:", "examples: timemoe forecast", "0.1.0"):
         assert part in shown
+
+
+def test_panels_of_several_files_say_which_they_are_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(days(), encoding="utf-8")
+    with mock.patch("timemoe_jax.forecasting.pictures.plot_series") as plot:
+        cli.main(["plot", "a.csv", "b.csv", "--out", "p.png"])
+        cli.main(["plot", "a.csv", "--out", "p.png", "--horizon", "3"])
+    titles = [call.args[3] for call in plot.call_args_list]
+    assert titles == [["a v", "b v"], ["v"]]
+    assert [call.kwargs["holdout"] for call in plot.call_args_list] == [14, 3]
+    with pytest.raises(SystemExit):
+        cli.main(["plot", "a.csv", "b.csv", "--out", "b.csv"])
+    assert "--out b.csv is the file of DATA b.csv" in capsys.readouterr().err

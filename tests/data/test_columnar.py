@@ -449,3 +449,25 @@ def test_files_that_continue_each_other(tmp_path):
     joined = open_source(f"{paths[0]},{paths[1]}")
     assert isinstance(joined, ConcatSource)
     check(joined, [[1, 2], [3], [4, 5], [6]])
+
+
+def test_wide_tables_are_read_as_a_csv_of_them_is(tmp_path):
+    """Row counters are left out, dates of text need not be first, and years are the time."""
+    path = tmp_path / "a.parquet"
+    days = [f"2024-01-{day:02}" for day in range(1, 8)]
+    write(path, pa.table({"index": range(7), "v": [1.0] * 7, "day": days}))
+    source = open_source(str(path))
+    assert [source.label(i) for i in range(len(source))] == ["v"]
+    assert source.ignored_columns == ("index",)
+    write(path, pa.table({"year": range(1960, 1967), "v": [1.0] * 7}))
+    source = open_source(str(path))
+    assert [source.label(i) for i in range(len(source))] == ["v"]
+    write(path, pa.table({"month": [1, 2, 1, 2], "v": [1.0] * 4}))
+    with pytest.raises(DataError, match="column 'month' seems to be the time"):
+        open_source(str(path))
+    write(path, pa.table({"v": [1.0, 2.0], "day": days[1::-1]}))
+    with pytest.raises(DataError, match="column 'day' must ascend"):
+        open_source(str(path))
+    write(path, pa.table({"v": [1.0, 2.0], "day": [days[0]] * 2}))
+    with pytest.warns(UserWarning, match="1 row has the same time in 'day'"):
+        open_source(str(path))

@@ -358,6 +358,14 @@ def test_frames(tmp_path):
     assert source.frequency == "D"
 
 
+def test_the_command_takes_separators(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("day:sold\n2024-01-01:1,5\n2024-01-02:2,25\n")
+    command = ["data", "convert", str(tmp_path / "a.csv"), str(tmp_path / "out")]
+    cli.main([*command, "--domain", "sales", "--separator", ":", "--decimal", ","])
+    assert "sales/a: 1 series, 2 points" in capsys.readouterr().out
+    np.testing.assert_array_equal(open_source(str(tmp_path / "out"))[0], [1.5, 2.25])
+
+
 def test_the_command(tmp_path, capsys):
     (tmp_path / "a.csv").write_text(
         "shop,when,sold\nx,2024-01-02,2\nx,2024-01-01,1\ny,2024-01-01,\n"

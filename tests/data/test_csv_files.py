@@ -162,8 +162,13 @@ def test_separators_are_taken_as_given(tmp_path):
     np.testing.assert_array_equal(table.values, [[1.234], [2.5]])
     table = read_csv(write(tmp_path, 'date,y\n2024-01-01,"1,234"\n'), decimal=",")
     np.testing.assert_array_equal(table.values, [[1.234]])
+    table = read_csv(write(tmp_path, "v\n1,5\n2,25\n"), decimal=",")
+    np.testing.assert_array_equal(table.values, [[1.5], [2.25]])
     # A bar in the name of the only column is no separator.
     assert read_csv(write(tmp_path, "a|b\n1\n2\n")).columns == ("a|b",)
+    # The last cell of a line may be missing.
+    for rows in ("1;\n3;4\n", ";2\n;\n"):
+        assert read_csv(write(tmp_path, f"a;b\n{rows}")).columns == ("a", "b")
     # The header alone decides where the comma divides only some lines.
     table = read_csv(write(tmp_path, "date;price, EUR\n2024-01-01;1\n2024-01-02;2\n"))
     assert table.columns == ("price, EUR",)
@@ -178,7 +183,7 @@ def test_separators_at_the_end_of_lines(tmp_path):
 
 def test_row_counters_are_no_series(tmp_path):
     """Those of pandas, of R and of spreadsheets; in any place, and among dates with rows absent."""
-    for name in ("", "Unnamed: 0", "index", "level_0", "rownames", "row_id", "#"):
+    for name in ("", "Unnamed: 0", "Unnamed: 0.1", "index", "level_0", "rownames", "row_id", "#"):
         for first in (0, 1):
             rows = "".join(f"{i + first},2024-01-{i + 1:02},{i % 7}\n" for i in range(9))
             source = open_source(str(write(tmp_path, f"{name},date,v\n{rows}")))
@@ -214,6 +219,24 @@ def test_numbers_under_the_name_of_a_time_that_are_none(tmp_path, cells):
     assert [source.label(i) for i in range(len(source))] == ["v"]
 
 
+def test_parts_of_the_time_are_no_series(tmp_path):
+    days = np.arange("2023-12-25", "2024-01-20", dtype="M8[D]")
+    dow = (days.view(np.int64) + 3) % 7
+    rows = "".join(
+        f"{day},{str(day)[:4]},{int(str(day)[8:])},{int(n) + 1},{k % 5}\n"
+        for k, (day, n) in enumerate(zip(days, dow, strict=True))
+    )
+    source = open_source(str(write(tmp_path, f"date,Year,day,weekday,v\n{rows}")))
+    assert [source.label(i) for i in range(len(source))] == ["v"]
+    assert source.ignored_columns == ("Year", "day", "weekday")
+    # The load by day and by night is none, nor is what the caller names.
+    assert read_csv(write(tmp_path, f"date,a,night,day,v\n{rows}")).columns == (
+        *("a", "night", "day", "v"),
+    )
+    path = write(tmp_path, f"date,Year,day,weekday,v\n{rows}")
+    assert open_source(str(path), ColumnNames(targets=("Year",))).label(0) == "Year"
+
+
 def test_dates_need_not_be_first(tmp_path):
     for dates in (
         ["2024-01-01", "2024-01-02", "2024-01-03"],
@@ -230,7 +253,8 @@ def test_dates_need_not_be_first(tmp_path):
 
 def test_rows_are_sorted_by_their_dates(tmp_path):
     text = "date,a\n2024-01-03,3\n2024-01-01,1\n2024-01-03,4\n2024-01-02,2\n"
-    table = read_csv(write(tmp_path, text))
+    with pytest.warns(UserWarning, match="1 row has the same time in 'date' as the row before"):
+        table = read_csv(write(tmp_path, text))
     assert table.values[:, 0].tolist() == [1, 2, 3, 4]
     assert table.timestamps.astype("M8[D]").astype(str).tolist() == [
         *("2024-01-01", "2024-01-02", "2024-01-03", "2024-01-03")
@@ -267,9 +291,10 @@ def test_rows_are_sorted_by_their_dates(tmp_path):
         ("a;b\n1;2,500\n3;4,125\n", r"holds '2,500', whose comma may .* give --decimal ','"),
         ("a;b;c\n1;2,5;1.5\n", r"holds '2,5', whose comma may"),
         ("a;b,c\nx;2,y\n", r"as separated by ',' or by ';'; say which: give --separator"),
+        ("day v\n2024-01-01 1\n2024-01-02 2\n", "looks separated by ' ': give --separator ' '"),
         ("a;b;c\n1;2\n", "looks separated by ';': give --separator ';'"),
         ("date;a\n2024-01-01;1,5\n2024-01-02;1.234,5\n", r"line 3 holds '1.234,5'"),
-        ('date,a\n2024-01-01,"1,5"\n', "line 2 holds '1,5'; for decimal commas give --decimal"),
+        ('date,a\n2024-01-01,"1,5"\n', "line 2 holds '1,5'; give --decimal ',' if"),
         ("store,date,sales\nA,2024-01-01,1\n", "'store' .* name it as the id column"),
         ("date,a\n2024-01-01,\xe9".encode("latin-1"), "is not UTF-8 text"),
         (b"date,a\n2024-01-01,1\x00", "t.csv"),

@@ -51,6 +51,19 @@ def test_frames_of_every_kind():
     check(frame_source(dated, ColumnNames(timestamp="date")), [[2, 1]])
 
 
+@pytest.mark.parametrize("kept", [slice(None), slice(0, None, 2), [3, 1, 2, 0]])
+def test_the_former_index_of_a_frame_is_no_series(kept):
+    """Also of one whose rows were left out or sorted since; a series may be called index, too."""
+    dated = pd.DataFrame({"when": HOURS, "v": [1.0, 2.0, 3.0, 4.0]}).iloc[kept]
+    for frame in (dated.reset_index(), dated.rename_axis("level_0").reset_index()):
+        if isinstance(kept, slice):
+            assert labels(frame_source(frame)) == ["v"]
+    unnamed = dated.rename_axis("Unnamed: 0").reset_index()
+    assert labels(frame_source(unnamed)) == ["v"]
+    index = pd.DataFrame({"when": HOURS, "index": [3.0, 1.5, 2.0, 0.5]})
+    assert labels(frame_source(index)) == ["index"]
+
+
 @pytest.mark.parametrize(
     ("frame", "says"),
     [

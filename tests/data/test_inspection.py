@@ -203,6 +203,18 @@ def test_a_folder_may_say_the_frequency_of_each_series(corpus):
     assert {name: s.points for name, s in found.frequencies.items()} == {"1 d": 5080, "W": 300}
 
 
+def test_a_long_table_has_a_source_and_a_frequency(tmp_path):
+    path = tmp_path / "long.csv"
+    hours = pd.date_range("2024", periods=30, freq="h")
+    frame = pd.concat(pd.DataFrame({"unique_id": i, "ds": hours, "y": 1.0}) for i in "ab")
+    frame.to_csv(path)
+    inspection = inspect_source(open_source(str(path)), str(path))
+    assert (inspection.frequencies.keys(), inspection.sources.keys()) == ({"h"}, {"long.csv"})
+    assert "columns left out: ''" in inspection.to_text()
+    frame[~((frame["unique_id"] == "b") & (frame["ds"].dt.hour % 2 == 1))].to_csv(path)
+    assert inspect_source(open_source(str(path)), str(path)).frequencies.keys() == {UNKNOWN}
+
+
 def test_thinning_keeps_extremes_and_gaps(monkeypatch):
     rng = np.random.default_rng(0)
     values = rng.standard_normal(50_000)

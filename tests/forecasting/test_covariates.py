@@ -327,6 +327,11 @@ def test_frames_give_what_arrays_give():
     pd.testing.assert_frame_equal(future_df, before[1])
 
 
+def test_row_counters_are_no_covariates():
+    df, future_df = (frame.reset_index(drop=True).reset_index() for frame in frames())
+    assert shared(df, future_df) == ("promo",)
+
+
 def test_a_series_is_adjusted_from_itself_alone():
     one = adjustments(*aligned(*frames((0,))))[0]
     many = adjustments(*aligned(*frames((0, 1, 2))))[0]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from timemoe_jax.cli.commands import Command, argument
+from timemoe_jax.files import write_text
 
 
 def _download(args: argparse.Namespace) -> None:
@@ -26,7 +27,13 @@ def _convert(args: argparse.Namespace) -> None:
         name=args.name,
         frequency=args.frequency,
         join=args.join,
-        names=ColumnNames(args.id_column, args.timestamp_column, tuple(args.target)),
+        names=ColumnNames(
+            args.id_column,
+            args.timestamp_column,
+            tuple(args.target),
+            SEPARATORS.get(args.separator, args.separator),
+            args.decimal,
+        ),
         encoding=args.encoding,
         dtype=args.dtype,
         report_path=args.report,
@@ -47,8 +54,7 @@ def _inspect(args: argparse.Namespace) -> None:
     if args.out:
         from timemoe_jax.plotting import Thumbnail, plot_sheet
 
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "inspection.json").write_text(encoded + "\n", encoding="utf-8")
+        write_text(args.out / "inspection.json", encoded + "\n")
         thumbnails = [
             Thumbnail(
                 f"{'/'.join(Path(file_of(source.name(i))).parts[-2:])}: {source.lengths[i]:,}",
@@ -98,22 +104,25 @@ def _clean(args: argparse.Namespace) -> None:
     print(report.to_text())
 
 
+SEPARATORS = {"\\t": "\t", "tab": "\t"}  # how a tab is written on the command line
 _CORPUS = "files and folders of series, separated by commas"
 _REPORT = "the JSON to write; by default OUT.report.json"
 COMMANDS = (
     Command(
         "download",
-        "fetch the CSVs of ETT or Weather, resuming, and check their MD5",
+        "download the CSVs of ETT or Weather, resuming, and check their MD5",
         _download,
         (
             argument("dataset", choices=("ett", "weather"), help="which data sets"),
             argument("dest", help="the folder to write to"),
-            argument("--base-url", help="fetch from a mirror: BASE_URL/NAME.csv"),
+            argument("--base-url", help="a mirror: BASE_URL/NAME.csv"),
         ),
+        "",
+        ("timemoe data download ett data",),
     ),
     Command(
         "convert",
-        "CSV, Parquet, Arrow, Monash or Hugging Face data to Time-300B folders",
+        "convert CSV, Parquet, Arrow, Monash or Hugging Face data to Time-300B folders",
         _convert,
         (
             argument("source", help="a file, or a folder that is searched"),
@@ -127,28 +136,37 @@ COMMANDS = (
             argument(
                 "--target", action="append", default=[], help="target column; may be repeated"
             ),
+            argument("--separator", metavar="MARK", help="of cells of a CSV; by default found"),
+            argument("--decimal", metavar="MARK", help="of decimals of a CSV; by default found"),
             argument("--encoding", default="utf-8", help="of .tsf files: utf-8, cp1252, latin-1"),
             argument("--dtype", default="float32", help="float32, or float64 to keep all digits"),
             argument("--report", type=Path, help=_REPORT),
         ),
         "Each file becomes a folder OUT/DOMAIN/NAME. Columns unique_id/ds/y, "
         "item_id/timestamp/target and id/timestamp/target are recognized.",
+        (
+            "timemoe data convert files corpus",
+            "timemoe data convert shops.csv corpus --id-column shop --timestamp-column day "
+            "--target sold",
+        ),
     ),
     Command(
         "inspect",
-        "what a corpus holds: lengths, sources, missing values, duplicates",
+        "count what a corpus holds: lengths, sources, missing values, duplicates",
         _inspect,
         (
             argument("path", help=_CORPUS),
             argument("--out", type=Path, help="a folder for inspection.json and series.png"),
-            argument("--max-sequences", type=int, help="read so many, evenly spread"),
-            argument("--seed", type=int, default=0, help="of the series in the picture"),
+            argument("--max-sequences", type=int, metavar="N", help="read N, evenly spread"),
+            argument("--seed", type=int, default=0, help="of the choice of series to plot"),
             argument("--json", action="store_true", help="print JSON"),
         ),
+        "",
+        ("timemoe data inspect corpus --out report",),
     ),
     Command(
         "overlap",
-        "find rows of benchmarks in a corpus; exit status 1 if there are any",
+        "find stretches of benchmarks in a corpus; exit status 1 if there are any",
         _overlap,
         (
             argument("corpus", help=_CORPUS),
@@ -158,6 +176,7 @@ COMMANDS = (
         ),
         "Stretches are compared as they are, and scaled and shifted. Every shared, not trivial "
         "stretch of 2 * WINDOW - 1 points is found.",
+        ("timemoe data overlap corpus data/ETT-small",),
     ),
     Command(
         "synthesize",
@@ -172,10 +191,12 @@ COMMANDS = (
             argument("--workers", type=int, help="processes; by default as many as cores"),
             argument("--real", help="the series that the family tsmixup mixes"),
         ),
+        "",
+        ("timemoe data synthesize made --points 1000000 --families arima:2,chaos",),
     ),
     Command(
         "clean",
-        "cut gaps, zeros and repetitions out of a corpus (arXiv 2409.16040, Algorithm 2)",
+        "remove gaps, runs of zeros and flat stretches of a corpus (arXiv 2409.16040, Algorithm 2)",
         _clean,
         (
             argument("path", metavar="IN", help=_CORPUS),
@@ -183,7 +204,8 @@ COMMANDS = (
             argument("--processes", type=int, help="by default one for each core"),
             argument("--report", type=Path, help=_REPORT),
         ),
-        "Each file or folder becomes a Time-300B folder at the same place below OUT. The same "
-        "command goes on where one was killed.",
+        "Each file or folder becomes a Time-300B folder at the same place below OUT. Run the same "
+        "command again to resume.",
+        ("timemoe data clean corpus cleaned",),
     ),
 )

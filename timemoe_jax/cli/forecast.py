@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timemoe_jax.cli.commands import Argument, Command, argument
+from timemoe_jax.cli.data import SEPARATORS
 from timemoe_jax.cli.results import (
     COLUMNS,
     FORMATS,
@@ -41,6 +42,7 @@ _FLAGS = {
     "the timestamp column": "the timestamp column (--timestamp-column)",
     "the id column": "the id column (--id-column)",
     "the target columns": "the target columns (--target)",
+    **{"context_length": "--context-length", "intervals must be": "--intervals must be one of"},
 }
 
 
@@ -51,7 +53,7 @@ def names_of(args: argparse.Namespace) -> ColumnNames:
         args.id_column,
         args.timestamp_column,
         tuple(args.target or ()),
-        given.get("separator"),
+        SEPARATORS.get(str(given.get("separator")), given.get("separator")),
         given.get("decimal"),
     )
 
@@ -70,9 +72,10 @@ def prepare_file(
         frame = columns_of(read_frame_file(path, names), path)
         future = None if future_df is None else columns_of(future_df, "--future")
         frame, future = _without_counters(frame, future, names)
+        frame, future = _with_ids_alike(frame, future, names)
         timestamp = time_column_of(frame, names, path)
         if timestamp is None:
-            frame = with_steps(frame)
+            frame = with_steps(frame, names.id)
             timestamp = STEP if STEP in frame.columns else None
         options: dict[str, Any] = {n: getattr(args, n) for n in ("id_column", "target", "freq")}
         if vars(args).get("date_format"):
@@ -96,6 +99,18 @@ def _without_counters(frame: Any, future: Any, names: ColumnNames) -> tuple[Any,
         ahead = {*found, *counters_of(future)} - roles
         future = future.drop(columns=[name for name in future.columns if name in ahead])
     return frame.drop(columns=found), future
+
+
+def _with_ids_alike(frame: Any, future: Any, names: ColumnNames) -> tuple[Any, Any]:
+    """Ids as text in both tables where they are in one: those of a CSV are, not all of Parquet."""
+    for name in ID_NAMES if names.id is None else (names.id,):
+        if future is None or name not in frame or name not in future:
+            continue
+        whole = [table[name].dtype.kind in "iu" for table in (frame, future)]
+        if whole[0] != whole[1]:
+            frame = frame.assign(**{name: frame[name].astype(str)}) if whole[0] else frame
+            future = future.assign(**{name: future[name].astype(str)}) if whole[1] else future
+    return frame, future
 
 
 def _choose_horizon(
@@ -183,7 +198,10 @@ def run_forecast(args: argparse.Namespace) -> None:
 
     names = [f"{args.data}: {name}" for name in prepared.names]
     progress = sys.stderr.isatty()
-    forecast = forecast_frame(forecaster.forecast, prepared, names, progress=progress, **options)
+    with _said_as_flags():
+        forecast = forecast_frame(
+            forecaster.forecast, prepared, names, progress=progress, **options
+        )
     _report_counts(forecast.frame.attrs)
     _report_frequency(args, prepared)
     write_table(_table(forecast, args), args.out, kind)
@@ -290,12 +308,17 @@ def run_plot(args: argparse.Namespace) -> None:
         from timemoe_jax.plotting import MAX_PANELS
 
         every = [series for prepared in files for series in prepared.timed.series]
+        titles = [
+            f"{Path(path).stem} {name}" if len(files) > 1 else name
+            for path, prepared in zip(args.data, files, strict=True)
+            for name in prepared.names
+        ]
         drawn = every[:MAX_PANELS]
         written = plot_series(
             args.out,
             functools.partial(forecaster.forecast, horizon=args.horizon, **options),
             [each.values for each in drawn],
-            [each.name for each in drawn],
+            titles[:MAX_PANELS],
             holdout=args.horizon,
             times=[each.timestamps for each in drawn],
         )
@@ -339,15 +362,11 @@ def _shared(levels: str) -> tuple[Argument, ...]:
         argument("--timestamp-column", help="the column of times", **read),
         argument("--freq", help="the step between times, such as h or MS", group=_DATA),
         argument("--date-format", metavar="FORMAT", help=layout, group=_DATA),
-        argument("--separator", type=_separator, metavar="MARK", help=between, group=_DATA),
+        argument("--separator", metavar="MARK", help=between, group=_DATA),
         argument("--decimal", metavar="MARK", help=mark, group=_DATA),
         argument("--levels", default=levels, help="in percent, such as 80,95", group=_INTERVALS),
         argument("--intervals", default="auto", help=source, group=_INTERVALS),
     )
-
-
-def _separator(text: str) -> str:
-    return {"\\t": "\t", "tab": "\t"}.get(text, text)
 
 
 _WIDE_OR_LONG = (
@@ -368,13 +387,16 @@ COMMANDS = (
         (
             argument("data", metavar="DATA", help="a CSV or Parquet file"),
             *_shared(levels=""),
-            argument("--future", help="a file of covariates at the steps to forecast"),
+            argument(
+                "--future", help="a file of covariates at the steps to forecast", group="covariates"
+            ),
             argument(
                 "--past-covariate",
                 action="append",
                 default=[],
                 metavar="NAME",
                 help="a column of DATA that is known up to now; may be repeated",
+                group="covariates",
             ),
             argument(
                 "--out",
@@ -419,7 +441,7 @@ COMMANDS = (
             "timemoe forecast sales.csv",
             "timemoe forecast sales.csv --horizon 48 --levels 80,95 --out forecast.csv "
             "--plot forecast.png",
-            "timemoe forecast umsatz.csv --separator ';' --decimal ',' --date-format %d.%m.%Y",
+            "timemoe forecast sales_eu.csv --separator ';' --decimal ',' --date-format %d.%m.%Y",
         ),
     ),
     Command(

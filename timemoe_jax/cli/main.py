@@ -69,7 +69,7 @@ _NEW_FOLDER = "the folder to write; it must be empty or new"
 COMMANDS = (
     Command(
         "convert",
-        "published safetensors to an Orbax checkpoint, and back",
+        "convert published safetensors to an Orbax checkpoint, and back",
         _convert,
         (
             argument("source", help="the folder to read: config.json and safetensors"),
@@ -81,19 +81,26 @@ COMMANDS = (
             ),
         ),
         "Every bit of the weights is kept.",
+        (
+            "timemoe convert TimeMoE-50M base",
+            "timemoe convert base base_safetensors --to-safetensors",
+        ),
     ),
     Command(
         "bundle",
-        "a small trained model as a folder of few files with checksums",
+        "write a small trained model as a folder of few files with checksums",
         _bundle,
         (
             argument("source", metavar="RUN", help="a run's workdir, or another checkpoint"),
             argument("dest", metavar="FOLDER", help=_NEW_FOLDER),
-            argument("--average", type=int, default=1, help="mean of so many last checkpoints"),
+            argument(
+                "--average", type=int, default=1, metavar="N", help="of the last N checkpoints"
+            ),
             argument("--dtype", default="bfloat16", help="to store in: bfloat16 or float32"),
         ),
         "The files are safetensors of at most 5 MB each. Every command reads the folder as a "
         "checkpoint; in timemoe_jax/checkpoints/bundled it is loaded by its name.",
+        ("timemoe bundle out/nano bundled/nano --average 3",),
     ),
 )
 

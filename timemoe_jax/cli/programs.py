@@ -4,6 +4,7 @@ A mistake of the user's ends in one line on standard error and exit status 2, ne
 a defect of the library's keeps its traceback.
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -33,15 +34,24 @@ def report_errors(function: Callable[[], Any]) -> Any:
     _write_utf8()
     warnings.showwarning = _show_warning
     try:
-        return function()
+        result = function()
+        sys.stdout.flush()  # so that what cannot be written is known here
+        return result
     except TimeMoeError as error:
         fail(error)
     except BrokenPipeError:
-        # Whoever read the output has enough of it; nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever reads it has enough of it
     except OSError as error:
-        named = "" if error.filename is None else f": {error.filename}"
-        fail(f"{error.strerror or error}{named}")
+        named = "standard output" if error.filename is None else error.filename
+        if error.filename is None:
+            _drop_output()
+        fail(f"{error.strerror or error}: {named}")
+
+
+def _drop_output() -> None:
+    """Lets what is left of the output go nowhere, where it cannot be written."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write_utf8() -> None:

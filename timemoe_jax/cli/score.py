@@ -6,6 +6,7 @@ from pathlib import Path
 
 from timemoe_jax.cli.commands import Command, argument
 from timemoe_jax.errors import DataError
+from timemoe_jax.files import write_text
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -34,18 +35,19 @@ def _score(args: argparse.Namespace) -> None:
             "digest": forecaster.digest if forecaster else None,
             "path": args.path,
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(about | scores.as_dict(), indent=2) + "\n", encoding="utf-8"
-        )
+        write_text(args.json, json.dumps(about | scores.as_dict(), indent=2) + "\n")
 
 
+_MODEL = (
+    "a bundled model's name, a run's workdir or a checkpoint; without it only the naive forecasts "
+    "are scored"
+)
 COMMAND = Command(
     "score",
-    "score a model on held-out series, beside the last value and the mean",
+    "score a model on held-out series beside naive forecasts: the last value and the mean",
     _score,
     (
-        argument("--checkpoint", help="a bundled model's name, a run or a checkpoint; or none"),
+        argument("--checkpoint", help=_MODEL),
         argument("--path", required=True, help="files and folders of series, with commas"),
         argument("--sources", default="", help="only these: domain/source, with commas"),
         argument("--horizons", default="96,336,720", help="points to forecast"),
@@ -56,4 +58,5 @@ COMMAND = Command(
         argument("--json", type=Path, help="a file for everything that was measured"),
     ),
     "Every model is scored on the same windows, in units of each context's deviation.",
+    ("timemoe score --checkpoint nano --path corpus --horizons 96",),
 )

@@ -69,6 +69,7 @@ class Inspection:
     duplicate_sequences: int  # equal to an earlier one of two or more points
     duplicate_examples: list[tuple[str, str]]  # names of pairs, compared value by value
     skipped_files: list[str]  # files of a kind that is not read
+    ignored_columns: list[str]  # of tables: no ids, times or values, or such as only count rows
     examples: list[int]  # numbers of random series, from as many sources as there are
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,6 +108,8 @@ class Inspection:
             yield f"  {other} is {one}"
         yield f"files not read: {len(self.skipped_files):,}"
         yield from (f"  {file}" for file in self.skipped_files[:_EXAMPLES])
+        if self.ignored_columns:
+            yield f"columns left out: {', '.join(map(repr, self.ignored_columns))}"
 
 
 def inspect_source(
@@ -150,6 +153,7 @@ def inspect_source(
         duplicate_sequences=duplicates,
         duplicate_examples=pairs,
         skipped_files=list(source.skipped_files),
+        ignored_columns=list(source.ignored_columns),
         examples=tally.examples(),
         **tally.counts,
     )

@@ -24,6 +24,7 @@ from timemoe_jax.data.formats.columnar_files import (
     open_columnar_file,
 )
 from timemoe_jax.data.formats.dates import parse_dates
+from timemoe_jax.data.formats.frames import warn_of_repeats
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
@@ -175,6 +176,7 @@ class _WideSource(SequenceSource):
 
     def _check_order(self, timestamp: str) -> None:
         last: Any = None
+        repeats = 0
         for part in range(len(self._table)):
             array = self._table.read(part, [timestamp])[timestamp]
             times = _times(array, self._table, part, timestamp)
@@ -187,7 +189,9 @@ class _WideSource(SequenceSource):
                     f"{self._table.where}: column {timestamp!r} must ascend, but row {row} does "
                     "not; sort the table by it"
                 )
+            repeats += int((steps[1:] == steps[:-1]).sum())
             last = times[-1]
+        warn_of_repeats(repeats, self._table.where, timestamp)
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         return self._rows([self._columns[i]], start, stop)[0]

@@ -26,7 +26,7 @@ MISSING = frozenset(
     | {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
 )
 OTHER_SEPARATORS = (";", "\t", "|")  # than the comma
-SAMPLE = 200  # lines that are looked at
+SAMPLE, SAMPLE_CHARACTERS = 200, 1 << 20  # lines that are looked at, and about how much of them
 
 _COMMA_NUMBER = re.compile(r"[+-]?(\d+(\.\d{3})*)?,\d+([eE][+-]?\d+)?")
 _POINT_NUMBER = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -52,17 +52,31 @@ def find_dialect(path: Path, names: ColumnNames) -> Dialect:
     """
     _check_given(names)
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        lines = list(itertools.islice(stream, SAMPLE))
+        lines = _sample(stream)
     says = _SAYS_SEPARATOR.fullmatch(lines[0].strip("\r\n").strip('"')) if lines else None
     skipped = int(says is not None)
     lines = lines[skipped:]
     separator = names.separator or (says[1] if says else None) or _separator(path, lines)
+    if separator == "," == names.decimal and _widths(lines, ",")[:1] == [1]:
+        separator = ";"  # in a single column of numbers a comma separates none
     rows = [row for row in csv.reader(lines, delimiter=separator) if row]
     if not rows or not any(cell.strip() for cell in rows[0]):
         raise DataError(f"{path} is empty; it must have a header line and a row per time step")
     _check_header(path, rows, names, separator)
     decimal = names.decimal or _decimal(path, rows[1:], separator)
     return Dialect(separator, decimal, skipped)
+
+
+def _sample(stream: Iterable[str]) -> list[str]:
+    """The first lines of a file; of one with very long lines, few of them."""
+    lines: list[str] = []
+    size = 0
+    for line in itertools.islice(stream, SAMPLE):
+        lines.append(line)
+        size += len(line)
+        if size > SAMPLE_CHARACTERS and len(lines) > 4:
+            break
+    return lines
 
 
 def _check_given(names: ColumnNames) -> None:
@@ -101,15 +115,20 @@ def _separator(path: Path, lines: Sequence[str]) -> str:
                 f"{path} can be read as separated by ',' or by {shown!r}; say which: give "
                 f"--separator {shown!r} or --separator ','"
             )
+    if one and {*_widths(lines, " ")} == {2}:
+        raise DataError(f"{path} looks separated by ' ': give --separator ' '")
     return ","
 
 
 def _widths(lines: Sequence[str], mark: str) -> list[int]:
-    try:
-        rows = [row for row in csv.reader(lines, delimiter=mark) if row]
-    except csv.Error:
+    """The cells of each line; one that a separator at the end of a line makes does not count."""
+    rows = [row for row in csv.reader(lines, delimiter=mark) if row]
+    if not rows:
         return []
-    return [len(without_trailing(row)) for row in rows]
+    width = len(without_trailing(rows[0]))
+    # The last line of a sample may be cut off within quotes.
+    rows = rows[:-1] if len(lines) == SAMPLE else rows
+    return [len(row) - (len(row) == width + 1 and not row[-1].strip()) for row in rows]
 
 
 def _is_plain(lines: Sequence[str], mark: str) -> bool:

@@ -2,6 +2,7 @@
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
@@ -29,6 +30,15 @@ from timemoe_jax.errors import DataError
 # The key in `attrs` under which a frame from a text file holds the line of each row.
 LINES = "timemoe_jax.lines"
 DECIMAL = "timemoe_jax.decimal"  # the key of its decimal mark
+
+# Columns that may say a part of the time of a row, and what pandas calls that part.
+_PARTS_OF_TIME = {
+    **{name: name for name in ("year", "quarter", "month", "day", "hour", "minute", "second")},
+    **dict.fromkeys(("weekday", "day_of_week", "dayofweek", "dow"), "day_of_week"),
+    **dict.fromkeys(("dayofyear", "day_of_year", "doy"), "day_of_year"),
+    **dict.fromkeys(("dayofmonth", "day_of_month", "dom"), "day"),
+}
+FREQUENCIES_SEEN = 200  # series of a long table whose frequencies are compared
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
@@ -119,6 +129,27 @@ def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[s
     for name in layout.targets:
         if name in texts:
             raise DataError(f"{where}: column {name!r} must hold numbers, {_text_of(frame, name)}")
+    return layout if names.targets else _without_parts_of_time(frame, layout, where)
+
+
+def _without_parts_of_time(frame: Any, layout: Layout, where: str) -> Layout:
+    """Leaves out of a wide table the year, month, hour and so on of its times, unless it is all."""
+    parts = [name for name in layout.targets if name.strip().lower() in _PARTS_OF_TIME]
+    if layout.kind != "wide" or layout.timestamp is None or not parts:
+        return layout
+    import pandas as pd
+
+    try:
+        times = pd.DatetimeIndex(_times(frame, layout.timestamp, where))
+    except (DataError, TypeError, ValueError):
+        return layout  # times that are wrong, or step numbers, are looked at elsewhere
+    for name in parts:
+        part = getattr(times, _PARTS_OF_TIME[name.strip().lower()])
+        # Days of the week and the year are counted from 0 or from 1.
+        apart = np.unique(numbers_of(frame, name, where) - np.asarray(part))
+        if len(apart) == 1 and apart[0] in (-1, 0, 1) and len(layout.targets) > 1:
+            targets = tuple(other for other in layout.targets if other != name)
+            layout = layout._replace(targets=targets, ignored=(*layout.ignored, name))
     return layout
 
 
@@ -144,7 +175,7 @@ def _text_of(frame: Any, name: str) -> str:
     comma = frame.attrs.get(DECIMAL) == ","
     for row, cell in cells:
         if not is_number(cell.replace(",", ".") if comma and "." not in cell else cell):
-            hint = "; for decimal commas give --decimal ','"
+            hint = "; give --decimal ',' if that is a decimal comma"
             hint = hint if _DECIMAL_COMMA.fullmatch(cell) else ""
             return f"but {row_name(frame, row)} holds {cell[:40]!r}{hint}"
     return "but holds text; convert numbers that are written as text with pandas.to_numeric"
@@ -266,7 +297,18 @@ def wide_columns(
     if (times[1:] < times[:-1]).any():
         order = np.argsort(times, kind="stable")
         times, columns = times[order], [values[order] for values in columns]
+    warn_of_repeats(int((times[1:] == times[:-1]).sum()), where, layout.timestamp)
     return times, columns
+
+
+def warn_of_repeats(count: int, where: str, column: str) -> None:
+    """Warns of rows of a wide table whose time an earlier row has; they are kept."""
+    if count:
+        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        warnings.warn(
+            f"{where}: {rows} the same time in {column!r} as the row before; each counts as a step",
+            stacklevel=5,
+        )
 
 
 def _wide(frame: Any, layout: Layout, where: str) -> ArraySource:
@@ -290,8 +332,17 @@ def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
         series += [values[row] for row in rows]
         suffix = f" {target}" if len(layout.targets) > 1 else ""
         names += [name + suffix for name in index.ids]
-    each = [] if times is None else [times[row] for row in rows] * len(layout.targets)
-    return _FrameSource(series, names, f"{where} series", each)
+    each = [] if times is None else [times[row] for row in rows]
+    source = _FrameSource(series, names, f"{where} series", each * len(layout.targets))
+    source.frequency = None if times is None else _common_frequency(each)
+    return source
+
+
+def _common_frequency(times: Sequence[Shaped[np.ndarray, " T"]]) -> str | None:
+    """The frequency of all series, None where they differ; of many, a few spread evenly count."""
+    chosen = times[:: max(1, len(times) // FREQUENCIES_SEEN)]
+    found = {frequency_of(each) for each in chosen}
+    return found.pop() if len(found) == 1 else None
 
 
 def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:

@@ -29,10 +29,10 @@ TIME_WORDS = frozenset(
 )
 # What pandas, R and spreadsheets call the column that counts rows, in lower case.
 _COUNTER = re.compile(
-    r"|unnamed: ?\d+(_level_\d+)?|index|level_0|rownames|row(_?(number|id|nr))?|#"
+    r"|unnamed: ?\d+(_level_\d+)?(\.\d+)?|index|level_0|rownames|row(_?(number|id|nr))?|#"
 )
 # Of these the name alone says that a column was the index of a data frame.
-_UNNAMED = re.compile(r"|unnamed: ?\d+(_level_\d+)?")
+_UNNAMED = re.compile(r"|unnamed: ?\d+(_level_\d+)?(\.\d+)?")
 
 _MONTHS = frozenset("jan feb mar apr may jun jul aug sep oct nov dec".split())  # noqa: SIM905
 # Dates of figures, with a name of a month, or of a quarter; a time of day may follow.

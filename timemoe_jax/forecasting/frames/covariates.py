@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from timemoe_jax.data.formats.frames import kind_in, kind_of, numbers_of, row_name
+from timemoe_jax.data.formats.frames import counters_of, kind_in, kind_of, numbers_of, row_name
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
     TARGET_NAMES,
@@ -115,6 +115,7 @@ def shared_columns(past: Any, future: Any, names: ColumnNames) -> tuple[str, ...
         first = str(past.columns[0])
         named = (roles | times).isdisjoint(past.columns)
         roles |= times | ({first} if named and kind_in(past, first) == "text" else set())
+    roles |= {*counters_of(past)}
     covariates = tuple(name for name in future.columns if name not in roles)
     for name in covariates:
         if name not in past.columns:

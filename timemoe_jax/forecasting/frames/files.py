@@ -6,7 +6,7 @@ from typing import Any
 
 from timemoe_jax.data.formats.columnar_files import naming
 from timemoe_jax.data.formats.csv_files import read_csv_frame
-from timemoe_jax.data.formats.table_layout import ColumnNames
+from timemoe_jax.data.formats.table_layout import ID_NAMES, ColumnNames
 from timemoe_jax.errors import DataError
 
 SUFFIXES = (".csv", ".parquet")
@@ -36,16 +36,22 @@ def read_frame_file(path: str | os.PathLike[str], names: ColumnNames | None = No
     return frame
 
 
-def with_steps(frame: Any) -> Any:
-    """Numbers the rows of a frame of nothing but numbers, which counts as one row a step.
+def with_steps(frame: Any, id_column: str | None = None) -> Any:
+    """Numbers the rows of a frame of nothing but numbers and ids, which counts as one row a step.
 
-    Any other frame is returned as it is.
+    The rows of each id are numbered by themselves. Any other frame is returned as it is.
     """
     import pandas as pd
 
-    numeric = all(pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns)
-    if not numeric or STEP in frame.columns or not isinstance(frame.index, pd.RangeIndex):
+    if STEP in frame.columns or not isinstance(frame.index, pd.RangeIndex):
         return frame
+    ids = [name for name in (*ID_NAMES, id_column) if name in frame.columns]
+    others = [name for name in frame.columns if name not in ids]
+    if not all(pd.api.types.is_numeric_dtype(frame[name]) for name in others):
+        return frame
+    steps: Any = range(len(frame))
+    if id_column in ids or len(ids) == 1:
+        steps = frame.groupby(id_column or ids[0], sort=False).cumcount()
     frame = frame.copy(deep=False)
-    frame.insert(0, STEP, range(len(frame)))
+    frame.insert(0, STEP, steps)
     return frame
