@@ -1,88 +1,33 @@
 """`Forecaster`: from any series to forecasts in their units."""
 
-import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.arguments import for_users, whole_number
-from timemoe_jax.forecasting.contexts import Context, Inputs
-from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
+from timemoe_jax.forecasting.call import Call
+from timemoe_jax.forecasting.contexts import Inputs
+from timemoe_jax.forecasting.engine import Engine
 from timemoe_jax.forecasting.frame_forecast import forecast_frame
 from timemoe_jax.forecasting.frames.prepare import prepare_frame
-from timemoe_jax.forecasting.intervals.along import Along, Wanted
-from timemoe_jax.forecasting.intervals.conformal import (
-    Calibrated,
-    calibrated_quantiles,
-    conformal_offsets,
-)
 from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_paths
-from timemoe_jax.forecasting.intervals.quantiles import at_levels
+from timemoe_jax.forecasting.result import Forecast
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
 from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import watched
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Forecast:
-    """What `Forecaster.forecast` returns.
-
-    Attributes:
-      point: the forecasts, in the units of the input; [N, C, H] where that was [N, C, T].
-      context_length: at most so many last points of each series were read.
-      missing: how many of them are missing.
-      quantiles: in the same units; None unless asked for.
-      quantile_levels: of the quantiles [Q].
-      intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
-      channelwise: whether the input was multivariate, and each channel was forecast by itself.
-      names: what each series, or each channel, was called.
-    """
-
-    point: Float64[np.ndarray, "N *C H"]
-    context_length: int
-    missing: Int[np.ndarray, "N *C"]
-    quantiles: Float64[np.ndarray, "N *C H Q"] | None = None
-    quantile_levels: tuple[float, ...] = ()
-    intervals: str | None = None
-    channelwise: bool = False
-    names: tuple[str, ...] = ()
-
-    def to_frame(self) -> Any:
-        """The forecasts as a long table, a pandas DataFrame of N * C * H rows.
-
-        Its columns are "unique_id", the name of the series (or of the channel); "step", from 1 to
-        H; "predictions"; and the quantiles, each under its level as text, such as "0.1".
-        `Forecaster.predict_df` returns a table with times instead.
-        """
-        import pandas as pd
-
-        horizon = self.point.shape[-1]
-        point = self.point.reshape(-1, horizon)
-        names = self.names or tuple(f"series {i}" for i in range(len(point)))
-        columns = {
-            "unique_id": np.repeat(np.array(names, dtype=object), horizon),
-            "step": np.tile(np.arange(1, horizon + 1), len(point)),
-            "predictions": point.reshape(-1),
-        }
-        if self.quantiles is not None:
-            by_level = self.quantiles.reshape(-1, len(self.quantile_levels)).T
-            columns |= {
-                f"{tau:g}": q for tau, q in zip(self.quantile_levels, by_level, strict=True)
-            }
-        return pd.DataFrame(columns)
 
 
 class Forecaster:
@@ -230,28 +175,10 @@ class Forecaster:
         """
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
+        levels = () if source is None else tuple(check_levels(quantile_levels).tolist())
         forecasts = call.forecast()
-        least = 0.0 if non_negative else -np.inf
-        quantiles, levels = None, ()
-        if quantile_levels is not None:
-            levels = tuple(check_levels(quantile_levels).tolist())
-            if source == "conformal":
-                others = None if calibration is None else Inputs.parse(calibration).series
-                quantiles = call.calibrate(levels, others).quantiles(forecasts.point)
-            else:
-                quantiles = call.head_quantiles(forecasts, levels, source == "calibrated")
-        return Forecast(
-            point=call.inputs.shaped(np.maximum(forecasts.point, least)),
-            context_length=call.settings.context_length,
-            missing=call.inputs.missing(call.settings.context_length),
-            quantiles=None
-            if quantiles is None
-            else call.inputs.shaped(np.maximum(quantiles, least)),
-            quantile_levels=levels,
-            intervals=source if quantile_levels is not None else None,
-            channelwise=call.inputs.channels is not None,
-            names=tuple(call.inputs.names),
-        )
+        quantiles = call.quantiles(forecasts, source, levels, calibration)
+        return call.result(forecasts.point, quantiles, levels, source, non_negative)
 
     @for_users
     @watched
@@ -467,15 +394,13 @@ class Forecaster:
         """
         return self.engine.usable_context(context_length, horizon)
 
-    def _call(
-        self, inputs: Any, names: Sequence[str] | None, horizon: int, *options: Any
-    ) -> "_Call":
+    def _call(self, inputs: Any, names: Sequence[str] | None, horizon: int, *options: Any) -> Call:
         """Checks the arguments that `forecast`, `sample` and `backtest` share."""
         parsed = Inputs.parse(inputs, names)
         horizon = positive_int("horizon", horizon)
         parsed.warn_if_short(horizon)
         settings = self.engine.settings(horizon, *options)
-        return _Call(self.engine, parsed, settings)
+        return Call(self.engine, parsed, settings)
 
     def _intervals(
         self, asked: str, levels: Sequence[float] | None, calibration: Any
@@ -498,61 +423,4 @@ class Forecaster:
                 "calibration is given, but nothing is calibrated: it is for quantile_levels with "
                 "intervals 'conformal'"
             )
-        return source
-
-
-class _Call(NamedTuple):
-    """The series of a call and what all their forecasts have in common."""
-
-    engine: Engine
-    inputs: Inputs
-    settings: Settings
-
-    def forecast(self) -> Forecasts:
-        return self.engine.run(self.inputs.contexts(self.settings.context_length), self.settings)
-
-    def predict(self, contexts: list[Context], horizon: int) -> Float64[np.ndarray, "N H"]:
-        """Point forecasts from earlier contexts, a `Predict`; the horizon is that of the call."""
-        return self.engine.run(contexts, self.settings).point
-
-    def predict_quantiles(self, contexts: list[Context], horizon: int) -> Any:
-        """As `predict`, but [N, H, Q] at the levels of the model's heads."""
-        return self.engine.run(contexts, self.settings).quantiles
-
-    def calibrate(self, levels: Sequence[float], others: Any = None) -> Calibrated:
-        """Calibrates on earlier errors of each series, or on those of other series."""
-        horizon, length = self.settings.horizon, self.settings.context_length
-        series, names = self.inputs.series, self.inputs.names
-        along = self.along(lambda said: said.point)
-        return conformal_offsets(
-            series, horizon, levels, self.predict, length, others, names, along=along
-        )
-
-    def along(self, of: Callable[[Forecasts], Any]) -> Along | None:
-        """How to read all origins of a series in few passes, if the model can."""
-        horizon = self.settings.horizon
-        if not self.engine.reads_along(0, horizon):
-            return None
-
-        def read(contexts: list[Context], wanted: list[Wanted]) -> list[np.ndarray]:
-            return [of(said) for said in self.engine.along(contexts, wanted, self.settings)]
-
-        return Along(read, lambda gap: self.engine.reads_along(gap, horizon))
-
-    def head_quantiles(
-        self, forecasts: Forecasts, levels: tuple[float, ...], calibrated: bool
-    ) -> Float64[np.ndarray, "N H Q"]:
-        assert forecasts.quantiles is not None
-        model_levels = self.engine.config.quantile_levels
-        if not calibrated:
-            return at_levels(forecasts.quantiles, model_levels, levels)
-        return calibrated_quantiles(
-            forecasts.quantiles,
-            model_levels,
-            levels,
-            self.inputs.series,
-            self.predict_quantiles,
-            self.settings.context_length,
-            self.inputs.names,
-            self.along(lambda said: said.quantiles),
-        )
+        return source if levels is not None else None

@@ -1,0 +1,110 @@
+"""One call of a forecaster: its series, its settings, and what is computed of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from timemoe_jax.forecasting.contexts import Context, Inputs
+from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
+from timemoe_jax.forecasting.intervals.along import Along, Wanted
+from timemoe_jax.forecasting.intervals.conformal import (
+    Calibrated,
+    calibrated_quantiles,
+    conformal_offsets,
+)
+from timemoe_jax.forecasting.intervals.quantiles import at_levels
+from timemoe_jax.forecasting.result import Forecast
+
+
+class Call(NamedTuple):
+    """The series of a call and what all their forecasts have in common."""
+
+    engine: Engine
+    inputs: Inputs
+    settings: Settings
+
+    def forecast(self) -> Forecasts:
+        """Forecasts the horizon after each series."""
+        return self.engine.run(self.inputs.contexts(self.settings.context_length), self.settings)
+
+    def predict(self, contexts: list[Context], horizon: int) -> Float64[np.ndarray, "N H"]:
+        """Point forecasts from earlier contexts, a `Predict`; the horizon is that of the call."""
+        return self.engine.run(contexts, self.settings).point
+
+    def predict_quantiles(self, contexts: list[Context], horizon: int) -> Any:
+        """As `predict`, but [N, H, Q] at the levels of the model's heads."""
+        return self.engine.run(contexts, self.settings).quantiles
+
+    def quantiles(
+        self, forecasts: Forecasts, source: str | None, levels: tuple[float, ...], others: Any
+    ) -> Float64[np.ndarray, "N H Q"] | None:
+        """Quantiles from where `source` says, calibrated by `others` if given; None without one."""
+        if source is None:
+            return None
+        if source == "conformal":
+            series = None if others is None else Inputs.parse(others).series
+            return self.calibrate(levels, series).quantiles(forecasts.point)
+        return self.head_quantiles(forecasts, levels, source == "calibrated")
+
+    def result(
+        self,
+        point: Float64[np.ndarray, "N H"],
+        quantiles: Float64[np.ndarray, "N H Q"] | None,
+        levels: tuple[float, ...],
+        source: str | None,
+        non_negative: bool,
+    ) -> Forecast:
+        """What the caller gets, in the shape of the input."""
+        least = 0.0 if non_negative else -np.inf
+        shaped = self.inputs.shaped
+        return Forecast(
+            point=shaped(np.maximum(point, least)),
+            context_length=self.settings.context_length,
+            missing=self.inputs.missing(self.settings.context_length),
+            quantiles=None if quantiles is None else shaped(np.maximum(quantiles, least)),
+            quantile_levels=levels,
+            intervals=source,
+            channelwise=self.inputs.channels is not None,
+            names=tuple(self.inputs.names),
+        )
+
+    def calibrate(self, levels: Sequence[float], others: Any = None) -> Calibrated:
+        """Calibrates on earlier errors of each series, or on those of other series."""
+        horizon, length = self.settings.horizon, self.settings.context_length
+        series, names = self.inputs.series, self.inputs.names
+        along = self.along(lambda said: said.point)
+        return conformal_offsets(
+            series, horizon, levels, self.predict, length, others, names, along=along
+        )
+
+    def along(self, of: Callable[[Forecasts], Any]) -> Along | None:
+        """How to read all origins of a series in few passes, if the model can."""
+        horizon = self.settings.horizon
+        if not self.engine.reads_along(0, horizon):
+            return None
+
+        def read(contexts: list[Context], wanted: list[Wanted]) -> list[np.ndarray]:
+            return [of(said) for said in self.engine.along(contexts, wanted, self.settings)]
+
+        return Along(read, lambda gap: self.engine.reads_along(gap, horizon))
+
+    def head_quantiles(
+        self, forecasts: Forecasts, levels: tuple[float, ...], calibrated: bool
+    ) -> Float64[np.ndarray, "N H Q"]:
+        """Quantiles of the model's heads at some levels, calibrated by earlier errors or not."""
+        assert forecasts.quantiles is not None
+        model_levels = self.engine.config.quantile_levels
+        if not calibrated:
+            return at_levels(forecasts.quantiles, model_levels, levels)
+        return calibrated_quantiles(
+            forecasts.quantiles,
+            model_levels,
+            levels,
+            self.inputs.series,
+            self.predict_quantiles,
+            self.settings.context_length,
+            self.inputs.names,
+            self.along(lambda said: said.quantiles),
+        )
