@@ -1,6 +1,5 @@
 """`Forecaster`: from any series to forecasts in their units."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
@@ -27,61 +26,13 @@ from timemoe_jax.forecasting.intervals.conformal import (
 )
 from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_paths
 from timemoe_jax.forecasting.intervals.quantiles import at_levels
+from timemoe_jax.forecasting.result import Forecast
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
 from timemoe_jax.models.base import ModelConfig
 from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import watched
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Forecast:
-    """What `Forecaster.forecast` returns.
-
-    Attributes:
-      point: the forecasts, in the units of the input; [N, C, H] where that was [N, C, T].
-      context_length: at most so many last points of each series were read.
-      missing: how many of them are missing.
-      quantiles: in the same units; None unless asked for.
-      quantile_levels: of the quantiles [Q].
-      intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
-      channelwise: whether the input was multivariate, and each channel was forecast by itself.
-      names: what each series, or each channel, was called.
-    """
-
-    point: Float64[np.ndarray, "N *C H"]
-    context_length: int
-    missing: Int[np.ndarray, "N *C"]
-    quantiles: Float64[np.ndarray, "N *C H Q"] | None = None
-    quantile_levels: tuple[float, ...] = ()
-    intervals: str | None = None
-    channelwise: bool = False
-    names: tuple[str, ...] = ()
-
-    def to_frame(self) -> Any:
-        """The forecasts as a long table, a pandas DataFrame of N * C * H rows.
-
-        Its columns are "unique_id", the name of the series (or of the channel); "step", from 1 to
-        H; "predictions"; and the quantiles, each under its level as text, such as "0.1".
-        `Forecaster.predict_df` returns a table with times instead.
-        """
-        import pandas as pd
-
-        horizon = self.point.shape[-1]
-        point = self.point.reshape(-1, horizon)
-        names = self.names or tuple(f"series {i}" for i in range(len(point)))
-        columns = {
-            "unique_id": np.repeat(np.array(names, dtype=object), horizon),
-            "step": np.tile(np.arange(1, horizon + 1), len(point)),
-            "predictions": point.reshape(-1),
-        }
-        if self.quantiles is not None:
-            by_level = self.quantiles.reshape(-1, len(self.quantile_levels)).T
-            columns |= {
-                f"{tau:g}": q for tau, q in zip(self.quantile_levels, by_level, strict=True)
-            }
-        return pd.DataFrame(columns)
 
 
 class Forecaster:
