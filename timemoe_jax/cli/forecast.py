@@ -52,7 +52,7 @@ def _forecaster(args: argparse.Namespace, levels: Any) -> tuple[Any, dict[str, A
     from timemoe_jax.forecasting.forecaster import Forecaster
     from timemoe_jax.runtime import compilation_cache
 
-    compilation_cache.use()
+    compilation_cache.use_by_default()
     options = {"context_length": args.context_length, "intervals": args.intervals}
     options["quantile_levels"] = levels or None
     return Forecaster.from_pretrained(args.checkpoint), options
