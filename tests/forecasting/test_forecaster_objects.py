@@ -9,7 +9,7 @@ import pytest
 
 from timemoe_jax import Forecaster
 from timemoe_jax.errors import DataError, ForkError, TimeMoeError
-from timemoe_jax.forecasting.forecaster import Forecast
+from timemoe_jax.forecasting.result import Forecast
 from timemoe_jax.runtime import forks
 
 SERIES = np.sin(np.arange(60.0))

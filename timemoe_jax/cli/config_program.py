@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from timemoe_jax.cli.config_files import find_config, load_config, make_importable
-from timemoe_jax.cli.programs import fail, report_errors
+from timemoe_jax.cli.programs import INTERRUPTED, fail, report_errors
 from timemoe_jax.config import from_mapping
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.runtime import host_memory
 
-INTERRUPTED = 130  # the exit status of a program that ends by Ctrl-C
 Flags = Sequence[tuple[str, str]]  # names, and their help
 
 

@@ -173,7 +173,7 @@ def _forecaster(args: argparse.Namespace, levels: Any) -> tuple[Any, dict[str, A
 
     if args.checkpoint is None:
         print(f"note: model {BUNDLED}; give --checkpoint for another", file=sys.stderr)
-    compilation_cache.use()
+    compilation_cache.use_by_default()
     options = {"context_length": args.context_length, "intervals": args.intervals}
     options["quantile_levels"] = levels or None
     return Forecaster.from_pretrained(args.checkpoint or BUNDLED), options
