@@ -10,7 +10,7 @@ import jax
 from absl import logging
 from flax import nnx
 
-from timemoe_jax.checkpoints import bundled
+from timemoe_jax.checkpoints import bundled, hub
 from timemoe_jax.checkpoints.bundle import is_bundle, read_bundle
 from timemoe_jax.checkpoints.checksums import DamagedError, weights_digest
 from timemoe_jax.checkpoints.published import is_published, read_published, write_published
@@ -52,7 +52,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     Args:
       path: a published folder, a run's folder, its checkpoints folder, or one step of it; of
         several steps the newest is taken. Or one of `bundled.NAMES`; where something of that name
-        is in the working directory, that is taken, and the log says so.
+        is in the working directory, that is taken, and the log says so. Or OWNER/NAME of a model
+        of the Hugging Face hub that was fetched before: see `checkpoints.hub`.
 
     Raises:
       CheckpointError: there is nothing of the kind, it is damaged, or its weights do not fit its
@@ -60,7 +61,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     """
     place = _named(path)
     if not place.exists():
-        raise CheckpointError(f"{place} does not exist; give {ACCEPTED}; {bundled.available()}")
+        raise CheckpointError(_absent(os.fspath(path), place))
     if not place.is_dir():
         raise CheckpointError(f"{place} is a file; give {ACCEPTED}")
     if is_published(place):
@@ -127,15 +128,23 @@ def convert(
 
 
 def _named(path: str | os.PathLike[str]) -> Any:
-    """The path; or the folder of the bundled model of that name, where no such path exists."""
+    """The path; or where there is none, the folder of the bundled or fetched model of that name."""
     place = as_path(path)
     name = os.fspath(path)
     if name not in bundled.NAMES:
-        return place
+        found = hub.find(name) if hub.is_name(name) and not place.exists() else None
+        return place if found is None else found
     if not place.exists():
         return bundled.find(name)
     logging.warning("reading %s, not the bundled model %s, since that is there", place, name)
     return place
+
+
+def _absent(path: str, place: Any) -> str:
+    text = f"{place} does not exist; give {ACCEPTED}; {bundled.available()}"
+    if hub.is_name(path) and not place.parent.exists():
+        text += f"; a model of the Hugging Face hub is fetched by: timemoe download {path}"
+    return text
 
 
 def _locate(place: Any) -> tuple[Any, int]:

@@ -66,7 +66,10 @@ def as_path(path: str | os.PathLike[str]) -> Any:
         return Path(path).expanduser().absolute()
     from etils import epath  # type: ignore[import-untyped]
 
-    return epath.Path(path)
+    try:
+        return epath.Path(path)
+    except (KeyError, ImportError) as error:
+        raise CheckpointError(f"{path} cannot be opened ({error}); give a local path") from None
 
 
 def new_folder(path: str | os.PathLike[str]) -> Any:

@@ -65,8 +65,23 @@ def _bundle(args: argparse.Namespace) -> None:
     print(make_bundle(args.source, args.dest, average=args.average, dtype=args.dtype))
 
 
+def _download(args: argparse.Namespace) -> None:
+    from timemoe_jax.checkpoints import hub
+
+    print(hub.download(args.name))
+
+
 _NEW_FOLDER = "the folder to write; it must be empty or new"
 COMMANDS = (
+    Command(
+        "download",
+        "fetch a published model from the Hugging Face hub, and check it",
+        _download,
+        (argument("name", help="of the model, for example Maple728/TimeMoE-50M"),),
+        "It is loaded by its name from then on, without a network. This needs the package "
+        "huggingface_hub.",
+        ("timemoe download Maple728/TimeMoE-50M",),
+    ),
     Command(
         "convert",
         "convert published safetensors to an Orbax checkpoint, and back",
