@@ -66,9 +66,7 @@ def test_what_cannot_be_fetched(monkeypatch):
     package = types.ModuleType("huggingface_hub")
     package.snapshot_download = refuse
     monkeypatch.setitem(sys.modules, "huggingface_hub", package)
-    with pytest.raises(
-        CheckpointError, match=r"50M cannot be fetched: no route to the hub$"
-    ):
+    with pytest.raises(CheckpointError, match=r"50M cannot be fetched: no route to the hub$"):
         hub.download(NAME)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match="pip install huggingface_hub"):

@@ -317,6 +317,6 @@ def test_auto_chooses_by_backend_and_says_so(backend, tokamax, expected, monkeyp
 
 def test_grouped_on_a_gpu_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(expert_groups, "has_tokamax", lambda: False)
-    with pytest.raises(ValueError, match="needs tokamax on a GPU.*: pip install tokamax"):
+    with pytest.raises(ValueError, match=r"needs tokamax on a GPU.*: pip install tokamax"):
         expert_groups.product_library("gpu")
     assert expert_groups.product_library("tpu") == "xla"
