@@ -1,4 +1,4 @@
-"""What a method gives, so that every benchmark can run it: forecasts of contexts, with quantiles."""
+"""What a method gives so that any benchmark can run it: forecasts of contexts, with quantiles."""
 
 import dataclasses
 from collections.abc import Sequence
