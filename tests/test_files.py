@@ -1,11 +1,12 @@
 """Files appear whole or not at all."""
 
+import json
 import os
 
 import pytest
 
 from timemoe_jax.errors import DataError
-from timemoe_jax.files import write_text, written_whole
+from timemoe_jax.files import write_json, write_text, written_whole
 
 
 def test_text_appears_under_its_name_alone(tmp_path):
@@ -14,6 +15,13 @@ def test_text_appears_under_its_name_alone(tmp_path):
     write_text(path, "ü\n")
     assert path.read_bytes() == "ü\n".encode()
     assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_json_replaces_what_was_there_and_leaves_nothing_else(tmp_path):
+    for content in ({"a": 1}, [2]):
+        write_json(tmp_path / "new" / "x.json", content)
+        assert json.loads((tmp_path / "new" / "x.json").read_text("utf-8")) == content
+    assert os.listdir(tmp_path / "new") == ["x.json"]
 
 
 def test_an_earlier_file_stays_where_the_writing_fails(tmp_path):

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from timemoe_jax.errors import DataError
 
@@ -40,3 +42,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes text as UTF-8; see `written_whole`."""
     with written_whole(path) as beside, open(beside, "w", encoding="utf-8", newline="\n") as out:
         out.write(text)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON with an indent of 2; see `written_whole`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

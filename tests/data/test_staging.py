@@ -1,15 +1,13 @@
 """Output that appears whole, and folders that one process at a time writes to."""
 
 import contextlib
-import json
-import os
 import subprocess
 import sys
 
 import pytest
 from places import ROOT
 
-from timemoe_jax.data.corpus.staging import claimed, staged, write_json
+from timemoe_jax.data.corpus.staging import claimed, staged
 from timemoe_jax.errors import DataError
 
 HOLDER = """
@@ -77,12 +75,3 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         pytest.fail("the block must not run")
     with pytest.raises(DataError, match=r"No space left"), staged(tmp_path / "out"):
         raise OSError(28, "No space left on device")
-    with pytest.raises(DataError, match=r"x\.json cannot be written"):
-        write_json(tmp_path / "file" / "x.json", {})
-
-
-def test_json_replaces_what_was_there_and_leaves_nothing_else(tmp_path):
-    for content in ({"a": 1}, [2]):
-        write_json(tmp_path / "new" / "x.json", content)
-        assert json.loads((tmp_path / "new" / "x.json").read_text()) == content
-    assert os.listdir(tmp_path / "new") == ["x.json"]

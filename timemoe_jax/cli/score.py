@@ -1,12 +1,11 @@
 """The `timemoe score` command: a model on held-out series, source by source."""
 
 import argparse
-import json
 from pathlib import Path
 
 from timemoe_jax.cli.commands import Command, argument
 from timemoe_jax.errors import DataError
-from timemoe_jax.files import write_text
+from timemoe_jax.files import write_json
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -35,7 +34,7 @@ def _score(args: argparse.Namespace) -> None:
             "digest": forecaster.digest if forecaster else None,
             "path": args.path,
         }
-        write_text(args.json, json.dumps(about | scores.as_dict(), indent=2) + "\n")
+        write_json(args.json, about | scores.as_dict())
 
 
 _MODEL = (

@@ -36,12 +36,13 @@ from timemoe_jax.data.corpus.clean_task import (
     clean_task,
     data_files,
 )
-from timemoe_jax.data.corpus.staging import claimed, publish, write_json
+from timemoe_jax.data.corpus.staging import claimed, publish
 from timemoe_jax.data.corpus.workers import cores, worker_pool
 from timemoe_jax.data.formats.open import find_files
 from timemoe_jax.data.formats.time300b.folder import write_meta
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
+from timemoe_jax.files import write_json
 
 RECORD = "cleaning.json"  # in every folder written: its source, and what became of it
 

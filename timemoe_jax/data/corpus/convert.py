@@ -25,7 +25,7 @@ from timemoe_jax.data.corpus.convert_report import (
     ConversionReport,
     SourceReport,
 )
-from timemoe_jax.data.corpus.staging import staged, write_json
+from timemoe_jax.data.corpus.staging import staged
 from timemoe_jax.data.formats.columnar import DATASET_DICT
 from timemoe_jax.data.formats.frames import frame_source
 from timemoe_jax.data.formats.open import SUPPORTED, find_files, open_file
@@ -34,6 +34,7 @@ from timemoe_jax.data.formats.time300b.folder import DOMAINS, write_meta, write_
 from timemoe_jax.data.formats.tsf_files import TsfSource
 from timemoe_jax.data.series_source import ConcatSource, SequenceSource
 from timemoe_jax.errors import DataError
+from timemoe_jax.files import write_json
 
 # The labels of the series, one JSON string per line. Not .json or .jsonl: those are series.
 NAMES_FILE = "names.txt"

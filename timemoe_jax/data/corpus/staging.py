@@ -1,7 +1,6 @@
 """Output that appears whole: it is written beside its place and moved there when complete."""
 
 import glob
-import json
 import os
 import shutil
 import uuid
@@ -9,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -64,17 +62,6 @@ def _flush(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb+") as stream:
                 os.fsync(stream.fileno())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that appears whole or not at all, also where several processes write it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from timemoe_jax.data.corpus.staging import staged, write_json
+from timemoe_jax.data.corpus.staging import staged
 from timemoe_jax.data.corpus.workers import cores, worker_pool
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.data.generators.generated_source import draw_block
@@ -22,6 +22,7 @@ from timemoe_jax.data.generators.generator import Generator
 from timemoe_jax.data.generators.registry import make_generator, parse_families
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
+from timemoe_jax.files import write_json
 
 MANIFEST = "manifest.json"
 DOMAIN = "synthetic"

@@ -1,6 +1,5 @@
 """Results of studies: the fits, tables beside the paper's numbers, and pictures."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from timemoe_jax.evaluation.studies.run import Result, measured, run_variants
 from timemoe_jax.evaluation.studies.scaling_law import PARAMETERS, ScalingFit, fit_scaling_law
 from timemoe_jax.evaluation.studies.variants import ablation_variants, scaling_variants
 from timemoe_jax.evaluation.tables import markdown_table, number
+from timemoe_jax.files import write_json, write_text
 from timemoe_jax.runtime.progress import say
 
 # The ablations of arXiv 2409.16040: base, horizon 96, mean MSE over six benchmarks, on the scale of
@@ -62,7 +62,7 @@ def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
         say(f"stopped after {finished}; run the same command again to resume")
         return
     text = (_report_scaling if scaling else _report_ablations)(config, workdir, results)
-    (workdir / "results.md").write_text(text, encoding="utf-8")
+    write_text(workdir / "results.md", text)
     print(text)
     print(f"wrote {workdir / 'results.md'}, results.json and {config.study}.png")
 
@@ -71,7 +71,7 @@ def _report_scaling(config: StudyConfig, workdir: Path, results: Sequence[Result
     fits, refused = fit_kinds(config.scaling, results)
     laws = {kind: fit.as_dict() for kind, fit in fits.items()}
     everything = {"variants": list(results), "fits": laws, "not_fitted": refused}
-    (workdir / "results.json").write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
+    write_json(workdir / "results.json", everything)
     plot_scaling(workdir / "scaling.png", config.scaling.measure, results, fits)
     return scaling_tables(config.scaling, results, fits, refused)
 

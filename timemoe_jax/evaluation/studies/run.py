@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from timemoe_jax.checkpoints.trees import json_copy
-from timemoe_jax.data.corpus.staging import claimed, write_json
+from timemoe_jax.data.corpus.staging import claimed
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import ConfigError, listed
 from timemoe_jax.evaluation.held_out import score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.evaluation.studies.config import ScoreConfig
 from timemoe_jax.evaluation.studies.variants import Variant
+from timemoe_jax.files import write_json
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import count_parameters
 from timemoe_jax.runtime.progress import say
