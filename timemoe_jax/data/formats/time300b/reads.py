@@ -80,7 +80,9 @@ class _OfThread(threading.local):
 _of_thread = _OfThread()
 
 
-def read(path: str, values: UInt8[np.ndarray, " n"], offset: int, stamp: FileStamp | None = None) -> int:
+def read(
+    path: str, values: UInt8[np.ndarray, " n"], offset: int, stamp: FileStamp | None = None
+) -> int:
     """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
     They are fewer than asked for only where the file ends. With a stamp, another file that has taken
