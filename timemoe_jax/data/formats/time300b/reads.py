@@ -85,9 +85,9 @@ def read(
 ) -> int:
     """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
-    They are fewer than asked for only where the file ends. With a stamp, another file that has taken
-    the place is never read: one that is still open is read as it was, else it is a DataError, as it
-    is for a file that was written over.
+    They are fewer than asked for only where the file ends. With a stamp, another file that has
+    taken the place is never read: one that is still open is read as it was, else it is a
+    DataError, as it is for a file that was written over.
     """
     if not hasattr(os, "preadv"):
         if stamp is not None and stamp_of(path) != stamp:
