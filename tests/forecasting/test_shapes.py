@@ -107,6 +107,18 @@ def test_small_programs_are_compiled_with_less_effort(monkeypatch):
     jax.devices()  # which begin with the flags that they find
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     assert programs.compiler_options(1e6) == programs.LESS_EFFORT
-    assert programs.compiler_options(1e12) is None
+    assert programs.compiler_options(1e12) == {}
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
-    assert programs.compiler_options(1e6) is None
+    assert programs.compiler_options(1e6) == {}
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+    """Each version has its own; the bounds of the dependencies allow many."""
+    monkeypatch.setattr(programs, "_unknown", set())
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    options = {"xla_of_another_version": True, "xla_backend_optimization_level": 1}
+    for _ in range(2):
+        assert float(programs.compile_with(lowered, options)(1.0)) == 2.0
+        assert programs._unknown == {"xla_of_another_version"}
+    with pytest.raises(jax.errors.JaxRuntimeError):  # a value that is wrong is not left out
+        programs.compile_with(lowered, {"xla_backend_optimization_level": "high"})
