@@ -74,6 +74,13 @@ def test_rows_of_a_batch():
     assert rows_of_batch(5, 64, 512, more=True, program=30_000) == 64
     assert rows_of_batch(5, 64, 512, more=True, program=20_000) == 8
     assert rows_of_batch(3, 3, 512, more=False, program=0) == 3
+    # Rows that fill a batch up cost no more than a quarter of a program, where a few more
+    # programs can help that.
+    assert rows_of_batch(65, 256, 448, more=False, program=1e9) == 128
+    assert rows_of_batch(65, 256, 448, more=False, program=35_000) == 80
+    rows = {rows_of_batch(n, 256, 448, more=False, program=35_000) for n in range(65, 129)}
+    assert rows == {80, 96, 112, 128}
+    assert {rows_of_batch(n, 256, 448, False, 0) for n in range(129, 257)} == {160, 192, 224, 256}
 
 
 HEADS = ((1, 8, 32, 64), (1, 8, 32, 64, 720), (4, 8), (1,), (96,))

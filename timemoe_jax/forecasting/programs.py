@@ -16,9 +16,10 @@ MOST_PROGRAMS = 32
 PROGRAM_OPERATIONS = {"cpu": 8e10}
 PROGRAM_OPERATIONS_ACCELERATOR = 2e13
 # For a batch of fewer operations a CPU's program is compiled with less effort: in half of the time.
-# The program then takes a tenth longer, which is less than that for some hundred calls. The sums
-# that the pass rewrites are a tenth of what there is to compile, and no faster by it.
-SMALL_OPERATIONS = 2e10
+# The program then takes a tenth longer, which is less than that for ten calls of the largest of
+# these, and for hundreds of one series. The sums that the pass rewrites are a tenth of what there
+# is to compile, and no faster by it.
+SMALL_OPERATIONS = 1e11
 LESS_EFFORT = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 1,
@@ -65,9 +66,7 @@ class Programs:
                 if key in self._kept:
                     return self._kept[key]
             lowered = self._jitted.lower(params, x, mask, horizon=key[-1])
-            program = compile_with(
-                lowered, compiler_options(math.prod(x.shape) * self._operations)
-            )
+            program = compile_with(lowered, compiler_options(math.prod(x.shape) * self._operations))
             with self._lock:
                 self._kept[key] = program
             return program
