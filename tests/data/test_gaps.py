@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.formats import columnar
 from timemoe_jax.data.formats.open import open_source
 from timemoe_jax.data.pipeline.gaps import FilledSource, regular_positions
+from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.data.series_source import ArraySource, ConcatSource, HeadSource
 
 
@@ -105,3 +107,15 @@ def test_the_heads_of_series_end_with_their_times(tmp_path):
     heads = HeadSource(open_source(str(tmp_path / "a.csv")), np.array([7]))
     np.testing.assert_array_equal(heads[0], np.arange(7.0))
     assert len(heads.times(0)) == 7
+
+
+def test_a_run_says_which_columns_it_leaves_out(path):
+    times = pd.date_range("2024-12-01", periods=60)
+    columns = {"index": range(60), "ds": times, "year": times.year, "v": np.arange(60.0)}
+    _write(pd.DataFrame(columns).drop(index=7), path)
+    config = DataConfig(path=str(path), length=32, fill_absent=True)
+    summary = open_training_data(config, seed=0, num_steps=1, batch_size=1).summary
+    assert "1 sequences" in summary
+    assert (
+        "; columns left out: 'index', 'year'; 1 times without a row are missing points" in summary
+    )
