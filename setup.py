@@ -11,7 +11,9 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 CARD = "docs/model_card_nano.md"
-CARD_IN_WHEEL = "timemoe_jax/checkpoints/bundled/nano/README.md"
+CARD_IN_WHEEL = (
+    "timemoe_jax/checkpoints/bundled/nano.md"  # its folder holds what its checksums list
+)
 
 
 class BuildWithCard(build_py):

@@ -194,6 +194,16 @@ def test_mistakes_are_found_before_the_model_is_loaded(fails, asked, tmp_path, a
     assert os.listdir() == ["data.csv"]
 
 
+def test_folders_that_are_made_are_noted(run, tmp_path):
+    outputs = {"--out": tmp_path / "new" / "a.csv", "--plot": tmp_path / "new" / "in" / "a.png"}
+    argv = ["--horizon", 2, *(part for pair in outputs.items() for part in pair)]
+    shown = run(days(), *argv).err
+    for flag, path in outputs.items():
+        assert f"note: {flag} makes the folder {path.parent}\n" in shown
+        assert path.is_file()
+    assert "makes the folder" not in run(days(), *argv).err
+
+
 def test_an_earlier_file_stays_where_writing_fails(fails, tmp_path):
     (tmp_path / "o.csv").write_text("earlier")
     full = OSError(28, "No space left on device")

@@ -370,12 +370,12 @@ def test_series_in_order_are_read_together_and_no_others(tmp_path, monkeypatch, 
         assert sum(stop - start for start, stop in read) <= total + 300
 
 
-def test_a_file_that_has_become_shorter_is_named(tmp_path):
+def test_a_file_that_changes_meanwhile_is_named(tmp_path):
     folder_in_order(tmp_path / "in", range(60))
     folder = StoredFolder(tmp_path / "in")
     file = next((tmp_path / "in").glob("data-2-*.bin"))
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(DataError, match=rf"{file.name} has become shorter"):
+    with pytest.raises(DataError, match=rf"{file.name} has changed since it was opened"):
         list(folder.series(0, 60))
 
 

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from timemoe_jax.data.config import DataConfig
+from timemoe_jax.data.formats import columnar
 from timemoe_jax.data.formats.open import open_source
 from timemoe_jax.data.pipeline.gaps import FilledSource, regular_positions
-from timemoe_jax.data.series_source import ArraySource, HeadSource
+from timemoe_jax.data.pipeline.training_data import open_training_data
+from timemoe_jax.data.series_source import ArraySource, ConcatSource, HeadSource
 
 
 def _positions(times):
@@ -49,11 +52,24 @@ def test_times_without_a_common_step_have_no_positions(times):
     assert _positions(times) is None
 
 
-def test_a_table_is_filled_and_counted(tmp_path):
+def _write(frame, path):
+    """Of Parquet in parts of a few rows."""
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(path, index=False, row_group_size=4)
+
+
+@pytest.fixture(params=["a.csv", "a.parquet"])
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+def test_a_table_is_filled_and_counted(path):
     times = pd.date_range("2024-01-01", periods=20)
     frame = pd.DataFrame({"ds": times, "a": np.arange(20.0), "b": -np.arange(20.0)})
-    path = tmp_path / "wide.csv"
-    frame.drop(index=[3, 4]).to_csv(path, index=False)
+    _write(frame.drop(index=[3, 4]).sample(frac=1, random_state=0), path)
     source = FilledSource(open_source(str(path)))
     assert (source.absent, source.irregular, source.lengths.tolist()) == (4, 0, [20, 20])
     expected = np.where(np.isin(np.arange(20), [3, 4]), np.nan, np.arange(20.0))
@@ -62,18 +78,20 @@ def test_a_table_is_filled_and_counted(tmp_path):
     assert (source.label(1), source.groups().tolist()) == ("b", [0, 0])
 
 
-def test_a_long_table_is_filled_series_by_series(tmp_path):
+@pytest.mark.parametrize("points", [1, 1 << 22])
+def test_a_long_table_is_filled_series_by_series(path, points, monkeypatch):
+    monkeypatch.setattr(columnar, "POINTS_AT_A_TIME", points)
     rows = [("x", d, 1.0) for d in (1, 2, 3, 6)] + [("y", d, 2.0) for d in (5, 1, 3)]
     frame = pd.DataFrame(
         {
             "unique_id": [r[0] for r in rows],
-            "ds": [f"2024-01-{r[1]:02d}" for r in rows],
+            "ds": pd.to_datetime([f"2024-01-{r[1]:02d}" for r in rows]),
             "y": [r[2] for r in rows],
         }
     )
-    frame.to_csv(tmp_path / "long.csv", index=False)
-    source = FilledSource(open_source(str(tmp_path / "long.csv")))
-    assert source.lengths.tolist() == [6, 3]
+    _write(frame, path)
+    source = FilledSource(ConcatSource([open_source(str(path))] * 2))
+    assert (source.lengths.tolist(), source.absent) == ([6, 3, 6, 3], 4)
     np.testing.assert_array_equal(source[0], [1, 1, 1, np.nan, np.nan, 1])
 
 
@@ -89,3 +107,15 @@ def test_the_heads_of_series_end_with_their_times(tmp_path):
     heads = HeadSource(open_source(str(tmp_path / "a.csv")), np.array([7]))
     np.testing.assert_array_equal(heads[0], np.arange(7.0))
     assert len(heads.times(0)) == 7
+
+
+def test_a_run_says_which_columns_it_leaves_out(path):
+    times = pd.date_range("2024-12-01", periods=60)
+    columns = {"index": range(60), "ds": times, "year": times.year, "v": np.arange(60.0)}
+    _write(pd.DataFrame(columns).drop(index=7), path)
+    config = DataConfig(path=str(path), length=32, fill_absent=True)
+    summary = open_training_data(config, seed=0, num_steps=1, batch_size=1).summary
+    assert "1 sequences" in summary
+    assert (
+        "; columns left out: 'index', 'year'; 1 times without a row are missing points" in summary
+    )

@@ -74,6 +74,19 @@ def test_a_fork_before_the_first_use_is_none(monkeypatch):
         forks.check()
 
 
+def test_methods_of_other_libraries_are_answered_with_ours(forecaster):
+    with pytest.raises(AttributeError, match=r"use forecast\(series, horizon=\.\.\.\)"):
+        forecaster.predict(SERIES, 4)
+    with pytest.raises(AttributeError, match=r"quantile_levels"):
+        forecaster.predict_quantiles  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        forecaster.nonsense  # noqa: B018
+    assert not hasattr(forecaster, "predict")  # so that nobody takes it for an estimator
+    with pytest.raises(AttributeError, match="__deepcopy__"):
+        forecaster.__deepcopy__  # noqa: B018
+    assert not hasattr(type(forecaster).__new__(type(forecaster)), "engine")
+
+
 def test_repr(forecaster):
     text = repr(forecaster)
     assert text.startswith("<Forecaster: time_moe, 19,584 parameters in float32")

@@ -74,6 +74,13 @@ def test_rows_of_a_batch():
     assert rows_of_batch(5, 64, 512, more=True, program=30_000) == 64
     assert rows_of_batch(5, 64, 512, more=True, program=20_000) == 8
     assert rows_of_batch(3, 3, 512, more=False, program=0) == 3
+    # Rows that fill a batch up cost no more than a quarter of a program, where a few more
+    # programs can help that.
+    assert rows_of_batch(65, 256, 448, more=False, program=1e9) == 128
+    assert rows_of_batch(65, 256, 448, more=False, program=35_000) == 80
+    rows = {rows_of_batch(n, 256, 448, more=False, program=35_000) for n in range(65, 129)}
+    assert rows == {80, 96, 112, 128}
+    assert {rows_of_batch(n, 256, 448, False, 0) for n in range(129, 257)} == {160, 192, 224, 256}
 
 
 HEADS = ((1, 8, 32, 64), (1, 8, 32, 64, 720), (4, 8), (1,), (96,))
@@ -107,6 +114,18 @@ def test_small_programs_are_compiled_with_less_effort(monkeypatch):
     jax.devices()  # which begin with the flags that they find
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     assert programs.compiler_options(1e6) == programs.LESS_EFFORT
-    assert programs.compiler_options(1e12) is None
+    assert programs.compiler_options(1e12) == {}
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
-    assert programs.compiler_options(1e6) is None
+    assert programs.compiler_options(1e6) == {}
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+    """Each version has its own; the bounds of the dependencies allow many."""
+    monkeypatch.setattr(programs, "_unknown", set())
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    options = {"xla_of_another_version": True, "xla_backend_optimization_level": 1}
+    for _ in range(2):
+        assert float(programs.compile_with(lowered, options)(1.0)) == 2.0
+        assert programs._unknown == {"xla_of_another_version"}
+    with pytest.raises(jax.errors.JaxRuntimeError):  # a value that is wrong is not left out
+        programs.compile_with(lowered, {"xla_backend_optimization_level": "high"})

@@ -134,16 +134,12 @@ def _choose_horizon(
 
 def _season(prepared: FrameInputs) -> int:
     """The steps of a season: of the calendar, else the one that most series show; 1 without."""
-    frequency = _frequencies(prepared).most_common(1)[0][0]
+    frequency = Counter(each.freq for each in prepared.timed.series).most_common(1)[0][0]
     season = season_of_frequency(frequency)
     if season > 1:
         return season
     series = prepared.timed.series[:SEASONS_SEEN]
     return Counter(season_of_values(each.values) for each in series).most_common(1)[0][0]
-
-
-def _frequencies(prepared: FrameInputs) -> Counter[str]:
-    return Counter(each.freq for each in prepared.timed.series)
 
 
 @contextlib.contextmanager
@@ -202,8 +198,9 @@ def run_forecast(args: argparse.Namespace) -> None:
         forecast = forecast_frame(
             forecaster.forecast, prepared, names, progress=progress, **options
         )
-    _report_counts(forecast.frame.attrs)
-    _report_frequency(args, prepared)
+    attributes = forecast.frame.attrs
+    _report_counts(attributes)
+    _report_frequency(args, attributes["freq"])
     write_table(_table(forecast, args), args.out, kind)
     if args.out:
         print(f"wrote {args.out}")
@@ -239,11 +236,11 @@ def _check_folds(args: argparse.Namespace, prepared: FrameInputs) -> None:
     check_folds(values, args.horizon, args.backtest, args.season, names)
 
 
-def _report_frequency(args: argparse.Namespace, prepared: FrameInputs) -> None:
+def _report_frequency(args: argparse.Namespace, freq: str | dict[str, str]) -> None:
     """Says which frequency was found, unless it was given or the times are step numbers."""
-    found = _frequencies(prepared)
-    if args.freq is None and not all(freq.isdigit() for freq in found):
-        shown = [f"{freq} ({count:,} series)" for freq, count in found.most_common(8)]
+    found = Counter([freq] if isinstance(freq, str) else freq.values())
+    if args.freq is None and not all(each.isdigit() for each in found):
+        shown = [f"{each} ({count:,} series)" for each, count in found.most_common(8)]
         said = ", ".join(shown) if len(found) > 1 else next(iter(found))
         print(f"note: frequency {said}", file=sys.stderr)
 

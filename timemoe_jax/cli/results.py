@@ -65,7 +65,11 @@ def choose_format(out: Path | None, given: str | None) -> str:
 
 
 def check_outputs(inputs: dict[str, Any], outputs: dict[str, Path | None]) -> None:
-    """Refuses to write over what is read, over a folder, or twice to one file."""
+    """Refuses to write over what is read, over a folder, or twice to one file.
+
+    Folders that are not there are made when a file is written; a note on standard error names each,
+    so that a slip in a path is seen.
+    """
     seen = {os.path.realpath(path): flag for flag, path in inputs.items() if path is not None}
     for flag, path in outputs.items():
         if path is None:
@@ -75,6 +79,8 @@ def check_outputs(inputs: dict[str, Any], outputs: dict[str, Path | None]) -> No
         above = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
         if not above.is_dir():
             raise DataError(f"{flag} {path}: {above} is a file, and no folder; give another name")
+        if above != Path(os.path.abspath(path)).parent:
+            print(f"note: {flag} makes the folder {path.parent}", file=sys.stderr)
         other = seen.get(os.path.realpath(path))
         if other is not None and (path.is_file() or not path.exists()):
             what = "is written, too" if other in outputs else "is read"

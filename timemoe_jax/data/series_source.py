@@ -85,6 +85,10 @@ class SequenceSource(abc.ABC):
         self._checked(i)
         return None
 
+    def all_times(self) -> Iterator[Shaped[np.ndarray, " T"] | None]:
+        """Those of every series, in turn."""
+        return (self.times(i) for i in range(len(self)))
+
     def groups(self) -> Int64[np.ndarray, " num_sequences"]:
         """A number for each series, the same for neighbors that are aligned, rising."""
         count = len(self)
@@ -187,6 +191,10 @@ class ConcatSource(_DelegatingSource):
     def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
         # A source may know a faster way through itself than one series after the other.
         return itertools.chain.from_iterable(self._sources)
+
+    def all_times(self) -> Iterator[Shaped[np.ndarray, " T"] | None]:
+        """Those of every series, each source in its own way."""
+        return itertools.chain.from_iterable(source.all_times() for source in self._sources)
 
     def groups(self) -> Int64[np.ndarray, " num_sequences"]:
         """Those of the sources, one after the other."""

@@ -42,6 +42,17 @@ _NAMES = {
     ("season=",): "season_length seasonality sp",
     ("past_covariates=",): "past_covariate observed_covariates hist_exog",
 }
+# What other libraries call the methods of a model that forecasts.
+_METHODS = dict.fromkeys(
+    ("predict", "predict_proba", "fit", "fit_predict", "fit_forecast", "generate"),
+    "forecast(series, horizon=...), or predict_df(frame, horizon=...) for a data frame",
+)
+_METHODS |= {
+    "predict_quantiles": "forecast(series, horizon=..., quantile_levels=...)",
+    "predict_interval": "forecast(series, horizon=..., quantile_levels=...)",
+    "historical_forecasts": "backtest(series, horizon=..., folds=...)",
+    "cross_validation": "backtest(series, horizon=..., folds=...)",
+}
 _HERE = {other: here for here, others in _NAMES.items() for other in others.split()}
 
 
@@ -87,3 +98,9 @@ def _unknown(method: str, name: str, known: set[str]) -> str:
     if near:
         return f"{title}; did you mean {near[0]!r}?"
     return f"{title}; it has {', '.join(sorted(known))}"
+
+
+def unknown_attribute(owner: str, name: str) -> AttributeError:
+    """What to raise for an attribute that there is not; of other libraries' methods, with ours."""
+    hint = f"; use {_METHODS[name]}" if name in _METHODS else ""
+    return AttributeError(f"{owner!r} object has no attribute {name!r}{hint}")

@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError, listed
-from timemoe_jax.forecasting.arguments import for_users, whole_number
+from timemoe_jax.forecasting.arguments import for_users, unknown_attribute, whole_number
 from timemoe_jax.forecasting.call import Call
 from timemoe_jax.forecasting.contexts import Inputs
 from timemoe_jax.forecasting.engine import Engine
@@ -100,6 +100,12 @@ class Forecaster:
         self.__dict__.update(state)
         if self._disk_cache:
             compilation_cache.use_by_default()
+
+    if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what is not there: says which method takes the place of another's."""
+            raise unknown_attribute(type(self).__name__, name)
 
     def __repr__(self) -> str:
         """The size of the model, what it computes in, and how far it sees and forecasts."""

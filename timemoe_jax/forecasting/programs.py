@@ -4,7 +4,7 @@ import collections
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +15,17 @@ MOST_PROGRAMS = 32
 # and a half of two cores, some seconds of an accelerator.
 PROGRAM_OPERATIONS = {"cpu": 8e10}
 PROGRAM_OPERATIONS_ACCELERATOR = 2e13
-# For a batch of fewer operations a CPU's program is compiled with less effort: in 60% of the time.
-# The program then takes a tenth longer, which is less than that for some hundred calls.
-SMALL_OPERATIONS = 2e10
-LESS_EFFORT = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# For a batch of fewer operations a CPU's program is compiled with less effort: in half of the time.
+# The program then takes a tenth longer, which is less than that for ten calls of the largest of
+# these, and for hundreds of one series. The sums that the pass rewrites are a tenth of what there
+# is to compile, and no faster by it.
+SMALL_OPERATIONS = 1e11
+LESS_EFFORT = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 1,
+    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+}
+_unknown: set[str] = set()  # options that this version of XLA has refused: newer ones lack some
 
 
 class Programs:
@@ -59,7 +66,7 @@ class Programs:
                 if key in self._kept:
                     return self._kept[key]
             lowered = self._jitted.lower(params, x, mask, horizon=key[-1])
-            program = lowered.compile(compiler_options(math.prod(x.shape) * self._operations))
+            program = compile_with(lowered, compiler_options(math.prod(x.shape) * self._operations))
             with self._lock:
                 self._kept[key] = program
             return program
@@ -76,14 +83,27 @@ class Programs:
         return len(self._kept)
 
 
-def compiler_options(operations: float) -> dict[str, Any] | None:
-    """How to compile a program of so many operations; None is as JAX does by itself.
+def compiler_options(operations: float) -> Mapping[str, Any]:
+    """How to compile a program of so many operations; empty is as JAX does by itself.
 
     Whoever set options in XLA_FLAGS gets those.
     """
     small = operations <= SMALL_OPERATIONS and jax.default_backend() == "cpu"
     flags = os.environ.get("XLA_FLAGS", "")
-    return LESS_EFFORT if small and not any(name in flags for name in LESS_EFFORT) else None
+    return LESS_EFFORT if small and not any(name in flags for name in LESS_EFFORT) else {}
+
+
+def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
+    """Compiles with those of some options that this version of XLA knows."""
+    while True:
+        known = {name: value for name, value in options.items() if name not in _unknown}
+        try:
+            return lowered.compile(known or None)
+        except jax.errors.JaxRuntimeError as error:
+            refused = [name for name in known if f"No such compile option: '{name}'" in str(error)]
+            if not refused:
+                raise
+            _unknown.update(refused)
 
 
 def program_points(operations: float) -> float:

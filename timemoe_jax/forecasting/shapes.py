@@ -57,10 +57,15 @@ def padded_lengths(series: Mapping[int, int], program: float) -> dict[int, int]:
 
 
 def rows_of_batch(count: int, size: int, length: int, more: bool, program: float) -> int:
-    """Rows of a batch of `count` contexts: a power of two, or `size` if that is less.
+    """Rows of a batch of `count` contexts, at most `size`: one of few numbers.
 
-    Where the batch is the rest of `more` than `size` contexts, it takes the program of those, if
-    that costs fewer points than a program of its own.
+    It is a power of two, or where computing the rows that fill it up would take more than a quarter
+    of what compiling a program takes, a multiple of a half, quarter or eighth of that. Where the
+    batch is the rest of `more` than `size` contexts, it takes the program of those, if that costs
+    fewer points than a program of its own.
     """
-    rows = min(size, power_of_two(count))
+    most = step = power_of_two(count)
+    while step * 8 > most and step > 1 and (-count % step) * length > program / 4:
+        step //= 2
+    rows = min(size, count + -count % step)
     return size if more and (size - rows) * length < program else rows

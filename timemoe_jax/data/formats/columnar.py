@@ -7,12 +7,12 @@ Time-300B folder, which `timemoe data convert` writes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from timemoe_jax.data.formats.columnar_files import (
     ColumnarFile,
@@ -23,8 +23,8 @@ from timemoe_jax.data.formats.columnar_files import (
     numbers,
     open_columnar_file,
 )
-from timemoe_jax.data.formats.dates import parse_dates
-from timemoe_jax.data.formats.frames import warn_of_repeats
+from timemoe_jax.data.formats.dates import common_frequency, frequency_of, parse_dates
+from timemoe_jax.data.formats.frames import in_order, without_parts_of_time
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     ID_NAMES,
@@ -57,6 +57,8 @@ def open_columnar(
     names = names or ColumnNames()
     kinds = _with_dates(kinds, table, names)
     layout = find_layout(where, kinds, names, table.column)
+    if not names.targets:
+        layout = without_parts_of_time(layout, table.times, table.column)
     sources: list[SequenceSource]
     if layout.kind == "wide":
         sources = [_WideSource(table, layout)]
@@ -65,6 +67,10 @@ def open_columnar(
     else:
         index = LongIndex(where, lambda: _long_parts(table, layout))
         sources = [_LongSource(table, layout, target, index) for target in layout.targets]
+        if layout.timestamp is not None:
+            frequency = common_frequency(len(sources[0]), sources[0].times)
+            for each in sources:
+                each.frequency = frequency
     source = sources[0] if len(sources) == 1 else ConcatSource(sources)
     source.ignored_columns = layout.ignored
     return source
@@ -152,6 +158,37 @@ class _Table:
         """All numbers of a column."""
         return np.concatenate([self.numbers(part, [name])[name] for part in range(len(self))])
 
+    def times(self, name: str) -> np.ndarray:
+        """All times of a column; every row must have one."""
+        parts = [self.times_of(part, [name])[name] for part in range(len(self))]
+        times = np.concatenate(parts)
+        missing = np.isnat(times) if times.dtype.kind == "M" else np.isnan(times)
+        if missing.any():
+            raise DataError(
+                f"{self.where}: column {name!r} has no time in row {int(missing.argmax())}; every "
+                "row needs one"
+            )
+        return times
+
+    def times_of(self, part: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        arrays = self.read(part, columns)
+        return {name: _times(array, self, part, name) for name, array in arrays.items()}
+
+    def gather(
+        self, rows: Int64[np.ndarray, " n"], columns: Sequence[str], read: Callable[..., Any]
+    ) -> list[np.ndarray]:
+        """What `read` gives of some rows, of each column; a part that holds any is read once."""
+        of_row = np.searchsorted(self.begins, rows, side="right") - 1
+        out: dict[str, np.ndarray] = {}
+        for part in np.unique(of_row) if len(rows) else [0]:  # for no row, of the right type
+            values = read(int(part), columns)
+            chosen = of_row == part
+            for name in columns:
+                if name not in out:
+                    out[name] = np.empty(len(rows), values[name].dtype)
+                out[name][chosen] = values[name][rows[chosen] - self.begins[part]]
+        return [out[name] for name in columns]
+
     def batches(self, part: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         file, inner = self._parts[part]
         return file.batches(inner, columns)
@@ -164,56 +201,38 @@ class _Table:
 
 
 class _WideSource(SequenceSource):
-    """The numeric columns of a table."""
+    """The numeric columns of a table, its rows in the order of their times."""
 
     aligned = True
 
     def __init__(self, table: _Table, layout: Layout):
         self._table, self._columns = table, layout.targets
+        self._times: np.ndarray | None = None
+        self._order: np.ndarray | None = None  # of the rows, where it is not that of the file
         if layout.timestamp is not None:
-            self._check_order(layout.timestamp)
+            times = table.times(layout.timestamp)
+            self._times, self._order = in_order(times, table.where, layout.timestamp)
+            self.frequency = frequency_of(self._times)
         self.lengths = np.full(len(self._columns), table.begins[-1], np.int64)
-
-    def _check_order(self, timestamp: str) -> None:
-        last: Any = None
-        repeats = 0
-        for part in range(len(self._table)):
-            array = self._table.read(part, [timestamp])[timestamp]
-            times = _times(array, self._table, part, timestamp)
-            steps = times if last is None else np.concatenate([[last], times])
-            # NaT and NaN are never in order.
-            wrong = np.flatnonzero(~(steps[1:] >= steps[:-1]))
-            if wrong.size:
-                row = int(self._table.begins[part]) + int(wrong[0]) + (last is None)
-                raise DataError(
-                    f"{self._table.where}: column {timestamp!r} must ascend, but row {row} does "
-                    "not; sort the table by it"
-                )
-            repeats += int((steps[1:] == steps[:-1]).sum())
-            last = times[-1]
-        warn_of_repeats(repeats, self._table.where, timestamp)
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
         return self._rows([self._columns[i]], start, stop)[0]
 
     def _rows(self, columns: Sequence[str], start: int, stop: int) -> list[np.ndarray]:
-        begins = self._table.begins
-        pieces: list[dict[str, np.ndarray]] = []
-        # If there is no row to read, this is an empty piece of the right type.
-        first = self._table.part_of(min(start, int(begins[-1]) - 1))
-        last = max(self._table.part_of(max(stop - 1, 0)), first)
-        for part in range(first, last + 1):
-            values = self._table.numbers(part, columns)
-            begin, end = int(begins[part]), int(begins[part + 1])
-            cut = slice(max(start - begin, 0), max(min(stop, end) - begin, 0))
-            pieces.append({name: values[name][cut] for name in columns})
-        return [np.concatenate([piece[name] for piece in pieces]) for name in columns]
+        order = self._order
+        rows = np.arange(start, stop) if order is None else order[start:stop]
+        return self._table.gather(rows, columns, self._table.numbers)
 
     def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
         rows = int(self._table.begins[-1])
         step = max(1, POINTS_AT_A_TIME // rows)
         for k in range(0, len(self._columns), step):
             yield from self._rows(self._columns[k : k + step], 0, rows)
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """Those of all rows, the same for every series."""
+        self._checked(i)
+        return self._times
 
     def name(self, i: int) -> str:
         return f"{self._table.where} column {self._columns[i]}"
@@ -227,34 +246,44 @@ class _LongSource(SequenceSource):
 
     def __init__(self, table: _Table, layout: Layout, target: str, index: LongIndex):
         self._table, self._target, self._index = table, target, index
+        self._timestamp = layout.timestamp
         self._several = len(layout.targets) > 1
         self.lengths = index.lengths
 
     def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
-        return self._gather(self._index.rows(i, start, stop))
+        return self._values(self._index.rows(i, start, stop))
 
-    def _gather(self, rows: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Reads the values of some rows, each part that holds any of them once."""
-        of_row = np.searchsorted(self._table.begins, rows, side="right") - 1
-        out: np.ndarray | None = None
-        for part in np.unique(of_row) if len(rows) else [0]:
-            values = self._table.numbers(int(part), [self._target])[self._target]
-            if out is None:
-                out = np.empty(len(rows), values.dtype)
-            chosen = of_row == part
-            out[chosen] = values[rows[chosen] - self._table.begins[part]]
-        assert out is not None
-        return out
+    def _values(self, rows: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        return self._table.gather(rows, [self._target], self._table.numbers)[0]
+
+    def _stamps(self, rows: Int64[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
+        assert self._timestamp is not None
+        return self._table.gather(rows, [self._timestamp], self._table.times_of)[0]
 
     def __iter__(self) -> Iterator[Float[np.ndarray, " T"]]:
+        return self._in_turn(self._values)
+
+    def _in_turn(self, take: Callable[[Int64[np.ndarray, " n"]], np.ndarray]) -> Iterator[Any]:
+        """Takes something of the rows of each series, those of many at a time."""
         ends = np.cumsum(self.lengths)
         i = 0
         while i < len(self):
             begin = int(ends[i] - self.lengths[i])
             upto = max(i + 1, int(np.searchsorted(ends, begin + POINTS_AT_A_TIME, side="right")))
-            values = self._gather(self._index.rows(i, 0, int(ends[upto - 1]) - begin))
+            values = take(self._index.rows(i, 0, int(ends[upto - 1]) - begin))
             yield from np.split(values, ends[i : upto - 1] - begin)
             i = upto
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """Those of the rows of series `i`, if the table has a column of times."""
+        i = self._checked(i)
+        if self._timestamp is None:
+            return None
+        return self._stamps(self._index.rows(i, 0, int(self.lengths[i])))
+
+    def all_times(self) -> Iterator[Shaped[np.ndarray, " T"] | None]:
+        """Those of every series, for which each part of the table is read about once."""
+        return super().all_times() if self._timestamp is None else self._in_turn(self._stamps)
 
     def name(self, i: int) -> str:
         return f"{self._table.where} series {self.label(i)}"

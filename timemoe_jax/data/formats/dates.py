@@ -36,6 +36,7 @@ _ORDERS = {"dmy": "day first", "mdy": "month first", "ymd": "year first"}
 # Times are regular if so much of their grid is there, and are not if less than that is.
 _REGULAR, _IRREGULAR = 0.75, 0.25
 _DAY = 86400  # seconds
+FREQUENCIES_SEEN = 200  # series of a long table whose frequencies are compared
 
 
 def date_format(
@@ -286,3 +287,15 @@ def frequency_of(times: Shaped[np.ndarray, " T"] | None) -> str | None:
     if times is None or times.dtype.kind != "M" or len(times) < 3:
         return None
     return pd.infer_freq(pd.DatetimeIndex(times))
+
+
+def common_frequency(
+    count: int, times: Callable[[int], Shaped[np.ndarray, " T"] | None]
+) -> str | None:
+    """The frequency of `count` series by their times, None where they differ.
+
+    Of many series a few, spread evenly, count.
+    """
+    chosen = range(0, count, max(1, count // FREQUENCIES_SEEN))
+    found = {frequency_of(times(i)) for i in chosen}
+    return found.pop() if len(found) == 1 else None

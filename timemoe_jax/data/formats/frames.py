@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from timemoe_jax.data.formats.dates import frequency_of, parse_dates
+from timemoe_jax.data.formats.dates import common_frequency, frequency_of, parse_dates
 from timemoe_jax.data.formats.long_index import LongIndex, LongPart
 from timemoe_jax.data.formats.table_layout import (
     TARGET_NAMES,
@@ -38,7 +38,6 @@ _PARTS_OF_TIME = {
     **dict.fromkeys(("dayofyear", "day_of_year", "doy"), "day_of_year"),
     **dict.fromkeys(("dayofmonth", "day_of_month", "dom"), "day"),
 }
-FREQUENCIES_SEEN = 200  # series of a long table whose frequencies are compared
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
@@ -129,10 +128,18 @@ def layout_of(frame: Any, names: ColumnNames, where: str, covariates: Sequence[s
     for name in layout.targets:
         if name in texts:
             raise DataError(f"{where}: column {name!r} must hold numbers, {_text_of(frame, name)}")
-    return layout if names.targets else _without_parts_of_time(frame, layout, where)
+    if names.targets:
+        return layout
+    return without_parts_of_time(
+        layout,
+        lambda name: _times(frame, name, where),
+        lambda name: numbers_of(frame, name, where),
+    )
 
 
-def _without_parts_of_time(frame: Any, layout: Layout, where: str) -> Layout:
+def without_parts_of_time(
+    layout: Layout, times: Callable[[str], Shaped[np.ndarray, " rows"]], numbers: Numbers
+) -> Layout:
     """Leaves out of a wide table the year, month, hour and so on of its times, unless it is all."""
     parts = [name for name in layout.targets if name.strip().lower() in _PARTS_OF_TIME]
     if layout.kind != "wide" or layout.timestamp is None or not parts:
@@ -140,13 +147,13 @@ def _without_parts_of_time(frame: Any, layout: Layout, where: str) -> Layout:
     import pandas as pd
 
     try:
-        times = pd.DatetimeIndex(_times(frame, layout.timestamp, where))
+        index = pd.DatetimeIndex(times(layout.timestamp))
     except (DataError, TypeError, ValueError):
         return layout  # times that are wrong, or step numbers, are looked at elsewhere
     for name in parts:
-        part = getattr(times, _PARTS_OF_TIME[name.strip().lower()])
+        part = getattr(index, _PARTS_OF_TIME[name.strip().lower()])
         # Days of the week and the year are counted from 0 or from 1.
-        apart = np.unique(numbers_of(frame, name, where) - np.asarray(part))
+        apart = np.unique(numbers(name) - np.asarray(part))
         if len(apart) == 1 and apart[0] in (-1, 0, 1) and len(layout.targets) > 1:
             targets = tuple(other for other in layout.targets if other != name)
             layout = layout._replace(targets=targets, ignored=(*layout.ignored, name))
@@ -293,22 +300,29 @@ def wide_columns(
     columns = [numbers_of(frame, name, where) for name in layout.targets]
     if layout.timestamp is None:
         return None, columns
-    times = _times(frame, layout.timestamp, where)
+    times, order = in_order(_times(frame, layout.timestamp, where), where, layout.timestamp)
+    return times, columns if order is None else [values[order] for values in columns]
+
+
+def in_order(
+    times: Shaped[np.ndarray, " T"], where: str, column: str
+) -> tuple[Shaped[np.ndarray, " T"], Int64[np.ndarray, " T"] | None]:
+    """The times of a wide table in order, and the rows in that order, None if they are in it.
+
+    Rows at one time keep their order; a warning counts them.
+    """
+    order = None
     if (times[1:] < times[:-1]).any():
         order = np.argsort(times, kind="stable")
-        times, columns = times[order], [values[order] for values in columns]
-    warn_of_repeats(int((times[1:] == times[:-1]).sum()), where, layout.timestamp)
-    return times, columns
-
-
-def warn_of_repeats(count: int, where: str, column: str) -> None:
-    """Warns of rows of a wide table whose time an earlier row has; they are kept."""
-    if count:
-        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        times = times[order]
+    repeats = int((times[1:] == times[:-1]).sum())
+    if repeats:
+        rows = "1 row has" if repeats == 1 else f"{repeats:,} rows have"
         warnings.warn(
             f"{where}: {rows} the same time in {column!r} as the row before; each counts as a step",
-            stacklevel=5,
+            stacklevel=4,
         )
+    return times, order
 
 
 def _wide(frame: Any, layout: Layout, where: str) -> ArraySource:
@@ -334,15 +348,8 @@ def _long(frame: Any, layout: Layout, where: str) -> ArraySource:
         names += [name + suffix for name in index.ids]
     each = [] if times is None else [times[row] for row in rows]
     source = _FrameSource(series, names, f"{where} series", each * len(layout.targets))
-    source.frequency = None if times is None else _common_frequency(each)
+    source.frequency = None if times is None else common_frequency(len(each), each.__getitem__)
     return source
-
-
-def _common_frequency(times: Sequence[Shaped[np.ndarray, " T"]]) -> str | None:
-    """The frequency of all series, None where they differ; of many, a few spread evenly count."""
-    chosen = times[:: max(1, len(times) // FREQUENCIES_SEEN)]
-    found = {frequency_of(each) for each in chosen}
-    return found.pop() if len(found) == 1 else None
 
 
 def _lists(frame: Any, layout: Layout, where: str) -> ArraySource:

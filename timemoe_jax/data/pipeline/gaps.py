@@ -16,16 +16,16 @@ _DAY = np.timedelta64(1, "D")
 class FilledSource(SequenceSource):
     """Series of another source with NaN at each regular time that has no row.
 
-    Only sources that know their times have any: tables that were read into memory. What changes is
-    kept in memory, all else is read from the source.
+    Only sources that know their times have any: tables. The series that change are kept in memory,
+    all else is read from the source.
     """
 
     def __init__(self, source: SequenceSource):
         self._source = source
         self.irregular = 0  # series whose times have no common step, which stay as they are
         self._filled: dict[int, np.ndarray] = {}
-        for i in range(len(source)):
-            self._fill(i)
+        for i, times in enumerate(source.all_times()):
+            self._fill(i, times)
         self.lengths = source.lengths.astype(np.int64)
         for i, values in self._filled.items():
             self.lengths[i] = len(values)
@@ -33,8 +33,7 @@ class FilledSource(SequenceSource):
         self.skipped_files, self.frequency = source.skipped_files, source.frequency
         self.ignored_columns = source.ignored_columns
 
-    def _fill(self, i: int) -> None:
-        times = self._source.times(i)
+    def _fill(self, i: int, times: Shaped[np.ndarray, " T"] | None) -> None:
         if times is None or len(times) < 3:
             return
         positions = regular_positions(times)

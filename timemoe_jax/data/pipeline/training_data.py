@@ -22,6 +22,7 @@ from timemoe_jax.data.pipeline.splits import Split, split_sequences, split_sourc
 from timemoe_jax.data.pipeline.tails import TailIndex, heads_of
 from timemoe_jax.data.pipeline.windows import Index, WindowIndex, Windows, WindowSource
 from timemoe_jax.data.series_source import HeadSource, SequenceSource, SubsetSource
+from timemoe_jax.errors import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,11 @@ def open_training_data(
     held_out: SequenceSource | None = None
     validation: Windows | None = None
     notes = []
+    if source is not None and source.ignored_columns:
+        notes.append(f"columns left out: {listed([*map(repr, source.ignored_columns)])}")
     if source is not None and config.fill_absent:
         source = filled = FilledSource(source)
-        notes = _fill_notes(filled)
+        notes += _fill_notes(filled)
     if config.validation_path:
         held_out = open_source(config.validation_path)
         held_out = FilledSource(held_out) if config.fill_absent else held_out

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from timemoe_jax.data.formats.time300b.index import open_index
 from timemoe_jax.data.formats.time300b.meta import DTYPES
-from timemoe_jax.data.formats.time300b.reads import inode_of, read_points
+from timemoe_jax.data.formats.time300b.reads import read_points, stamp_of
 from timemoe_jax.data.series_source import SequenceSource, float_of
 from timemoe_jax.errors import DataError
 
@@ -56,7 +56,7 @@ class TimeMoeFolderSource(SequenceSource):
         self._is_float32 = self._dtype == np.float32
         self._files = [str(self._folder / name) for name in layout.files]
         # A folder that is written anew at this path is another one.
-        self._inodes = [inode_of(file) for file in self._files]
+        self._stamps = [stamp_of(file) for file in self._files]
         # The first point of each file, then the total.
         self._starts = np.cumsum([0, *layout.files.values()], dtype=np.int64).tolist()
         self.lengths = self._index.lengths
@@ -86,7 +86,7 @@ class TimeMoeFolderSource(SequenceSource):
     def _stored(self, begin: int, end: int) -> Float[np.ndarray, " _"]:
         """Points `begin` to `end` of all files, in a dtype that holds every value exactly."""
         raw = np.empty(end - begin, self._dtype)
-        read_points(self._files, self._starts, begin, raw, self._inodes)
+        read_points(self._files, self._starts, begin, raw, self._stamps)
         if self._is_bfloat16:
             # The upper half of a float32.
             return (raw.astype(np.uint32) << 16).view(np.float32)

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -18,6 +19,24 @@ from timemoe_jax.errors import DataError
 
 # A corpus has thousands of files; a process may often open no more than 1024.
 MOST_OPEN = 32
+
+
+class FileStamp(NamedTuple):
+    """What tells a file from another that takes its place, and from what it was before.
+
+    The device is left out, since it differs between hosts that share a file system. A new file may
+    be given the inode of one that was deleted, so that size and time of change count as well.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def stamp_of(file: str | int) -> FileStamp:
+    """The stamp of a path or a descriptor; an `OSError` if it is not there."""
+    status = os.stat(file)
+    return FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class _Descriptors:
@@ -30,31 +49,27 @@ class _Descriptors:
         for descriptor in self.by_path.values():
             os.close(descriptor)
 
-    def open(self, path: str, inode: int | None) -> int:
-        """The descriptor of a file, which must have an inode unless that is None."""
+    def open(self, path: str, stamp: FileStamp | None) -> int:
+        """The descriptor of a file, which must have a stamp unless that is None."""
         if path in self.by_path:
             descriptor = self.by_path[path]
-            if inode is None or os.fstat(descriptor).st_ino == inode:
+            if stamp is None or stamp_of(descriptor) == stamp:
                 self.by_path.move_to_end(path)
                 return descriptor
-            # Another file has taken its place.
+            # Another file has taken its place, or it was written anew.
             os.close(self.by_path.pop(path))
         descriptor = os.open(path, os.O_RDONLY)
-        if inode is not None and os.fstat(descriptor).st_ino != inode:
+        if stamp is not None and stamp_of(descriptor) != stamp:
             os.close(descriptor)
-            raise DataError(f"{path} has been replaced since it was opened; open it again")
+            raise _changed(path)
         self.by_path[path] = descriptor
         if len(self.by_path) > MOST_OPEN:
             os.close(self.by_path.popitem(last=False)[1])
         return descriptor
 
 
-def inode_of(path: str) -> int:
-    """What tells a file from another that takes its place; an `OSError` if it is not there.
-
-    The device is left out, since it differs between hosts that share a file system.
-    """
-    return os.stat(path).st_ino
+def _changed(path: str) -> DataError:
+    return DataError(f"{path} has changed since it was opened; open it again")
 
 
 class _OfThread(threading.local):
@@ -65,20 +80,22 @@ class _OfThread(threading.local):
 _of_thread = _OfThread()
 
 
-def read(path: str, values: UInt8[np.ndarray, " n"], offset: int, inode: int | None = None) -> int:
+def read(
+    path: str, values: UInt8[np.ndarray, " n"], offset: int, stamp: FileStamp | None = None
+) -> int:
     """Fills `values` with the bytes of a file from `offset` on, and returns how many there were.
 
-    They are fewer than asked for only where the file ends. With an inode, another file that
-    has taken the place is never read: one that is still open is read as it was, else it is a
-    DataError.
+    They are fewer than asked for only where the file ends. With a stamp, another file that has
+    taken the place is never read: one that is still open is read as it was, else it is a
+    DataError, as it is for a file that was written over.
     """
     if not hasattr(os, "preadv"):
-        if inode is not None and inode_of(path) != inode:
-            raise DataError(f"{path} has been replaced since it was opened; open it again")
+        if stamp is not None and stamp_of(path) != stamp:
+            raise _changed(path)
         with open(path, "rb") as stream:
             stream.seek(offset)
             return stream.readinto(values.data)
-    descriptor = _of_thread.descriptors.open(path, inode)
+    descriptor = _of_thread.descriptors.open(path, stamp)
     done = count = os.preadv(descriptor, [values.data], offset)
     while count and done < values.size:  # one call returns no more than 2 GiB
         count = os.preadv(descriptor, [values.data[done:]], offset + done)
@@ -91,11 +108,11 @@ def read_points(
     starts: Sequence[int],
     begin: int,
     values: Shaped[np.ndarray, " n"],
-    inodes: Sequence[int],
+    stamps: Sequence[FileStamp],
 ) -> None:
     """Fills `values`, of the dtype of the files, with the points from `begin` on.
 
-    `starts` holds the first point of each file, then the number of all points; `inodes` are those
+    `starts` holds the first point of each file, then the number of all points; `stamps` are those
     of the files when they were opened.
     """
     # A file without points shares its start with the next file: `bisect_right` finds that one.
@@ -105,7 +122,7 @@ def read_points(
         part = values[at - begin : upto - begin]
         try:
             offset = (at - starts[file]) * part.itemsize
-            count = read(paths[file], part.view(np.uint8), offset, inodes[file])
+            count = read(paths[file], part.view(np.uint8), offset, stamps[file])
         except OSError as error:
             raise DataError(f"{paths[file]} cannot be read: {error.strerror}") from None
         if count < part.nbytes:
