@@ -84,20 +84,20 @@ def frame_tasks(config: FrameConfig) -> FrameTasks:
     for path in files:
         series, names, found = _read(path, config, several=len(files) > 1)
         counters += found
-        for freq in dict.fromkeys(each.freq for each in series):
+        steps = dict.fromkeys(each.freq for each in series)
+        for freq in steps:
             of_freq = [i for i, each in enumerate(series) if each.freq == freq]
-            several = len({each.freq for each in series}) > 1
-            title = f"{path.stem} {freq}" if several else path.stem
+            title = f"{path.stem} {freq}" if len(steps) > 1 else path.stem
             groups.append((title, [series[i] for i in of_freq], [names[i] for i in of_freq]))
-    total = sum(len(series) for _, series, _ in groups)
+    total = sum(len(group) for _, group, _ in groups)
     kept = _chosen(total, config.max_series)
     folds = _Folds(config)
     offset = 0
-    for title, series, names in groups:
-        inside = [i - offset for i in kept if offset <= i < offset + len(series)]
-        offset += len(series)
+    for title, group, names in groups:
+        inside = [i - offset for i in kept if offset <= i < offset + len(group)]
+        offset += len(group)
         if inside:
-            folds.add(title, [series[i] for i in inside], [names[i] for i in inside])
+            folds.add(title, [group[i] for i in inside], [names[i] for i in inside])
     if not folds.tasks:
         raise DataError(
             f"no series of {config.path} has room for a fold: {listed(folds.too_short)}; give a "
@@ -164,11 +164,7 @@ class _Folds:
         """Adds a task of series that share the step between their times."""
         title = self._free(title)
         freq, values = series[0].freq, [each.values for each in series]
-        given = self.config.season
-        # What is forecast must not say how long a season is.
-        hidden = self.config.folds * (self.config.horizon or 1)
-        past = [each[: max(len(each) - hidden, 0)] for each in values]
-        season = Season(given, "given") if given else season_of(past, freq)
+        season = self._season(values, freq)
         horizon = self.config.horizon or default_horizon(season.points)
         chosen = list(self._of_series(values, names, season.points, horizon))
         if not chosen:
@@ -187,6 +183,14 @@ class _Folds:
             )
         )
 
+    def _season(self, values: Sequence[np.ndarray], freq: str) -> Season:
+        """The season that is given, else of the calendar, else of what comes before the folds."""
+        if self.config.season:
+            return Season(self.config.season, "given")
+        horizon = self.config.horizon or default_horizon(season_of(values, freq).points)
+        past = [each[: max(len(each) - self.config.folds * horizon, 0)] for each in values]
+        return season_of(past, freq)
+
     def _of_series(
         self, values: Sequence[np.ndarray], names: Sequence[str], season: int, horizon: int
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -201,10 +205,12 @@ class _Folds:
                 self.fewer.append(f"{name} ({folds})")
             origins = len(each) - horizon * np.arange(folds, 0, -1)
             first = first_observed(each)
-            seen = [t > first and not np.isnan(each[t : t + horizon]).all() for t in origins]
-            self.unseen += len(seen) - sum(seen)
-            if any(seen):
-                yield i, origins[seen]
+            seen = [
+                int(t) for t in origins if t > first and not np.isnan(each[t : t + horizon]).all()
+            ]
+            self.unseen += len(origins) - len(seen)
+            if seen:
+                yield i, np.array(seen, np.int64)
 
     def _free(self, title: str) -> str:
         """A name that no task has."""

@@ -72,7 +72,7 @@ def compare_paired(
         a=float(a.mean()),
         b=float(b.mean()),
         difference=interval(float(a.mean() - b.mean()), boot_a - boot_b),
-        ratio=interval(_over(a.mean(), b.mean()), _over(boot_a, boot_b)),
+        ratio=interval(float(_over(a.mean(), b.mean())), _over(boot_a, boot_b)),
         wins=win_rate(a, b),
         series_wins=win_rate(means[:, 0], means[:, 1]),
         windows=len(a),
