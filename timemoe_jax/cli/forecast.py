@@ -25,7 +25,7 @@ from timemoe_jax.cli.results import (
 )
 from timemoe_jax.data.formats.frames import columns_of, counters_of, time_column_of
 from timemoe_jax.data.formats.table_layout import ID_NAMES, ColumnNames
-from timemoe_jax.data.seasons import season_of_frequency, season_of_values
+from timemoe_jax.data.seasons import season_of
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.files import STEP, read_frame_file, with_steps
@@ -33,7 +33,6 @@ from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
 BUNDLED = "nano"  # the model that is used unless another is named
 LEAST_HORIZON = 12  # of a horizon that is not given, which is two seasons
-SEASONS_SEEN = 32  # series in which a season is looked for
 # What the library's messages say in Python, and how it is said on the command line.
 _FLAGS = {
     **{"future_df": "--future", "freq=": "--freq", "date_format=": "--date-format "},
@@ -133,13 +132,9 @@ def _choose_horizon(
 
 
 def _season(prepared: FrameInputs) -> int:
-    """The steps of a season: of the calendar, else the one that most series show; 1 without."""
+    """The steps of a season: of the most frequent step's calendar, else that most series show."""
     frequency = _frequencies(prepared).most_common(1)[0][0]
-    season = season_of_frequency(frequency)
-    if season > 1:
-        return season
-    series = prepared.timed.series[:SEASONS_SEEN]
-    return Counter(season_of_values(each.values) for each in series).most_common(1)[0][0]
+    return season_of([each.values for each in prepared.timed.series], frequency).points
 
 
 def _frequencies(prepared: FrameInputs) -> Counter[str]:

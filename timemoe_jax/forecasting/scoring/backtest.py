@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
-from timemoe_jax.data.seasons import season_of_values
+from timemoe_jax.data.seasons import season_of
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
@@ -175,7 +175,7 @@ def _score(
 ) -> SeriesBacktest:
     horizon = forecasts.shape[1]
     past = series[: origins[0]]
-    chosen = season_of_values(past) if season is None else season
+    chosen = season_of([past]).points if season is None else season
     naive = np.concatenate([seasonal_naive(series[None, :t], horizon, chosen) for t in origins])
     target = series[origins[0] :].reshape(forecasts.shape)
     counted = ~(np.isnan(target) | np.isnan(naive) | np.isnan(forecasts))
