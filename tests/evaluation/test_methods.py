@@ -66,7 +66,7 @@ def test_simple_methods_forecast_as_their_functions_do():
 def test_the_last_resort_says_what_was_not_defined():
     assert last_resort(np.array([2.0, 4.0]), 3, 2, LEVELS)[2] == ""
     point, quantiles, why = last_resort(np.array([2.0, 4.0]), 3, 7, LEVELS)
-    assert why == "the context has 2 points, less than a season of 7"
+    assert why == "the context is shorter than a season of 7"
     np.testing.assert_array_equal(point, [4, 4, 4])
     np.testing.assert_array_equal(quantiles[0], [6, 6, 6])  # the one change that there was
 
@@ -152,7 +152,7 @@ def test_the_methods_of_statsforecast():
         out = method.predict([series[:72]], 24, 12, LEVELS, "MS")
         assert np.abs(out.point - truth).mean() < 0.5, method.name
         assert (np.diff(out.quantiles[0], axis=1) > 0).all()
-        with pytest.raises(ValueError, match="the context has 0 points; 3 are needed"):
+        with pytest.raises(ValueError, match="the context has fewer than 3 points"):
             method.predict([np.array([NAN])], 24, 12, LEVELS)
     run = run_method(get_methods("theta")[0], [series[:72], np.array([1.0])], 24, 12, LEVELS)
     np.testing.assert_allclose(run.forecast.point[0], truth, atol=1)

@@ -57,7 +57,8 @@ def run(config: FrameConfig) -> dict[str, Any]:
     """
     methods = get_methods(config.baselines)
     data = frame_tasks(config)
-    methods = (*_model(config, data.tasks), *methods)
+    model = _model(config, data.tasks, [method.name for method in methods])
+    methods = (*model, *methods)
     output = Path(config.output_dir)
     print(_plan(data, methods))
     cells: list[dict[str, Any]] = []
@@ -70,7 +71,7 @@ def run(config: FrameConfig) -> dict[str, Any]:
                 cells.append(_run_one(method, task, config, scales[task.name], result, writer))
             results.append(result)
     board = make_leaderboard(data.tasks, results)
-    manifest = _manifest(config, data, cells, board)
+    manifest = _manifest(config, data, cells, board) | _describe(model)
     write_manifest(output, manifest)
     text = _markdown(board, data)
     write_text(output / "results.md", text)
@@ -81,7 +82,7 @@ def run(config: FrameConfig) -> dict[str, Any]:
     return manifest
 
 
-def _model(config: FrameConfig, tasks: Sequence[Task]) -> tuple[Method, ...]:
+def _model(config: FrameConfig, tasks: Sequence[Task], taken: Sequence[str]) -> tuple[Any, ...]:
     """The model as a method, if there is one; JAX is imported here."""
     if not config.checkpoint:
         return ()
@@ -91,15 +92,15 @@ def _model(config: FrameConfig, tasks: Sequence[Task]) -> tuple[Method, ...]:
     forecaster = Forecaster.from_pretrained(config.checkpoint, config.dtype)
     for task in tasks:
         forecaster.usable_context(config.context_length, task.horizon)
-    return (
-        ModelMethod(
-            forecaster,
-            context_length=config.context_length,
-            intervals=config.intervals,
-            batch_size=config.batch_size,
-            name=Path(config.checkpoint).name,
-        ),
-    )
+    name = Path(config.checkpoint).name
+    options = {n: getattr(config, n) for n in ("context_length", "intervals", "batch_size")}
+    return (ModelMethod(forecaster, f"model {name}" if name in taken else name, **options),)
+
+
+def _describe(model: Sequence[Any]) -> dict[str, Any]:
+    """The name of the model and its checkpoint's hash; None without one."""
+    name, digest = (model[0].name, model[0].forecaster.digest) if model else (None, None)
+    return {"model": name, "checkpoint_hash": digest}
 
 
 def _plan(data: FrameTasks, methods: Sequence[Method]) -> str:

@@ -38,7 +38,7 @@ class Row:
     coverage: float  # of the 80% interval, over all points
     best: float  # the share of series on which it is best of all, in MASE
     seconds: float
-    failures: int  # windows forecast by seasonal naive instead
+    failures: int  # windows that it did not forecast by itself
     reasons: dict[str, int]
     failed: tuple[str, ...]  # the first series of them
     versus_best: Paired | None  # against the method with the least MASE; None for that itself
@@ -119,7 +119,7 @@ class Leaderboard:
     def failure_lines(self) -> list[str]:
         """A sentence for each method that did not forecast some windows."""
         return [
-            f"{row.name} counts as seasonal naive on {row.failures:,} windows: "
+            f"{row.name} did not forecast {_windows(row.failures)} by itself: "
             f"{listed([f'{reason} ({n:,})' for reason, n in row.reasons.items()], 4, '; ')}; "
             f"of {listed(row.failed)}."
             for row in self.rows
@@ -134,7 +134,8 @@ class Leaderboard:
 COLUMNS = (
     "MASE and WQL are means over series, of all windows of each; the median is scored where a "
     "method has one. `vs seasonal naive` is the geometric mean over series of the ratio of MASE. "
-    "`failures` are windows that the method did not forecast, where seasonal naive counts."
+    "`failures` are windows that the method did not forecast by itself: where a reason says "
+    "nothing else, seasonal naive counts there."
 )
 TEST = (
     "Intervals are bootstrapped over series; p is of Wilcoxon's signed-rank test of the series' "
@@ -180,6 +181,10 @@ def make_leaderboard(tasks: Sequence[Task], results: Sequence[Result]) -> Leader
             )
         )
     return Leaderboard(tuple(rows), names, mase, wql, coverage)
+
+
+def _windows(count: int) -> str:
+    return f"{count:,} window{'' if count == 1 else 's'}"
 
 
 def _mase(scores: WindowScores) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ p.note, figcaption { color: #444; font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #e2e2e2; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 th { background: #f6f6f6; text-align: right; }
 td.best { font-weight: 700; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
@@ -60,7 +60,7 @@ def write_report(
     results: Sequence[Result],
     manifest: Mapping[str, Any],
 ) -> None:
-    """Writes the report; the first of the results is the method whose forecasts are drawn."""
+    """Writes the report. Forecasts of the model are drawn, without one those of the best method."""
     title = "Forecasts of " + ", ".join(each.name for each in data.files[:3])
     title += " and more" if len(data.files) > 3 else ""
     sections = [
@@ -68,7 +68,7 @@ def write_report(
         f'<p class="summary">{_text(board.summary())}</p>',
         _leaderboard(board),
         _significance(board),
-        _forecasts(board, data, results),
+        _forecasts(board, data, results, manifest),
         _series(board),
         _made(data, manifest),
     ]
@@ -147,9 +147,12 @@ def _figure(path: Path, alternative: str, caption: str) -> str:
     return f"<figure>{picture}{below}</figure>"
 
 
-def _forecasts(board: Leaderboard, data: FrameTasks, results: Sequence[Result]) -> str:
-    """Pictures of the series on which the first method is best, in the middle, and worst."""
-    result = results[0]
+def _forecasts(
+    board: Leaderboard, data: FrameTasks, results: Sequence[Result], manifest: Mapping[str, Any]
+) -> str:
+    """Pictures of the series on which a method is best, in the middle, and worst."""
+    drawn = manifest["model"] or board.rows[0].name
+    result = next(each for each in results if each.name == drawn)
     scores = board.mase[result.name]
     order = [int(i) for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
     if not order:
