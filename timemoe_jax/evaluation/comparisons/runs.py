@@ -183,7 +183,9 @@ def _compare(
             resampled.append(boot)
     ratio = Interval(*(float("nan"),) * 3)
     if logs:
-        ratio = interval(float(np.exp(np.mean(logs))), np.exp(np.mean(resampled, axis=0)))
+        clusters = sum(each.series for each in tasks.values())
+        resampled_ratio = np.exp(np.mean(resampled, axis=0))
+        ratio = interval(float(np.exp(np.mean(logs))), resampled_ratio, clusters)
     return RunComparison(
         a=label_a,
         b=label_b,
