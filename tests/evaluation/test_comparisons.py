@@ -70,8 +70,22 @@ def test_wide_tables_and_folders_are_read_as_the_command_does(tmp_path):
     assert data.seasons["machine"].origin == "found in the series"
     assert data.counters == ("Unnamed: 0",)
     few = frame_tasks(config_of(tmp_path, folds=2, max_series=1, horizon=5, season=3))
-    assert [(task.names, task.season) for task in few.tasks] == [(("machine b",), 3)]
-    assert few.left_out == 2
+    names = [("machine b",), ("sales shop 0",)]
+    assert [(task.names, task.season) for task in few.tasks] == [(n, 3) for n in names]
+    assert few.left_out == 1
+
+
+def test_what_training_reads_is_compared_without_a_calendar(tmp_path):
+    rng = np.random.default_rng(2)
+    waves = np.tile(rng.standard_normal((5, 24)), 10) + 0.1 * rng.standard_normal((5, 240))
+    np.save(tmp_path / "waves.npy", waves)
+    data = frame_tasks(config_of(tmp_path, max_series=2, folds=1))
+    (task,) = data.tasks
+    assert task.names == ("waves.npy 1", "waves.npy 3")
+    assert (task.season, task.horizon, task.freq) == (24, 48, None)
+    np.testing.assert_array_equal(task.series[1], waves[3])
+    assert not data.times
+    assert data.left_out == 3
 
 
 def test_windows_that_nobody_saw_are_left_out(tmp_path):
@@ -90,7 +104,7 @@ def test_what_cannot_be_compared_is_an_error(tmp_path):
     with pytest.raises(DataError, match="absent is no file and no folder"):
         frame_tasks(config_of(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no file that ends in \.csv"):
+    with pytest.raises(DataError, match="empty holds no series that can be read; give"):
         frame_tasks(config_of(tmp_path / "empty"))
     with pytest.raises(ConfigError, match="path is empty"):
         FrameConfig()

@@ -12,7 +12,8 @@ class FrameConfig:
     """Which methods to compare on the series of one's own files, and how."""
 
     benchmark: str = "frame"  # what kind of evaluation this is
-    path: str = ""  # CSV or Parquet files, and folders of them, with commas between
+    # CSV or Parquet files and folders of them, or anything that training reads, with commas.
+    path: str = ""
     checkpoint: str = "nano"  # the model; empty: the baselines alone
     # Names of methods, or module:function of a predictor of GluonTS or fev.
     baselines: tuple[str, ...] = (
@@ -22,7 +23,7 @@ class FrameConfig:
     horizon: int | None = None  # points to forecast; None: two seasons, at least 12
     folds: int = 3  # horizons at the end of each series that are forecast
     season: int | None = None  # points; None: of the calendar, else found in the series
-    max_series: int | None = None  # at most so many, evenly spaced; None: all
+    max_series: int | None = None  # of each file, evenly spaced; None: all
     id_column: str | None = None  # None: found, as by `timemoe forecast`
     timestamp_column: str | None = None  # None: found
     target: tuple[str, ...] = ()  # columns; empty: found

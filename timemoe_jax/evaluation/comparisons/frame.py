@@ -163,7 +163,7 @@ def _manifest(
         "command": shlex.join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": dataclasses.asdict(config),
-        "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in data.files},
+        "files": {str(path): _digest(path) for path in data.files},
         "tasks": {
             task.name: {
                 "series": len(task.series),
@@ -181,6 +181,17 @@ def _manifest(
         "results": cells,
         "leaderboard": board.as_dict(),
     }
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and digests of the files in a folder."""
+    total = hashlib.sha256()
+    if path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    for inner in sorted(each for each in path.rglob("*") if each.is_file()):
+        total.update(f"{inner.relative_to(path)} {_digest(inner)}\n".encode())
+    return total.hexdigest()
 
 
 def _markdown(board: Leaderboard, data: FrameTasks) -> str:

@@ -179,7 +179,7 @@ def _forecasts(
 def _panel(task: Task, name: str, data: FrameTasks, result: Result) -> Panel:
     i = task.names.index(name)
     origin, end = int(task.origins[i][-1]), int(task.origins[i][-1]) + task.horizon
-    forecast, times = result.last[task.name], data.times[task.name, name]
+    forecast, times = result.last[task.name], data.times.get((task.name, name))
     return Panel(
         title=name,
         context=task.series[i][:origin],
@@ -187,8 +187,8 @@ def _panel(task: Task, name: str, data: FrameTasks, result: Result) -> Panel:
         truth=task.series[i][origin:end],
         quantiles=forecast.quantiles[i],
         levels=task.levels,
-        times_context=times[:origin],
-        times_forecast=times[origin:end],
+        times_context=None if times is None else times[:origin],
+        times_forecast=None if times is None else times[origin:end],
     )
 
 
