@@ -33,7 +33,7 @@ class Row:
 
     name: str
     mase: float  # the mean over series
-    wql: float  # the mean over series of the weighted quantile loss
+    wql: float  # the mean over tasks of the weighted quantile loss
     relative: float  # the geometric mean over series of MASE / seasonal naive's; NaN without it
     coverage: float  # of the 80% interval, over all points
     best: float  # the share of series on which it is best of all, in MASE
@@ -132,10 +132,11 @@ class Leaderboard:
 
 
 COLUMNS = (
-    "MASE and WQL are means over series, of all windows of each; the median is scored where a "
-    "method has one. `vs seasonal naive` is the geometric mean over series of the ratio of MASE. "
-    "`failures` are windows that the method did not forecast by itself: where a reason says "
-    "nothing else, seasonal naive counts there."
+    "MASE is the mean over series, of all windows of each; the median is scored where a method has "
+    "one. `vs seasonal naive` is the geometric mean over series of the ratio of MASE. WQL is the "
+    "weighted quantile loss of all series of a file, a mean over files. `failures` are windows "
+    "that the method did not forecast by itself: where a reason says nothing else, seasonal naive "
+    "counts there."
 )
 TEST = (
     "Intervals are bootstrapped over series; p is of Wilcoxon's signed-rank test of the series' "
@@ -168,7 +169,7 @@ def make_leaderboard(tasks: Sequence[Task], results: Sequence[Result]) -> Leader
             Row(
                 name=name,
                 mase=means[name],
-                wql=_mean(wql[name]),
+                wql=_mean(np.array([_task_wql(each) for each in result.scores.values()])),
                 relative=_relative(own, mase.get(REFERENCE)),
                 coverage=_overall_coverage(result),
                 best=_mean((own == least)[known].astype(np.float64)),
@@ -219,6 +220,11 @@ def _overall_coverage(result: Result) -> float:
     covered = sum(float(scores.covered.sum()) for scores in result.scores.values())
     points = sum(int(scores.points.sum()) for scores in result.scores.values())
     return covered / points if points else float("nan")
+
+
+def _task_wql(scores: WindowScores) -> float:
+    total = float(scores.target.sum())
+    return float(scores.quantile_loss.mean(axis=1).sum()) / total if total else float("nan")
 
 
 def _relative(own: Float64[np.ndarray, " N"], reference: Float64[np.ndarray, " N"] | None) -> float:
