@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from timemoe_jax.config import require
 from timemoe_jax.evaluation import long_horizon
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.evaluation.leaderboards import fev_run, gift_run
-from timemoe_jax.evaluation.leaderboards.config import FevConfig, GiftConfig
+from timemoe_jax.evaluation.leaderboards import chaos_run, fev_run, gift_run
+from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
 
 
 class Benchmark(NamedTuple):
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "long_horizon": Benchmark(EvalConfig, long_horizon.run),
     "gift": Benchmark(GiftConfig, gift_run.run),
     "fev": Benchmark(FevConfig, fev_run.run),
+    "chaos": Benchmark(ChaosConfig, chaos_run.run),
 }
 
 

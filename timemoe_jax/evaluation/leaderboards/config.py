@@ -79,7 +79,7 @@ class ChaosConfig(MethodsConfig):
     systems: tuple[str, ...] = SYSTEMS
     starts: int = 20  # trajectories of each system
     context: int = 512  # points before the forecast
-    horizon: int = 128  # points to forecast
+    horizon: int = 300  # points to forecast
     points_per_turn: int = 30  # of the dominant period of a system
     seed: int = 0  # of the first states
     processes: int | None = None  # that integrate systems of dysts; None: one for each core

@@ -22,6 +22,7 @@ from timemoe_jax.evaluation.leaderboards.fev_tasks import (
     load_fev,
     read_definitions,
 )
+from timemoe_jax.evaluation.leaderboards.reference import NormalSeasonalNaive
 from timemoe_jax.evaluation.leaderboards.scoring import Outcome, Scored
 from timemoe_jax.evaluation.methods.base import MethodForecast
 from timemoe_jax.evaluation.scores import WindowScores, seasonal_scales
@@ -59,7 +60,7 @@ def run(config: FevConfig) -> dict[str, Any]:
         )
     for name in config.datasets:
         find_fev(known[name], config.data_dir)
-    compared = scoring.compared_methods(config, MOST_POINTS)
+    compared = scoring.compared_methods(config, NormalSeasonalNaive(MOST_POINTS))
     rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in compared.methods}
     loaded: dict[str, FevTask] = {}
 
@@ -136,7 +137,7 @@ def own_summary(fev_task: FevTask, outcome: Outcome, trained_on: bool) -> dict[s
         **{"SQL": scores.sql, "MASE": scores.mase, "WAPE": wape, "WQL": wql},
     }
     # No covariates are read, and without fev there is no fingerprint of the data.
-    empty = {name: [] for name in SUMMARY_COLUMNS if name.endswith("_columns")}
+    empty: dict[str, Any] = {name: [] for name in SUMMARY_COLUMNS if name.endswith("_columns")}
     return {name: (empty | found).get(name) for name in SUMMARY_COLUMNS}
 
 

@@ -25,6 +25,7 @@ from timemoe_jax.evaluation.leaderboards.gift import (
     load_gift,
     terms_of,
 )
+from timemoe_jax.evaluation.leaderboards.reference import NormalSeasonalNaive
 from timemoe_jax.evaluation.leaderboards.scoring import Outcome, Scored, Skipped
 from timemoe_jax.evaluation.scores import seasonal_scales
 from timemoe_jax.evaluation.tasks import Task
@@ -60,7 +61,7 @@ def run(config: GiftConfig) -> dict[str, Any]:
     """
     for name in config.datasets:
         find_gift(name, config.data_dir)
-    compared = scoring.compared_methods(config, None)
+    compared = scoring.compared_methods(config, NormalSeasonalNaive())
     rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in compared.methods}
     variates: dict[str, int] = {}
     exposures: set[str] = set()

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from timemoe_jax.checkpoints import bundled
+from timemoe_jax.errors import ConfigError
 from timemoe_jax.evaluation import records
 from timemoe_jax.evaluation.leaderboards.config import NEVER_SEEN, UNKNOWN, MethodsConfig
-from timemoe_jax.evaluation.leaderboards.reference import NormalSeasonalNaive
 from timemoe_jax.evaluation.methods.base import Method, MethodForecast
 from timemoe_jax.evaluation.methods.model import ModelMethod
 from timemoe_jax.evaluation.methods.registry import get_methods
@@ -55,6 +55,7 @@ class Outcome:
     windows: WindowScores
     scores: Scores
     seconds: float
+    extra: Mapping[str, float] = dataclasses.field(default_factory=dict)  # further scores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,25 +65,29 @@ class Compared:
     methods: tuple[Method, ...]
     forecaster: Forecaster | None
     model: str | None  # its name
-    reference: str  # the method that relative scores divide by
+    reference: str | None  # the method that relative scores divide by
 
 
-def compared_methods(config: MethodsConfig, most_points: int | None) -> Compared:
-    """Loads the model and finds the baselines, with the leaderboard's own seasonal naive.
+def compared_methods(config: MethodsConfig, reference: Method | None = None) -> Compared:
+    """Loads the model and finds the baselines.
 
     Args:
       config: names them.
-      most_points: that this seasonal naive reads at most.
+      reference: a method beside them that relative scores divide by.
 
     Raises:
       TimeMoeError: the checkpoint or a method cannot be used.
     """
-    reference = NormalSeasonalNaive(most_points)
-    methods: list[Method] = [reference, *get_methods(config.baselines)]
+    methods = [*([] if reference is None else [reference]), *get_methods(config.baselines)]
+    divisor = None if reference is None else reference.name
     if not config.checkpoint:
-        return Compared(tuple(methods), None, None, reference.name)
+        if not methods:
+            raise ConfigError("there is nothing to score: give a checkpoint, or baselines")
+        return Compared(tuple(methods), None, None, divisor)
     model = model_method(config)
-    return Compared((model, *methods), model.forecaster, model.name, reference.name)
+    if model.name in {method.name for method in methods}:
+        raise ConfigError(f"checkpoint: {config.checkpoint} has the name of a baseline; rename it")
+    return Compared((model, *methods), model.forecaster, model.name, divisor)
 
 
 def model_method(config: MethodsConfig) -> ModelMethod:
@@ -202,7 +207,7 @@ def _cell(benchmark: str, scored: Scored, outcome: Outcome) -> Cell:
         outcome.method,
         outcome.seconds,
         failures,
-        {**of_task, **scores, **notes},
+        {**of_task, **scores, **outcome.extra, **notes},
     )
 
 
