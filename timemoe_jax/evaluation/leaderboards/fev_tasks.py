@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from timemoe_jax.errors import DataError, listed
+from timemoe_jax.evaluation.benchmarks import find_dataset
 from timemoe_jax.evaluation.leaderboards.derived import FEV_BENCH, Item, items_of
 from timemoe_jax.evaluation.leaderboards.gift import parse_frequency, season_of
 from timemoe_jax.evaluation.tasks import DECILES, Task
@@ -140,6 +141,26 @@ def _definition(fields: dict[str, Any], where: str) -> Definition:
     return Definition(**fields, target=target, covariates=covariates)
 
 
+def find_fev(definition: Definition, data_dir: str | Path) -> Path | None:
+    """The folder of a task's Parquet files; None where ETT or Weather has to do.
+
+    Raises:
+      DataError: there is no such folder, and the data set is none that is made from these.
+    """
+    name = definition.dataset_config
+    folder = Path(data_dir) / name
+    if any(folder.glob("*.parquet")):
+        return folder
+    if name not in FEV_BENCH:
+        raise DataError(
+            f"datasets: {folder} holds no .parquet file, and {name!r} is none that is made from "
+            f"ETT and Weather: {', '.join(FEV_BENCH)}"
+        )
+    for file in FEV_BENCH[name].files:
+        find_dataset(file, data_dir)
+    return None
+
+
 def load_fev(definition: Definition, data_dir: str | Path) -> FevTask:
     """Reads the data of a task: `data_dir`/NAME/*.parquet, else the files of ETT and Weather.
 
@@ -149,24 +170,19 @@ def load_fev(definition: Definition, data_dir: str | Path) -> FevTask:
     Raises:
       DataError: there are neither, they cannot be read, or every series is too short.
     """
-    name = definition.dataset_config
-    folder = Path(data_dir) / name
-    if any(folder.glob("*.parquet")):
-        items, freq = _read_items(definition, folder), None
-    elif name in FEV_BENCH:
-        recipe = FEV_BENCH[name]
-        freq = recipe.freq
+    folder = find_fev(definition, data_dir)
+    if folder is None:
+        recipe = FEV_BENCH[definition.dataset_config]
         items = [
             dataclasses.replace(item, columns=definition.target)
             for item in items_of(recipe, data_dir)
         ]
+        freq = recipe.freq
     else:
-        raise DataError(
-            f"datasets: {folder} holds no .parquet file, and {name!r} is none that is made from "
-            f"ETT and Weather: {', '.join(FEV_BENCH)}"
-        )
+        items = _read_items(definition, folder)
+        freq = _frequency(items[0], folder)
     items.sort(key=lambda item: item.name)
-    return _task(definition, items, freq or _frequency(items[0], folder), freq is not None)
+    return _task(definition, items, freq, folder is None)
 
 
 def _task(definition: Definition, items: Sequence[Item], freq: str, derived: bool) -> FevTask:

@@ -19,6 +19,7 @@ from timemoe_jax.data.formats.columnar import STATE, is_dataset_folder, open_dat
 from timemoe_jax.data.formats.columnar_files import open_columnar_file
 from timemoe_jax.data.formats.table_layout import ColumnNames
 from timemoe_jax.errors import DataError, listed
+from timemoe_jax.evaluation.benchmarks import find_dataset
 from timemoe_jax.evaluation.leaderboards.derived import GIFT_EVAL, items_of
 from timemoe_jax.evaluation.tasks import Task
 
@@ -62,6 +63,10 @@ _SHOWN = {
     "kdd_cup_2018_with_missing": "kdd_cup_2018",
     "car_parts_with_missing": "car_parts",
 }
+
+
+class TooFewPointsError(DataError):
+    """A series has too few points for the windows of a term."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +131,25 @@ def shown_name(name: str, freq: str) -> str:
     return f"{_SHOWN.get(key, key)}/{of_name or freq}"
 
 
+def find_gift(name: str, data_dir: str | Path) -> Path | None:
+    """The folder of a data set in the published layout; None where ETT or Weather has to do.
+
+    Raises:
+      DataError: there is no such folder, and it is none that is made from ETT and Weather.
+    """
+    folder = Path(data_dir) / name
+    if is_dataset_folder(folder):
+        return folder
+    if name not in GIFT_EVAL:
+        raise DataError(
+            f"datasets: {folder} is no folder of a data set ({STATE} and .arrow files), and "
+            f"{name!r} is none that is made from ETT and Weather: {', '.join(GIFT_EVAL)}"
+        )
+    for file in GIFT_EVAL[name].files:
+        find_dataset(file, data_dir)
+    return None
+
+
 def load_gift(name: str, data_dir: str | Path) -> GiftData:
     """Reads a data set: a folder of this name in the published layout, else of ETT and Weather.
 
@@ -135,14 +159,9 @@ def load_gift(name: str, data_dir: str | Path) -> GiftData:
     Raises:
       DataError: there is neither, or it cannot be read.
     """
-    folder = Path(data_dir) / name
-    if is_dataset_folder(folder):
+    folder = find_gift(name, data_dir)
+    if folder is not None:
         return _from_folder(name, folder)
-    if name not in GIFT_EVAL:
-        raise DataError(
-            f"datasets: {folder} is no folder of a data set ({STATE} and .arrow files), and "
-            f"{name!r} is none that is made from ETT and Weather: {', '.join(GIFT_EVAL)}"
-        )
     recipe = GIFT_EVAL[name]
     (item,) = items_of(recipe, data_dir)
     labels = tuple(f"{item.name} {column}" for column in item.columns)
@@ -177,14 +196,14 @@ def gift_task(data: GiftData, term: str) -> Task:
     """The task of a data set at a term.
 
     Raises:
-      DataError: a series is too short for its windows.
+      TooFewPointsError: a series is too short for its windows.
     """
     horizon = horizon_of(data.name, data.freq, term)
     lengths = [len(each) for each in data.series]
     windows = num_windows(data.name, min(lengths), horizon)
     short = [f"{data.names[i]} ({n})" for i, n in enumerate(lengths) if n <= windows * horizon]
     if short:
-        raise DataError(
+        raise TooFewPointsError(
             f"{data.name}/{term}: {windows} windows of {horizon} points need series of at least "
             f"{windows * horizon + 1}, but these have fewer: {listed(short, 3)}"
         )

@@ -9,10 +9,16 @@ from jaxtyping import Float64
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.methods.base import MethodForecast
 from timemoe_jax.forecasting.forecaster import Forecaster
-from timemoe_jax.forecasting.intervals.plan import why_too_short
+from timemoe_jax.forecasting.intervals.plan import is_too_short
 from timemoe_jax.forecasting.scoring import baselines
 
 Contexts = Sequence[Float64[np.ndarray, " _"]]
+
+# The same for every context, so that failures can be counted by their reason.
+TOO_SHORT = (
+    "the context is too short to calibrate quantiles, which are the changes over a season around "
+    "the model's point"
+)
 
 
 class ModelMethod:
@@ -61,15 +67,12 @@ class ModelMethod:
                 failures[i] = failures[other]
         return MethodForecast(point, quantiles, dict(sorted(failures.items())))
 
-    def _too_short(
-        self, contexts: Contexts, horizon: int, levels: Sequence[float]
-    ) -> dict[int, str]:
-        """Which contexts have too few points for quantiles, and why."""
+    def _too_short(self, contexts: Contexts, horizon: int, levels: Sequence[float]) -> list[int]:
+        """Which contexts have too few points for quantiles."""
         if self._has_heads():
-            return {}
+            return []
         length = self.forecaster.usable_context(self.options.get("context_length"), horizon)
-        reasons = (why_too_short(context, horizon, levels, length) for context in contexts)
-        return {i: reason for i, reason in enumerate(reasons) if reason is not None}
+        return [i for i, each in enumerate(contexts) if is_too_short(each, horizon, levels, length)]
 
     def _has_heads(self) -> bool:
         return bool(self.forecaster.config.quantile_levels)
@@ -108,7 +111,7 @@ class ModelMethod:
     def _forecast_short(
         self,
         contexts: Contexts,
-        short: dict[int, str],
+        short: list[int],
         horizon: int,
         season: int,
         levels: Sequence[float],
@@ -118,7 +121,7 @@ class ModelMethod:
     ) -> None:
         """Forecasts contexts without earlier errors, with their changes over a season around."""
         chosen = [i for i in short if not np.isnan(contexts[i]).all()]
-        failures |= short
+        failures |= dict.fromkeys(short, TOO_SHORT)
         if not chosen:
             return
         out = self.forecaster.forecast([contexts[i] for i in chosen], horizon, **self.options)

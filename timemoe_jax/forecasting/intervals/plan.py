@@ -148,22 +148,22 @@ def choose_origins(
     return last - steps * (last - first) // max(1, count - 1)
 
 
-def why_too_short(
+def is_too_short(
     series: Float64[np.ndarray, " T"],
     horizon: int,
     levels: Sequence[float],
     context_length: int,
-) -> str | None:
-    """Why a series has too few points for the errors of earlier forecasts; None where it has not.
+) -> bool:
+    """Whether a series has too few points for the errors of earlier forecasts.
 
     The arguments are as for `conformal.conformal_offsets`, which refuses such a series.
     """
     plan = make_plan(horizon, levels, context_length, None, None)
     if not plan.needed:
-        return None
+        return False
     try:
         gap = trailing_gap(series)
         choose_origins(plan, series, gap, wanted_origins(plan, series), plan.needed, "the context")
-    except TooShortError as error:
-        return str(error)
-    return None
+    except TooShortError:
+        return True
+    return False
