@@ -11,7 +11,7 @@ PROTOCOLS = ("complete", "published")
 class EvalConfig:
     """Which checkpoint to score on which datasets, and how."""
 
-    benchmark: str = "long_horizon"
+    benchmark: str = "long_horizon"  # the kind of evaluation
     checkpoint: str = ""  # empty: the baselines alone
     data_dir: str = "data"  # a folder of CSV files
     # Names of long-horizon data sets, or paths of CSV files.

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from timemoe_jax.config import require
 from timemoe_jax.evaluation import long_horizon
+from timemoe_jax.evaluation.comparisons import frame
+from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards import chaos_run, fev_run, gift_run
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
@@ -22,6 +24,7 @@ BENCHMARKS = {
     "gift": Benchmark(GiftConfig, gift_run.run),
     "fev": Benchmark(FevConfig, fev_run.run),
     "chaos": Benchmark(ChaosConfig, chaos_run.run),
+    "frame": Benchmark(FrameConfig, frame.run),
 }
 
 
