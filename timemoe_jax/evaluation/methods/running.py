@@ -65,7 +65,7 @@ def run_method(
     task = (horizon, season, tuple(levels), freq)
     start = time.perf_counter()
     with progress_bar(
-        total=len(contexts), desc=method.name, unit="window", disable=not progress
+        total=len(contexts), desc=method.name, unit="window", leave=False, disable=not progress
     ) as bar:
         if method.isolated:
             count = max(1, min(processes or usable_cores(), len(contexts)))
