@@ -1,6 +1,7 @@
 """Methods behind one protocol: what each gives, and what becomes of those that fail."""
 
 import importlib.util
+import sys
 import time
 
 import numpy as np
@@ -135,10 +136,26 @@ def test_a_predictor_is_imported_by_its_path(monkeypatch):
     out = method.predict([np.arange(5.0), np.arange(9.0)], 3, 12, LEVELS, "ME")
     np.testing.assert_array_equal(out.point, [[4] * 3, [8] * 3])
     np.testing.assert_allclose(out.quantiles[1, 2], [7.6, 8, 8.4])
+    (estimator, own) = get_methods("methods_for_tests:LastEstimator,methods_for_tests:Moody")
+    out = estimator.predict([np.arange(5.0)], 3, 12, LEVELS, "h")
+    np.testing.assert_array_equal(out.point, [[4] * 3])
+    out = own.predict([np.array([0.0, 1.0])], 3, 12, LEVELS)  # a method of this library
+    np.testing.assert_array_equal(out.point, [[101] * 3])
     with pytest.raises(ConfigError, match="gives a str, which has none of predict"):
         ImportedMethod("methods_for_tests:nothing").predict([np.ones(3)], 2, 1, LEVELS)
     with pytest.raises(ConfigError, match="has no 'absent'"):
         ImportedMethod("methods_for_tests:absent").predict([np.ones(3)], 2, 1, LEVELS)
+
+
+def test_a_module_of_the_working_directory_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    source = TESTS / "evaluation/methods_for_tests.py"
+    (tmp_path / "mine.py").write_text(source.read_text("utf-8"), "utf-8")
+    (method,) = get_methods("mine:Last")
+    run = run_method(method, [np.arange(5.0)], 3, 12, LEVELS, "MS", processes=1)
+    np.testing.assert_array_equal(run.forecast.point, [[4] * 3])
+    assert not run.forecast.failures
 
 
 def test_the_methods_of_statsforecast():
