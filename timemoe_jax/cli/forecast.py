@@ -226,7 +226,21 @@ def _check_folds(args: argparse.Namespace, prepared: FrameInputs) -> None:
     positive_int("--backtest", args.backtest)
     values = [each.values for each in prepared.timed.series]
     names = [f"{args.data}: {name}" for name in prepared.names]
-    check_folds(values, args.horizon, args.backtest, args.season, names)
+    season = _season_to_repeat(args, prepared)
+    check_folds(values, args.horizon, args.backtest, season, names)
+
+
+def _season_to_repeat(args: argparse.Namespace, prepared: FrameInputs) -> int | None:
+    """The season of seasonal naive: the given one, or that of the calendar where all share it.
+
+    None lets it be found in each series, as where a series does not hold a season of the calendar.
+    """
+    frequencies = _frequencies(prepared)
+    if args.season is not None or len(frequencies) > 1:
+        return args.season
+    season = season_of(freq=next(iter(frequencies))).points
+    shortest = min(len(each.values) for each in prepared.timed.series)
+    return season if 1 < season <= shortest - args.backtest * args.horizon else None
 
 
 def _report_frequency(args: argparse.Namespace, prepared: FrameInputs) -> None:
@@ -274,7 +288,7 @@ def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) 
         [each.values for each in prepared.timed.series],
         args.horizon,
         folds=args.backtest,
-        season=args.season,
+        season=_season_to_repeat(args, prepared),
         context_length=args.context_length,
         names=prepared.names,
     )
@@ -422,7 +436,7 @@ COMMANDS = (
                 "--season",
                 type=int,
                 metavar="S",
-                help="steps of a season; by default it is found",
+                help="steps of a season; by default the calendar's, else found in each series",
                 group="backtest",
             ),
         ),
