@@ -35,23 +35,13 @@ from benchmarks.coverage import random_forecaster
 from benchmarks.measure import Report, describe_machine, names
 from timemoe_jax.data.corpus.inspection import file_of
 from timemoe_jax.data.formats.open import open_source
-from timemoe_jax.data.generators.families.chaos import (
-    NODES,
-    integrate,
-    lorenz,
-    mackey_glass,
-    rossler,
-)
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import ConfigError, DataError, TimeMoeError
+from timemoe_jax.evaluation.leaderboards.chaos_run import smape_so_far
+from timemoe_jax.evaluation.leaderboards.chaos_systems import own_systems
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.baselines import context_parroting, naive
 
-# Of the time from point to point, so that a turn has about 30: turns take 0.75, 6 and about 50.
-LORENZ_STEP, ROSSLER_STEP, MACKEY_STRIDE = 0.025, 0.2, 6
-DELAY = 17.0
-WARM_UP = 3000  # Runge-Kutta steps, a third of a point each
-WARM_UP_DELAYS = 40
 VALID = 0.4  # of the deviation: the error up to which a forecast is valid
 BATCH = 64  # windows in memory at once
 ERRORS = {"MSE": "variances", "sMAPE": "%", "valid time": "steps"}
@@ -102,29 +92,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         args.count = min(args.count, 8)
         args.stretches = tuple(s for s in args.stretches if s <= args.context // 2)
     return args
-
-
-def trajectories(count: int, length: int, seed: int) -> dict[str, Float64[np.ndarray, "N T"]]:
-    """Series [count, length] of every system, by its name."""
-    rng = np.random.default_rng(seed)
-
-    def all_of(value: float) -> np.ndarray:
-        return np.full(count, value)
-
-    systems = {
-        "Lorenz": (lorenz(*map(all_of, (10.0, 28.0, 8 / 3))), LORENZ_STEP),
-        "Roessler": (rossler(*map(all_of, (0.2, 0.2, 5.7))), ROSSLER_STEP),
-    }
-    found = {}
-    for name, (system, step) in systems.items():
-        start = rng.uniform(0.5, 3.0, (3, count))
-        found[name] = integrate(system, start, all_of(step), length, WARM_UP)[:, 0].T.copy()
-    # From constant pasts that differ, and from different points of what they come to.
-    first = WARM_UP_DELAYS * NODES + rng.integers(0, 4 * NODES, count)
-    nodes = first.max() + MACKEY_STRIDE * length
-    path = mackey_glass(all_of(DELAY), rng.uniform(0.5, 1.3, count), nodes)
-    at = first[:, None] + MACKEY_STRIDE * np.arange(length)
-    return {**found, "Mackey-Glass": np.take_along_axis(path, at, axis=1)}
 
 
 def windows_of_systems(series: Float64[np.ndarray, "N T"], context: int) -> Windows:
@@ -193,11 +160,9 @@ def errors(
     """The errors of each window, as the head of the script defines them."""
     deviation = windows.contexts.std(axis=1, keepdims=True)
     off = np.abs(forecasts - windows.targets)
-    both = np.abs(forecasts) + np.abs(windows.targets)
-    share = np.divide(off, both, out=np.zeros_like(off), where=both > 0)
     return {
         "MSE": np.square(off / deviation).mean(axis=1),
-        "sMAPE": 200 * share.mean(axis=1),
+        "sMAPE": smape_so_far(windows.targets, forecasts)[:, -1],
         "valid time": first_true(off > VALID * deviation).astype(float),
     }
 
@@ -318,8 +283,8 @@ def main(argv: list[str] | None = None) -> None:
     compared = methods(load(args), args)
     if not args.no_systems:
         length = args.context + args.horizon
-        for name, series in trajectories(args.count, length, args.seed).items():
-            measure(name, windows_of_systems(series, args.context), compared, report)
+        for name, system in own_systems(args.count, length, args.seed).items():
+            measure(name, windows_of_systems(system.series, args.context), compared, report)
             report.write()
     if source is not None:
         for name, numbers in by_source(source).items():

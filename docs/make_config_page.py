@@ -13,6 +13,7 @@ import textwrap
 import typing
 from pathlib import Path
 
+from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
@@ -30,6 +31,7 @@ value of another type and a value out of range are errors before anything is com
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
+    ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
 )
 

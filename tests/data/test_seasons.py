@@ -6,6 +6,8 @@ import pytest
 from timemoe_jax.data.samples import load_sample
 from timemoe_jax.data.seasons import (
     SEASONS,
+    Season,
+    season_of,
     season_of_frequency,
     season_of_times,
     season_of_values,
@@ -103,3 +105,17 @@ def test_few_random_walks_have_one():
     """They wander up and down by chance, which looks like a long season at times."""
     walks = [np.random.default_rng(i).standard_normal(1000).cumsum() for i in range(100)]
     assert sum(season_of_values(walk) > 1 for walk in walks) <= 5
+
+
+def test_the_calendar_goes_first_and_the_values_after_it():
+    daily = np.tile(np.random.default_rng(0).standard_normal(24), 9)
+    assert season_of([daily], freq="MS") == Season(12, "calendar")
+    assert season_of([daily], freq="1") == Season(24, "found in the series")
+    assert season_of([daily], freq="YS").points == 24
+    assert season_of(freq="1") == season_of([np.ones(50)]) == Season(1, "none")
+    hours = np.arange("2020-01-01T00", "2020-01-03T00", dtype="datetime64[h]")
+    assert season_of([daily], times=hours) == Season(24, "calendar")
+    assert season_of([daily], freq="D", times=hours).points == 7
+    weekly = np.tile(np.random.default_rng(1).standard_normal(7), 9)
+    assert season_of([weekly, daily, daily]).points == 24
+    assert season_of([daily, weekly]).points == 7  # the shortest of equals

@@ -13,7 +13,8 @@ from processes import run_here, run_processes
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.config import from_mapping
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.evaluation.long_horizon import parroting_stretch, results_table, run
+from timemoe_jax.evaluation.long_horizon import results_table, run
+from timemoe_jax.forecasting.scoring.baselines import parroting_stretch
 
 ROWS, CONTEXT, HORIZON = 400, 48, 8
 

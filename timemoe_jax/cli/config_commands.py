@@ -20,11 +20,16 @@ A config is one that comes along, by its name, or a file. Any field can be overr
 several hosts the same command is started on each of them, with --distributed=auto or the three
 flags that say which process it is: docs/scaling.md. In a clone, train_main.py is the same program.
 """
-EVALUATE = """Evaluates a checkpoint on ETT, Weather or any CSV, beside naive forecasts.
+EVALUATE = """Evaluates a checkpoint on a benchmark, beside other methods.
 
 timemoe evaluate --config=eval_ltsf --config.checkpoint=PATH --config.data_dir=DIR
+timemoe evaluate --config=eval_gift --config.checkpoint=PATH --config.data_dir=DIR
+timemoe evaluate --config=eval_frame --config.path=sales.csv
 
-A dataset is the name of a CSV under the data directory or a path: --config.datasets=ETTh1,my.csv
+eval_ltsf scores long horizons on ETT, Weather or any CSV, eval_gift and eval_fev the tasks of
+GIFT-Eval and fev-bench, and eval_chaos chaotic systems: docs/benchmarks.md. A dataset is the name
+of a CSV under the data directory or a path: --config.datasets=ETTh1,my.csv
+eval_frame compares methods on the series of your own files: docs/compare_methods.md.
 In a clone, eval_main.py is the same program.
 """
 STUDY = """Runs a study: a scaling study, or the paper's ablations, of any training config.
@@ -55,10 +60,9 @@ def train(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
     """Evaluates a model on benchmarks; by default with the arguments of the process."""
-    from timemoe_jax.evaluation import long_horizon
-    from timemoe_jax.evaluation.config import EvalConfig
+    from timemoe_jax.evaluation.run import AnyEvalConfig, run
 
-    start(Program(EvalConfig, long_horizon.run, EVALUATE), argv)
+    start(Program(AnyEvalConfig, run, EVALUATE), argv)
 
 
 def study(argv: Sequence[str] | None = None) -> None:
@@ -73,6 +77,6 @@ def study(argv: Sequence[str] | None = None) -> None:
 # The commands by their names, with the lines of help.
 PROGRAMS = {
     "train": ("train a model, or fine-tune one", train),
-    "evaluate": ("evaluate a model on ETT, Weather or any CSV", evaluate),
+    "evaluate": ("evaluate a model on benchmarks, or on any CSV", evaluate),
     "study": ("run a scaling study, or the paper's ablations", study),
 }

@@ -1,6 +1,12 @@
-"""How many points a season has: by the times of a series, by its frequency, or by its values."""
+"""How many points a season has: by the times of a series, by its frequency, or by its values.
+
+`season_of` is the one rule that every part of the library follows.
+"""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -33,6 +39,45 @@ LEAST_PROMINENCE = 0.1
 FLAT_PEAK = 0.03  # noise moves the top of a smooth peak by a few lags
 # Multiples of a season correlate as much as it does, but for chance: the shortest counts.
 SAME_AUTOCORRELATION = 0.05
+LEAST_HORIZON = 12  # of a horizon that nobody gave
+SERIES_SEEN = 32  # of many series, those in which a season is looked for
+
+
+class Season(NamedTuple):
+    """The points of a season, and how they are known."""
+
+    points: int  # 1 without a season
+    origin: str  # "calendar", "found in the series", or "none"
+
+
+def season_of(
+    series: Sequence[Float64[np.ndarray, " _"]] = (),
+    freq: str | None = None,
+    times: Shaped[np.ndarray, " T"] | None = None,
+) -> Season:
+    """The season of series that share a step: by their calendar, else found in their values.
+
+    Args:
+      series: the values, NaN where missing; of more than 32, the first 32 are looked at. Without
+        any, only the calendar counts.
+      freq: a pandas alias of the step, as `season_of_frequency` takes it, where it is known.
+      times: dates, as `season_of_times` takes them; looked at where there is no `freq`.
+
+    Returns:
+      the season of the calendar where that has one; else the one that `season_of_values` finds
+      in most of the series, of equally frequent ones the shortest; else 1.
+    """
+    known = season_of_times(times) if freq is None else season_of_frequency(freq)
+    if known > 1:
+        return Season(known, "calendar")
+    found = Counter(season_of_values(each) for each in series[:SERIES_SEEN])
+    points = min(found, key=lambda season: (-found[season], season), default=1)
+    return Season(points, "found in the series" if points > 1 else "none")
+
+
+def default_horizon(season: int) -> int:
+    """The steps to forecast where nobody says how many: two seasons, at least 12."""
+    return max(2 * season, LEAST_HORIZON)
 
 
 def season_of_times(times: Shaped[np.ndarray, " T"] | None) -> int:

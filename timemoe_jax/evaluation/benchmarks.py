@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
 from timemoe_jax.data.formats.csv_files import Table, read_csv
-from timemoe_jax.data.seasons import season_of_times
+from timemoe_jax.data.seasons import season_of
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.evaluation.config import PROTOCOLS
 
@@ -106,7 +106,7 @@ class Benchmark:
     mean: Float64[np.ndarray, " C"]
     std: Float64[np.ndarray, " C"]  # of the population; 1 where the train split is constant
     scaled: Float64[np.ndarray, "T C"]  # (values - mean) / std
-    season: int  # steps in a season, a guess from the dates
+    season: int  # steps in a season: of the dates, else found in the train split
     sha256: str
     md5: str
 
@@ -139,7 +139,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         mean=mean,
         std=std,
         scaled=(table.values - mean) / std,
-        season=season_of_times(table.timestamps),
+        season=season_of(list(train.T), times=table.timestamps).points,
         sha256=hashlib.sha256(content).hexdigest(),
         md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
     )

@@ -11,6 +11,7 @@ PROTOCOLS = ("complete", "published")
 class EvalConfig:
     """Which checkpoint to score on which datasets, and how."""
 
+    benchmark: str = "long_horizon"  # the kind of evaluation
     checkpoint: str = ""  # empty: the baselines alone
     data_dir: str = "data"  # a folder of CSV files
     # Names of long-horizon data sets, or paths of CSV files.
@@ -22,6 +23,7 @@ class EvalConfig:
     dtype: str = "auto"  # auto, float32 or bfloat16
     batch_size: int = 64  # windows forecast at a time
     max_windows: int | None = None  # None: every window
+    per_window: bool = False  # also write a row of scores for each window
     output_dir: str = "out/eval"  # takes the table and the manifest
 
     def __post_init__(self) -> None:

@@ -35,10 +35,6 @@ from timemoe_jax.runtime.progress import progress_bar
 
 VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
 
-# Context parroting compares a season, but at least this many points: fewer say at what level a
-# series is, not where in its course.
-MIN_STRETCH = 8
-
 BASELINES = ("naive", "seasonal_naive", "parroting")
 
 Cell = dict[str, Any]
@@ -217,19 +213,10 @@ def _baselines(
         "naive": baselines.naive(context, horizon),
         "seasonal_naive": baselines.seasonal_naive(context, horizon, min(season, length)),
     }
-    stretch = parroting_stretch(season, length)
+    stretch = baselines.parroting_stretch(season, length)
     if stretch:
         forecasts["parroting"] = baselines.context_parroting(context, horizon, stretch)
     return forecasts
-
-
-def parroting_stretch(season: int, context_length: int) -> int | None:
-    """How many points context parroting compares: a season, at least `MIN_STRETCH`.
-
-    At most half of the context, so that there is an earlier stretch; None for a context of one
-    point, which has none.
-    """
-    return min(max(season, MIN_STRETCH), context_length // 2) or None
 
 
 def _describe(
@@ -252,7 +239,7 @@ def _describe(
         "first_target_time": windows.first_target_time,
         "last_target_time": windows.last_target_time,
         "season": min(benchmark.season, windows.context_length),
-        "parroting_stretch": parroting_stretch(benchmark.season, windows.context_length),
+        "parroting_stretch": baselines.parroting_stretch(benchmark.season, windows.context_length),
         "dataset_sha256": benchmark.sha256,
         "scaler": scaler,
         "checkpoint_hash": forecaster.digest if forecaster else None,

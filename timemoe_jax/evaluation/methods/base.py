@@ -20,7 +20,18 @@ class MethodForecast:
 class Method(Protocol):
     """A way to forecast. It keeps nothing between calls."""
 
-    name: str  # as tables name it
+    @property
+    def name(self) -> str:
+        """As tables name it."""
+        ...
+
+    @property
+    def isolated(self) -> bool:
+        """Whether each context is forecast in a worker process, which is killed at a limit.
+
+        For methods that fit each series by itself and may take long; the method is pickled.
+        """
+        ...
 
     def predict(
         self,
@@ -30,5 +41,9 @@ class Method(Protocol):
         levels: Sequence[float],
         freq: str | None = None,
     ) -> MethodForecast:
-        """Forecasts each context, which may have any length from 1 up, and NaN in it."""
+        """Forecasts each context, which may have any length from 1 up, and NaN in it.
+
+        A method that cannot forecast a context raises, or names it in `failures`, or gives NaN;
+        `running.run_method` puts seasonal naive there, and reports it.
+        """
         ...

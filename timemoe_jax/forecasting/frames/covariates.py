@@ -18,7 +18,7 @@ from timemoe_jax.data.formats.table_layout import (
     TIME_NAMES,
     ColumnNames,
 )
-from timemoe_jax.data.seasons import season_of_frequency
+from timemoe_jax.data.seasons import season_of
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.frames import TimedFrame, TimedSeries, future_instants
 from timemoe_jax.forecasting.frames.regression import CONSTANT, Adjustment, fit_covariates
@@ -164,7 +164,7 @@ def adjustments(timed: TimedFrame, aligned: AlignedCovariates) -> list[Adjustmen
     effects = []
     for i, series in enumerate(timed.series):
         names, past, future = aligned.table(i)
-        season, where = season_of_frequency(series.freq), f"series {series.name}"
+        season, where = season_of(freq=series.freq).points, f"series {series.name}"
         effect = fit_covariates(
             series.values, past, future, season=season, names=names, where=where
         )

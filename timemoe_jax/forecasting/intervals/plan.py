@@ -146,3 +146,24 @@ def choose_origins(
     count = min(count, last - first + 1)
     steps = np.arange(count - 1, -1, -1, dtype=np.int64)
     return last - steps * (last - first) // max(1, count - 1)
+
+
+def is_too_short(
+    series: Float64[np.ndarray, " T"],
+    horizon: int,
+    levels: Sequence[float],
+    context_length: int,
+) -> bool:
+    """Whether a series has too few points for the errors of earlier forecasts.
+
+    The arguments are as for `conformal.conformal_offsets`, which refuses such a series.
+    """
+    plan = make_plan(horizon, levels, context_length, None, None)
+    if not plan.needed:
+        return False
+    try:
+        gap = trailing_gap(series)
+        choose_origins(plan, series, gap, wanted_origins(plan, series), plan.needed, "the context")
+    except TooShortError:
+        return True
+    return False

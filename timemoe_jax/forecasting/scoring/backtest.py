@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
-from timemoe_jax.data.seasons import season_of_values
+from timemoe_jax.data.seasons import season_of
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
@@ -42,7 +42,7 @@ class SeriesBacktest:
     model: Score
     seasonal_naive: Score  # on the same points
     season: int  # its steps; 1 repeats the last value
-    season_found: bool  # in the series, rather than given
+    season_found: bool  # in the series, rather than given or that of a calendar
     points: int  # that were scored: those observed, and for which seasonal naive has a value
     missing: int  # points not scored: nothing was observed there, or nothing in the context
     loses: bool  # whether the MAE of the model is above that of seasonal naive
@@ -175,7 +175,7 @@ def _score(
 ) -> SeriesBacktest:
     horizon = forecasts.shape[1]
     past = series[: origins[0]]
-    chosen = season_of_values(past) if season is None else season
+    chosen = season_of([past]).points if season is None else season
     naive = np.concatenate([seasonal_naive(series[None, :t], horizon, chosen) for t in origins])
     target = series[origins[0] :].reshape(forecasts.shape)
     counted = ~(np.isnan(target) | np.isnan(naive) | np.isnan(forecasts))
@@ -205,7 +205,7 @@ def _errors(errors: Float64[np.ndarray, " _"], scale: float) -> Score:
 
 
 def _loss(each: SeriesBacktest) -> str:
-    origin = "found" if each.season_found else "given"
+    origin = "found" if each.season_found else "known"
     return (
         f"{each.name} (MAE {each.model.mae:.4g} against {each.seasonal_naive.mae:.4g}, season "
         f"{each.season} {origin})"

@@ -1,9 +1,10 @@
 """Forecasts that any model has to beat: the last value, the last season, the nearest match.
 
-Each function takes a context [B, T], the past of B series, in which NaN marks a missing value, and
-a horizon, the number of steps to forecast. Forecasts [B, horizon] have the units and the dtype of
-the context. A horizon that is not positive, and a context that is not [B, T] with at least one
-point, are a DataError.
+`scoring.spreads` gives their quantiles, and `scoring.linear` a fitted forecast. Each function takes
+a context [B, T], the past of B series, in which NaN marks a missing value, and a horizon, the
+number of steps to forecast. Forecasts [B, horizon] have the units and the dtype of the context. A
+horizon that is not positive, and a context that is not [B, T] with at least one point, are a
+DataError.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,15 @@ from jaxtyping import Float, Float64
 from timemoe_jax.data.series import check_levels
 from timemoe_jax.errors import DataError
 
+# Context parroting compares a season, but at least this many points: fewer say at what level a
+# series is, not where in its course. A window average takes as many.
+MIN_STRETCH = 8
+
 
 def naive(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, "B horizon"]:
     """Forecasts the last observed value for every step; NaN for a series without one."""
     _check(context, horizon)
-    return np.repeat(_fill_forward(context)[:, -1:], horizon, axis=1)
+    return np.repeat(fill_forward(context)[:, -1:], horizon, axis=1)
 
 
 def seasonal_naive(
@@ -40,7 +45,7 @@ def seasonal_naive(
     if np.isnan(context[:, length - season :]).any():
         # Whole seasons only, counted from the end, so that each column below is one phase.
         whole = context[:, length % season :].reshape(batch, -1, season)
-        last = _fill_forward(whole.swapaxes(1, 2))[:, :, -1]
+        last = fill_forward(whole.swapaxes(1, 2))[:, :, -1]
     else:
         last = context[:, length - season :]
     return last[:, np.arange(horizon) % season]
@@ -80,6 +85,57 @@ def seasonal_naive_quantiles(
     return point[..., None] + spread[:, None, :] * seasons_ahead[None, :, None]
 
 
+def drift(context: Float[np.ndarray, "B T"], horizon: int) -> Float[np.ndarray, "B horizon"]:
+    """Goes on along the line from the first observed value to the last one.
+
+    (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd edition, Section 5.2.)
+    A series with a single observation is forecast as `naive` does, NaN without any.
+    """
+    _check(context, horizon)
+    point, slope = naive(context, horizon), drift_slope(context)
+    steps = np.arange(1, horizon + 1) + _ends_missing(context)[:, None]
+    return (point + slope[:, None] * steps).astype(context.dtype)
+
+
+def drift_slope(context: Float[np.ndarray, "B T"]) -> Float64[np.ndarray, " B"]:
+    """The mean change per step between the first and the last observed value; 0 without two."""
+    seen = ~np.isnan(context)
+    first, last = seen.argmax(axis=1), context.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)
+    rows = np.arange(len(context))
+    rise = context[rows, last].astype(np.float64) - context[rows, first]
+    return np.where(last > first, rise / np.maximum(last - first, 1), 0.0)
+
+
+def window_average(
+    context: Float[np.ndarray, "B T"], horizon: int, window: int
+) -> Float[np.ndarray, "B horizon"]:
+    """Forecasts the mean of the values observed among the last `window` points for every step.
+
+    Where none of them is observed it is the last value that was, as in `naive`. A window has from 1
+    to T points; else a DataError.
+    """
+    _check(context, horizon)
+    if not 1 <= window <= context.shape[1]:
+        raise DataError(
+            f"window must be from 1 to the context's {context.shape[1]} points, but is {window}"
+        )
+    last = context[:, context.shape[1] - window :]
+    count = (~np.isnan(last)).sum(axis=1)
+    # Divided before they are added, so that no sum overflows.
+    mean = np.nansum(last / np.maximum(count, 1)[:, None], axis=1)
+    mean = np.where(count > 0, mean, naive(context, 1)[:, 0])
+    return np.repeat(mean[:, None], horizon, axis=1).astype(context.dtype)
+
+
+def parroting_stretch(season: int, context_length: int) -> int | None:
+    """How many points context parroting compares: a season, at least `MIN_STRETCH`.
+
+    At most half of the context, so that there is an earlier stretch; None for a context of one
+    point, which has none.
+    """
+    return min(max(season, MIN_STRETCH), context_length // 2) or None
+
+
 def context_parroting(
     context: Float[np.ndarray, "B T"], horizon: int, stretch: int
 ) -> Float[np.ndarray, "B horizon"]:
@@ -110,7 +166,7 @@ def context_parroting(
     lags = stretch + distances.argmin(axis=1)
     lags[np.isinf(distances).all(axis=1)] = 1  # the last value again and again: naive
     sources = length - lags[:, None] + np.arange(horizon) % lags[:, None]
-    return np.take_along_axis(_fill_forward(context), sources, axis=1)
+    return np.take_along_axis(fill_forward(context), sources, axis=1)
 
 
 def _distances_to_last(
@@ -147,13 +203,18 @@ def _distances_to_last(
     return np.where(common > 0, sums / np.maximum(common, 1), np.inf)
 
 
-def _fill_forward(values: Float[np.ndarray, "*batch T"]) -> Float[np.ndarray, "*batch T"]:
+def fill_forward(values: Float[np.ndarray, "*batch T"]) -> Float[np.ndarray, "*batch T"]:
     """Each missing value becomes the last one observed before it, if there is any."""
     missing = np.isnan(values)
     if not missing.any():
         return values
     observed = np.where(missing, 0, np.arange(values.shape[-1]))
     return np.take_along_axis(values, np.maximum.accumulate(observed, axis=-1), axis=-1)
+
+
+def _ends_missing(context: Float[np.ndarray, "B T"]) -> np.ndarray:
+    """How many missing values follow the last observed one of each series."""
+    return (~np.isnan(context))[:, ::-1].argmax(axis=1)
 
 
 def _check(context: np.ndarray, horizon: int) -> None:

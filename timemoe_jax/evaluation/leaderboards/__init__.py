@@ -1,0 +1,1 @@
+"""GIFT-Eval, fev-bench and chaotic systems: scaled and probabilistic errors beside the leaders'."""
