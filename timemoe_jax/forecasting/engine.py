@@ -205,7 +205,8 @@ class Engine:
 
     def reads_along(self, gap: int, horizon: int) -> bool:
         """Whether `along` says what forecasts after such gaps would: where one head does it all."""
-        return not self._family.joint and len(self._plan(_gap_bucket(gap) + horizon)) == 1
+        every_point = not self._family.joint and self._family.stride(self.config) == 1
+        return every_point and len(self._plan(_gap_bucket(gap) + horizon)) == 1
 
     def along(
         self,

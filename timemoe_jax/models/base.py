@@ -8,6 +8,9 @@ A univariate family reads [B, T] and forecasts every variate by itself. A joint 
 [B, C, T], C aligned series of one window, of which those that are absent are masked throughout.
 Everything that holds for [B, T] holds for [B, C, T] with an axis more: masks, targets, predictions
 [B, C, T, P], forecasts [B, C, H].
+
+A family that reads patches has a stride s: T points, a multiple of s, have N = T / s positions, and
+position k predicts what follows point (k + 1) s - 1. With the stride 1 that is every point.
 """
 
 import dataclasses
@@ -91,11 +94,14 @@ class ModelConfig:
 
 
 class ModelOutput(NamedTuple):
-    """What a model says at every position of its input [B, T], or [B, C, T] of a joint model."""
+    """What a model says at its N positions of an input [B, T], or [B, C, T] of a joint model.
 
-    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, T, P]
-    hidden: Any  # [B, *C, T, D], what the heads read
-    router_logits: Any = None  # [L, B, *C, T, E]; None of a model without routers
+    N is T divided by the stride of the family.
+    """
+
+    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, N, P]
+    hidden: Any  # [B, *C, N, D], what the heads read
+    router_logits: Any = None  # [L, B, *C, N, E]; None of a model without routers
     dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
 
 
@@ -177,6 +183,10 @@ class Family:
     def rules(self) -> "Rules":
         """How parameters are split over a mesh: see `runtime.partitioning`."""
         return ()
+
+    def stride(self, config: Any) -> int:
+        """Points from one position of the model to the next."""
+        return 1
 
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
         """Forecasts after contexts x [B, *C, T]; the last point is observed, of a variate at least.

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from timemoe_jax.models.base import family_of
+
 
 class Decoded(NamedTuple):
     """A forecast, float32; with an axis of variates for a joint model."""
@@ -67,6 +69,17 @@ def rounded_horizon(
     return end if end > horizon or not begins_alike(sum(plan)) else sum(plan)
 
 
+def whole_positions(
+    x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], stride: int
+) -> tuple[Float[Array, "B *C S"], Bool[Array, "B *C S"]]:
+    """Pads on the left to a multiple of the stride, so that the last position ends with the end."""
+    missing = -x.shape[-1] % stride
+    if not missing:
+        return x, mask
+    widths = [(0, 0)] * (x.ndim - 1) + [(missing, 0)]
+    return jnp.pad(x, widths), jnp.pad(mask, widths)
+
+
 def decode_uncached(
     model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
 ) -> Decoded:
@@ -75,9 +88,10 @@ def decode_uncached(
     The contexts are normalized, and not read where the mask is False; the horizon is static.
     """
     config = model.config
+    stride = family_of(config).stride(config)
     points, quantiles = [], []
     for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
-        output = model(x, mask)
+        output = model(*whole_positions(x, mask, stride))
         hidden = output.hidden[..., -1, :]
         points.append(output.predictions[predict][..., -1, :].astype(jnp.float32))
         if config.quantile_levels:

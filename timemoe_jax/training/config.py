@@ -163,6 +163,12 @@ class RunConfig:
             f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
             f"({self.train.num_steps})",
         )
+        stride = family_of(self.model).stride(self.model)
+        require(
+            self.data.length % stride == 0,
+            f"data.length ({self.data.length}) is not a multiple of {stride}, the points from one "
+            "position of the model to the next",
+        )
         require_not_negative(self, "seed")
         joint = family_of(self.model).joint
         require(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
@@ -65,14 +65,15 @@ def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
 def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
     """By horizon, the positions at which that head is read; None is all inputs.
 
-    The key draws where the last of them lies; without one every input is read.
+    The key draws where the last of them lies; without one every position is read.
     """
-    length, most = config.data.length, config.loss.max_steps_per_position
-    if config.data.future == 1 and not most:
+    points, most = _points_per_position(config), config.loss.max_steps_per_position
+    if config.data.future == 1 and not most and points == 1:
         return None
-    at = {}
+    at, length = {}, config.data.length // points
     for p in config.model.horizon_lengths:
-        stride = min(-(-p // most), length) if most and key is not None else 1
+        every = -(-p // (most * points)) if most else 1
+        stride = min(every, length) if key is not None else 1
         # Counted from the end, where contexts are longest, so that what is left over is early.
         first: Array | int = length % stride
         if key is not None and stride > 1:
@@ -81,9 +82,20 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
     return at
 
 
+def _points_per_position(config: RunConfig) -> int:
+    return family_of(config.model).stride(config.model)
+
+
+def observed_positions(mask: Bool[Array, "R T"], stride: int) -> Bool[Array, "R N"]:
+    """Which positions read an observed point."""
+    return mask if stride == 1 else jnp.any(mask.reshape(len(mask), -1, stride), axis=-1)
+
+
 def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
     """The targets of every row of a batch: its points from the second on."""
-    read = batch["mask"][..., : -config.data.future]
+    read, stride = batch["mask"][..., : -config.data.future], _points_per_position(config)
+    if at is not None and stride > 1:
+        at = {p: stride * (each + 1) - 1 for p, each in at.items()}
     return losses.Targets(
         values=_rows(batch["values"][..., 1:]),
         mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
@@ -118,13 +130,14 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         model = nnx.merge(graph, params)
         output = model(x, read, None if segments is None else segments[:, :-1])
         targets = targets_of(config, batch, at)
-        horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
+        horizons, quantiles = _forecast_losses(config, model, output, targets, at, weights)
         total = mean_of_heads(horizons)
         if quantiles:
             total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
-        statistics = _statistics(config, params, output, _rows(read).astype(jnp.float32))
+        positions = observed_positions(_rows(read), _points_per_position(config))
+        statistics = _statistics(config, params, output, positions.astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
         parts = LossParts(horizons, quantiles, balancing, router_z, statistics)
@@ -138,13 +151,14 @@ def _forecast_losses(
     model: Any,
     output: ModelOutput,
     targets: losses.Targets,
+    at: Mapping[int, Array] | None,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The losses of the point heads, and of the quantile heads if there are any."""
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
     predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
-    if targets.at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(hidden[:, read], p) for p, read in targets.at.items()}
+    if at is not None:  # else the compiler would compute them all
+        predictions = {p: model.head(hidden[:, read], p) for p, read in at.items()}
     delta = config.loss.huber_delta
     horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
     if not config.model.quantile_levels:
@@ -156,6 +170,7 @@ def _forecast_losses(
         horizon_lengths=config.model.horizon_lengths,
         levels=config.model.quantile_levels,
         weights=weights,
+        stride=_points_per_position(config),
     )
     return horizons, quantiles
 
@@ -166,7 +181,7 @@ def mean_of_heads(of_heads: Mapping[int, Float[Array, ""]]) -> Float[Array, ""]:
 
 
 def _statistics(
-    config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B T"]
+    config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B N"]
 ) -> RouterStatistics:
     """Sums of what the routers decided; padding counts only if the config says so."""
     logits, family = output.router_logits, family_of(config.model)
