@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 DEFAULT_FAMILY = "time_moe"
 FORECAST_PLANS = ("fitting", "covering")
 # Families that come with the library, and the module that holds the `FAMILY` of each.
-_BUNDLED = {"time_moe": "timemoe_jax.models.time_moe.family"}
+_BUNDLED = {
+    "time_moe": "timemoe_jax.models.time_moe.family",
+    "time_tracker": "timemoe_jax.models.time_tracker.family",
+}
 _REGISTERED: dict[str, "Family"] = {}
 
 
@@ -155,6 +158,10 @@ class Family:
     name: ClassVar[str]
     config: ClassVar[type[ModelConfig]]
     joint: ClassVar[bool] = False
+    scoring: ClassVar[str] = "softmax"  # of its routers: see `nn.experts.routing`
+    # Whether an update draws something within the model: it is then called with `draws` [B], uint32
+    # numbers that follow from the seed and the update, one for each window. Without it draws none.
+    draws: ClassVar[bool] = False
     published: ClassVar[PublishedFormat | None] = None
     # Fields of the config that do not change what the parameters compute beyond rounding, and so
     # are no part of an exported model.
@@ -188,6 +195,14 @@ class Family:
         """Points from one position of the model to the next."""
         return 1
 
+    def least_context(self, config: Any) -> int:
+        """Points that come before any forecast that may be trained on; 0 where none need to."""
+        return 0
+
+    def scored_variates(self, config: Any, count: int) -> int:
+        """How many of the `count` variates of a training window are forecast, the first ones."""
+        return count
+
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
         """Forecasts after contexts x [B, *C, T]; the last point is observed, of a variate at least.
 
@@ -196,6 +211,15 @@ class Family:
         from timemoe_jax.models.decoding import decode_uncached
 
         return decode_uncached(model, x, mask, horizon)
+
+    def decode_known(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
+        """As `decode`, of x [B, C, T + horizon] whose last points are those to forecast.
+
+        There the mask is True where a variate is known, such as a covariate.
+        """
+        raise ConfigError(
+            f"models of the family {self.name!r} read no variates that are known ahead"
+        )
 
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""

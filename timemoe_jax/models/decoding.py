@@ -80,6 +80,13 @@ def whole_positions(
     return jnp.pad(x, widths), jnp.pad(mask, widths)
 
 
+def observed_positions(mask: Bool[Array, "*N T"], stride: int) -> Bool[Array, "*N P"]:
+    """Which of the P = T / stride positions read an observed point."""
+    if stride == 1:
+        return mask
+    return jnp.any(mask.reshape(*mask.shape[:-1], -1, stride), axis=-1)
+
+
 def decode_uncached(
     model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
 ) -> Decoded:

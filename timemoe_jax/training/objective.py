@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
+from timemoe_jax.models.decoding import observed_positions
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
@@ -39,6 +40,10 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     """
     data, mask = config.data, batch["mask"]
     read = mask[..., : -data.future]
+    if key is not None and family_of(config.model).draws:
+        # Of each window its own, so that micro-batches and devices draw the same.
+        numbers = jax.random.bits(jax.random.fold_in(key, 1), (len(mask),), jnp.uint32)
+        batch = {**batch, "draws": numbers}
     if data.standardization == "series":
         values = batch["values"]
         if data.clip > 0:
@@ -86,20 +91,19 @@ def _points_per_position(config: RunConfig) -> int:
     return family_of(config.model).stride(config.model)
 
 
-def observed_positions(mask: Bool[Array, "R T"], stride: int) -> Bool[Array, "R N"]:
-    """Which positions read an observed point."""
-    return mask if stride == 1 else jnp.any(mask.reshape(len(mask), -1, stride), axis=-1)
-
-
 def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
     """The targets of every row of a batch: its points from the second on."""
     read, stride = batch["mask"][..., : -config.data.future], _points_per_position(config)
     if at is not None and stride > 1:
         at = {p: stride * (each + 1) - 1 for p, each in at.items()}
+    positions = batch.get("positions", read.astype(jnp.float32))
+    if read.ndim == 3:
+        count = family_of(config.model).scored_variates(config.model, read.shape[1])
+        positions = positions * (jnp.arange(read.shape[1]) < count)[:, None]
     return losses.Targets(
         values=_rows(batch["values"][..., 1:]),
         mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
-        positions=_rows(batch.get("positions", read.astype(jnp.float32))),
+        positions=_rows(positions),
         segments=batch.get("segments"),
         at=at,
     )
@@ -128,7 +132,8 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         at = read_at(config, None) if at is None else at
         segments = batch.get("segments")
         model = nnx.merge(graph, params)
-        output = model(x, read, None if segments is None else segments[:, :-1])
+        drawn = {"draws": batch["draws"]} if "draws" in batch else {}
+        output = model(x, read, None if segments is None else segments[:, :-1], **drawn)
         targets = targets_of(config, batch, at)
         horizons, quantiles = _forecast_losses(config, model, output, targets, at, weights)
         total = mean_of_heads(horizons)
@@ -192,6 +197,7 @@ def _statistics(
         None if config.loss.balance_counts_padding else positions,
         bias=None if bias is None else bias[...],
         dropped=output.dropped,
+        scoring=family.scoring,
     )
 
 
