@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.forecasting.contexts import Inputs
-from timemoe_jax.forecasting.engine import Engine, check_finite
+from timemoe_jax.forecasting.contexts import Inputs, check_finite
+from timemoe_jax.forecasting.engine import Engine
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import family_of
 from timemoe_jax.models.decoding import observed_positions, whole_positions

@@ -210,7 +210,7 @@ class Family:
         """
         from timemoe_jax.models.decoding import decode_uncached
 
-        return decode_uncached(model, x, mask, horizon)
+        return decode_uncached(model, x, mask, horizon, self.stride(model.config))
 
     def decode_known(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
         """As `decode`, of x [B, C, T + horizon] whose last points are those to forecast.

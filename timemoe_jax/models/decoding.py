@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from timemoe_jax.models.base import family_of
-
 
 class Decoded(NamedTuple):
     """A forecast, float32; with an axis of variates for a joint model."""
@@ -88,14 +86,18 @@ def observed_positions(mask: Bool[Array, "*N T"], stride: int) -> Bool[Array, "*
 
 
 def decode_uncached(
-    model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
+    model: Any,
+    x: Float[Array, "B *C T"],
+    mask: Bool[Array, "B *C T"],
+    horizon: int,
+    stride: int = 1,
 ) -> Decoded:
     """Forecasts with a model of any family, reading the whole series anew for every head.
 
-    The contexts are normalized, and not read where the mask is False; the horizon is static.
+    The contexts are normalized, and not read where the mask is False; the horizon is static. The
+    stride is that of the family.
     """
     config = model.config
-    stride = family_of(config).stride(config)
     points, quantiles = [], []
     for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
         output = model(*whole_positions(x, mask, stride))
