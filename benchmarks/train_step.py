@@ -47,7 +47,7 @@ from benchmarks.published import peak_memory, reset_peak_memory, step_values
 from configs import time_moe_base, time_moe_large, time_moe_ultra
 from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.config import from_mapping
-from timemoe_jax.models.time_moe.model import REMAT
+from timemoe_jax.nn import REMAT_POLICIES
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.step import TrainState, create_state, make_train_step
 
@@ -235,7 +235,7 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     known = (*SIZES, "tiny")
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
     parser.add_argument("--shapes", help="windows x points; default 4x512,1x4096; 2x64 if quick")
-    parser.add_argument("--remat", default="none", choices=list(REMAT), help="of our update")
+    parser.add_argument("--remat", default="none", choices=REMAT_POLICIES, help="of our update")
     parser.add_argument("--memory", action="store_true", help="peak memory of 1x4096 updates")
     args = parser.parse_args()
     if args.memory and args.shapes:

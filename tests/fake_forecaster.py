@@ -43,6 +43,8 @@ class FakeForecaster:
     Its quantile of level q lies 10 h (q - 0.5) above that. `calls` keeps what it was asked.
     """
 
+    joint = False
+
     def __init__(self):
         self.calls: list[dict[str, Any]] = []
 

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_tracker.config import TimeTrackerConfig
 
 # Large initial weights, so that every part of the model has a say. Of one block: a second takes
 # half as long again to compile, and is given where blocks together are what is tested.
@@ -19,6 +20,22 @@ TINY = TimeMoeConfig(
     initializer_range=0.4,
 )
 TWO_BLOCKS = dataclasses.replace(TINY, num_hidden_layers=2)
+# Of one block that reads each variate by itself, and one that reads those that it is linked to.
+TRACKER = TimeTrackerConfig(
+    horizon_lengths=(4,),
+    patch_size=4,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_mixed_layers=1,
+    num_attention_heads=2,
+    num_experts=4,
+    expert_size=12,
+    shared_size=12,
+    mixing="graph",
+    graph_points=16,
+    max_position_embeddings=128,
+    initializer_range=0.4,
+)
 
 # Of a run of `train_main.py`; what it lacks is that of configs/smoke.py.
 TINY_RUN: dict[str, Any] = {

@@ -18,12 +18,15 @@ from timemoe_jax.models.base import (
     Family,
     ModelConfig,
     ModelOutput,
+    abstract_model,
     count_parameters,
+    create_params,
     get_family,
     register,
 )
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.objective import make_loss, read_at, targets_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +198,7 @@ def test_a_joint_forecast_reads_the_variates_of_an_item_and_no_others():
 
 
 def test_what_does_not_fit_is_an_error(table):
-    with pytest.raises(ConfigError, match=r"family is 'lineer'; known: time_moe, linear"):
+    with pytest.raises(ConfigError, match=r"family is 'lineer'; known: time_moe, .*linear"):
         config_of(table, family="lineer")
     with pytest.raises(ConfigError, match=r"config\.model has no field 'num_experts'"):
         config_of(table, family="linear", num_experts=4)
@@ -205,3 +208,61 @@ def test_what_does_not_fit_is_an_error(table):
         from_mapping(RunConfig, fields)
     with pytest.raises(ConfigError, match="there is a family 'time_moe' already"):
         register(type("Other", (Family,), {"name": "time_moe"})())
+
+
+class PatchedModel(LinearModel):
+    """The linear map read at the end of every patch of 4 points, with a median beside it."""
+
+    def __call__(self, x, mask=None, segments=None):
+        output = super().__call__(x, mask, segments)
+        hidden = output.hidden[..., 3::4, :]
+        return ModelOutput({p: self.head(hidden, p) for p in output.predictions}, hidden)
+
+    def quantile_head(self, hidden, horizon):
+        return self.head(hidden, horizon)[..., None]
+
+
+class PatchedFamily(LinearFamily):
+    name = "patched_linear"
+
+    def make(self, config, rngs):
+        return PatchedModel(config, rngs)
+
+    def stride(self, config):
+        return 4
+
+
+register(PatchedFamily())
+
+
+def test_a_family_of_patches_predicts_after_the_last_point_of_each(table):
+    """Its losses are those of the family of points at these positions, and so are its forecasts."""
+    rng = np.random.default_rng(0)
+    batch = {"values": rng.normal(size=(2, 60)), "mask": rng.random((2, 60)) > 0.2}
+    batch = {
+        name: jnp.asarray(a, jnp.float32 if name == "values" else bool) for name, a in batch.items()
+    }
+    patched = config_of(table, family="patched_linear", quantile_levels=(0.5,))
+    points = config_of(table, family="linear")
+    params = create_params(points.model, seed=0)
+    at = read_at(patched, None)
+    np.testing.assert_array_equal(at[12], np.arange(12))
+    ends = {p: 4 * read + 3 for p, read in at.items()}
+    expected = make_loss(points)(params, batch, ends)[1]
+    total, found = make_loss(patched)(params, batch, at)
+    for p in (1, 12):
+        np.testing.assert_allclose(found.horizons[p], expected.horizons[p], rtol=1e-6)
+        targets = targets_of(points, batch, ends)
+        # The median's loss is half the absolute error.
+        model = nnx.merge(abstract_model(points.model)[0], params)
+        predicted = model(batch["values"][:, :48], batch["mask"][:, :48]).predictions[p][:, 3::4]
+        error = np.abs(predicted - targets.following(p))[np.asarray(targets.counted(p)) > 0]
+        np.testing.assert_allclose(found.quantiles[p], error.mean() / 2, rtol=1e-5)
+    assert total > 0
+    values = rng.normal(size=(1, 30))  # no whole number of patches
+    outs = [Forecaster(c.model, params).forecast(values, 15).point for c in (points, patched)]
+    np.testing.assert_allclose(*outs, rtol=1e-5)
+    fields = dataclasses.asdict(patched)
+    fields["data"]["length"] = 50
+    with pytest.raises(ConfigError, match=r"data.length \(50\) is not a multiple of 4"):
+        from_mapping(RunConfig, fields)

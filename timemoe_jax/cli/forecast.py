@@ -190,7 +190,12 @@ def run_forecast(args: argparse.Namespace) -> None:
     progress = sys.stderr.isatty()
     with _said_as_flags():
         forecast = forecast_frame(
-            forecaster.forecast, prepared, names, progress=progress, **options
+            forecaster.forecast,
+            prepared,
+            names,
+            joint=forecaster.joint,
+            progress=progress,
+            **options,
         )
     attributes = forecast.frame.attrs
     _report_counts(attributes)

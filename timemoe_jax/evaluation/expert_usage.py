@@ -11,10 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.forecasting.contexts import Inputs
-from timemoe_jax.forecasting.engine import Engine, check_finite
+from timemoe_jax.forecasting.contexts import Inputs, check_finite
+from timemoe_jax.forecasting.engine import Engine
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import family_of
+from timemoe_jax.models.decoding import observed_positions, whole_positions
 from timemoe_jax.nn.experts.routing import route, router_statistics
 
 LOGITS = "the output of the router"
@@ -75,17 +76,21 @@ def usage_sums(
     *,
     bias: Float[Array, "L E"] | None = None,
     weighted: bool = False,
+    scoring: str = "softmax",
 ) -> Float[Array, "L E"]:
     """How many (point, choice) pairs went to each expert, or the sum of their weights.
 
-    Only points under the mask count; `bias` is the selection bias of each layer.
+    Only points under the mask count; `bias` is the selection bias of each layer, and the scoring
+    that of `route`.
     """
     if not weighted:
         counts = mask.astype(jnp.float32)
-        statistics = router_statistics(logits, num_experts_per_tok, counts, bias=bias)
+        statistics = router_statistics(
+            logits, num_experts_per_tok, counts, bias=bias, scoring=scoring
+        )
         return jnp.sum(statistics.choices, axis=-2)
     per_layer = None if bias is None else bias[:, None, None, :]
-    routing = route(logits, num_experts_per_tok, per_layer)
+    routing = route(logits, num_experts_per_tok, per_layer, scoring)
     # Where a point does not count, its weight may be anything, even not a number.
     weights = jnp.where(mask[None, :, :, None], routing.weights, 0)
     chosen = jax.nn.one_hot(routing.indices, logits.shape[-1], dtype=jnp.float32)
@@ -98,18 +103,24 @@ def usage_sums(
 def _sums_of_batch(
     graph: nnx.GraphDef,
     params: nnx.State,
-    x: Float[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    x: Float[Array, "B *C T"],
+    mask: Bool[Array, "B *C T"],
     weighted: bool,
-) -> tuple[Float[Array, "L E"], Bool[Array, " B"]]:
+) -> tuple[Float[Array, "L E"], Bool[Array, " R"]]:
     model = nnx.merge(graph, params)
     family = family_of(model.config)
     bias, k = family.selection_bias(params), family.experts_per_token(model.config)
+    stride = family.stride(model.config)
+    x, mask = whole_positions(x, mask, stride)
     logits = model(x, mask).router_logits
+    # Of a joint model every variate is a row, and of a patch that reads something counts.
+    logits = logits.reshape(len(logits), -1, *logits.shape[-2:])
+    mask = observed_positions(mask.reshape(-1, mask.shape[-1]), stride)
     bias = None if bias is None else bias[...]
     # Whether every observed point of a series has finite logits.
     finite = jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
-    return usage_sums(logits, mask, k, bias=bias, weighted=weighted), finite
+    sums = usage_sums(logits, mask, k, bias=bias, weighted=weighted, scoring=family.scoring)
+    return sums, finite
 
 
 def _sparse_engine(source: Forecaster | nnx.Module) -> Engine:

@@ -27,7 +27,10 @@ class Call(NamedTuple):
 
     def forecast(self) -> Forecasts:
         """Forecasts the horizon after each series."""
-        return self.engine.run(self.inputs.contexts(self.settings.context_length), self.settings)
+        contexts = self.inputs.contexts(self.settings.context_length)
+        found, count = self.engine.run(contexts, self.settings), len(self.inputs.series)
+        quantiles = None if found.quantiles is None else found.quantiles[:count]
+        return Forecasts(found.point[:count], quantiles)
 
     def predict(self, contexts: list[Context], horizon: int) -> Float64[np.ndarray, "N H"]:
         """Point forecasts from earlier contexts, a `Predict`; the horizon is that of the call."""
@@ -58,7 +61,8 @@ class Call(NamedTuple):
     ) -> Forecast:
         """What the caller gets, in the shape of the input."""
         least = 0.0 if non_negative else -np.inf
-        shaped = self.inputs.shaped
+        shaped, several = self.inputs.shaped, self.inputs.channels is not None
+        joint = self.engine.joint and (several or self.inputs.items is not None)
         return Forecast(
             point=shaped(np.maximum(point, least)),
             context_length=self.settings.context_length,
@@ -66,7 +70,8 @@ class Call(NamedTuple):
             quantiles=None if quantiles is None else shaped(np.maximum(quantiles, least)),
             quantile_levels=levels,
             intervals=source,
-            channelwise=self.inputs.channels is not None,
+            channelwise=several and not joint,
+            joint=joint,
             names=tuple(self.inputs.names),
         )
 

@@ -28,6 +28,8 @@ class Context(NamedTuple):
       item: contexts of one item end together, and a joint model reads them together; None stands
         for a series by itself.
       scaled_by: how many of the first values say how the context is standardized; None is all.
+      ahead: what follows the context and its gap, where it is known: of a covariate of a joint
+        model. Such a context has no gap.
     """
 
     values: Float64[np.ndarray, " _"]
@@ -35,6 +37,7 @@ class Context(NamedTuple):
     label: str
     item: int | None = None
     scaled_by: int | None = None
+    ahead: Float64[np.ndarray, " H"] | None = None
 
     @classmethod
     def of(
@@ -61,6 +64,20 @@ class Context(NamedTuple):
         return self._replace(values=np.concatenate([self.values, missing]), gap=gap)
 
 
+class Beside(NamedTuple):
+    """A series that is read beside those of an item, and not forecast: a covariate."""
+
+    values: Float64[np.ndarray, " T"]  # NaN where missing
+    item: int
+    name: str  # in an error
+    ahead: Float64[np.ndarray, " H"] | None  # its values at the points to forecast; None: unknown
+
+    def context(self, length: int) -> Context:
+        """What is read of it; where it goes on, up to the end of the series."""
+        context = Context.of(self.values, length, self.name, self.item)
+        return context if self.ahead is None else context.until(0)._replace(ahead=self.ahead)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
     """The series of a call.
@@ -69,15 +86,22 @@ class Inputs:
       series: each float64 [T], NaN where a value is missing; may share memory with the input.
       names: what to call each in an error.
       channels: of multivariate series [N, C, T], whose channels follow one another; else None.
+      items: which series are of one item, such as the targets of an id; None: the channels of each
+        multivariate series, or no two.
+      beside: what a joint model reads besides.
     """
 
     series: list[Float64[np.ndarray, " _"]]
     names: list[str]
     channels: int | None
+    items: Sequence[int] | None = None
+    beside: Sequence[Beside] = ()
 
     @classmethod
     def parse(cls, inputs: Any, names: Sequence[str] | None = None) -> "Inputs":
         """Validates what a caller gave: see `Forecaster.forecast`. The input is not modified."""
+        if isinstance(inputs, Inputs):  # of a data frame, which was validated
+            return inputs
         inputs = _in_time(inputs)
         if isinstance(names, str):
             names = [names]
@@ -109,13 +133,15 @@ class Inputs:
             )
 
     def contexts(self, length: int) -> list[Context]:
-        """What is read of each series: at most `length` of its last points."""
-        pairs = enumerate(zip(self.series, self.names, strict=True))
-        channels = self.channels
-        return [
-            Context.of(series, length, name, None if channels is None else i // channels)
-            for i, (series, name) in pairs
+        """What is read of each series, and of what is beside them: at most `length` last points."""
+        items = self.items
+        if items is None and self.channels is not None:
+            items = [i // self.channels for i in range(len(self.series))]
+        contexts = [
+            Context.of(series, length, self.names[i], None if items is None else items[i])
+            for i, series in enumerate(self.series)
         ]
+        return contexts + [other.context(length) for other in self.beside]
 
     def missing(self, length: int) -> Any:
         """How many of the last `length` points of each series are missing."""
@@ -190,8 +216,13 @@ class Batch(NamedTuple):
     std: Float64[np.ndarray, " N"]
 
     @classmethod
-    def of(cls, contexts: Sequence[Context], length: int, rows: int, normalize: str) -> "Batch":
-        """Fills at least as many rows as there are contexts; `normalize` as `forecast` takes it."""
+    def of(
+        cls, contexts: Sequence[Context], length: int, rows: int, normalize: str, ahead: int = 0
+    ) -> "Batch":
+        """Fills at least as many rows as there are contexts; `normalize` as `forecast` takes it.
+
+        The last `ahead` points are after the contexts, observed where these know what follows.
+        """
         values = np.full((len(contexts), length), np.nan)
         for row, context in zip(values, contexts, strict=True):
             row[length - len(context.values) :] = context.values
@@ -202,6 +233,11 @@ class Batch(NamedTuple):
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
         safe = np.where(std > 0, std, 1.0)
+        if ahead:
+            values = np.concatenate([values, np.full((len(values), ahead), np.nan)], axis=1)
+            for row, context in zip(values, contexts, strict=True):
+                if context.ahead is not None:
+                    row[length : length + len(context.ahead)] = context.ahead
         # Centered before the division, in float64: exact for a small change on a large level.
         values = (values - mean[:, None]) / safe[:, None]
         mask = ~np.isnan(values)
@@ -226,3 +262,18 @@ def _scale_by_first(
             first = location_and_scale(context.values[None, : context.scaled_by])
             if first[1][0] > 0:
                 mean[i], std[i] = first[0][0], first[1][0]
+
+
+def check_finite(
+    what: str, finite: Bool[np.ndarray, " N"], contexts: Sequence[Context], normalize: str
+) -> None:
+    """Raises for the first context of which `what`, such as "the forecast", is not finite."""
+    if finite.all():
+        return
+    label = contexts[int(np.argmin(finite))].label
+    hint = (
+        "with normalize='none' its values are fed raw and may be too large: try 'instance'"
+        if normalize == "none"
+        else "its values are too large for float64, or the checkpoint's parameters are not finite"
+    )
+    raise DataError(f"{what} of {label} is not finite; {hint}")

@@ -23,7 +23,7 @@ from timemoe_jax.checkpoints.trees import flatten, unflatten
 from timemoe_jax.config import DTYPES, NORMALIZATIONS
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import ConfigError, DataError
-from timemoe_jax.forecasting.contexts import Batch, Context
+from timemoe_jax.forecasting.contexts import Batch, Context, check_finite
 from timemoe_jax.forecasting.programs import Programs, program_points
 from timemoe_jax.forecasting.shapes import (
     length_bucket,
@@ -66,6 +66,7 @@ class _Group(NamedTuple):
     length: int  # of the padded contexts
     steps: int  # to decode, including those of the gap
     variates: int = 1  # rows of a window of a joint model
+    ahead: int = 0  # points after the contexts that are read where they are known: 0 or the steps
 
 
 ABSENT = Context(np.zeros(0), 0, "an absent variate")
@@ -105,6 +106,10 @@ class Engine:
             mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
             return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
 
+        def run_known(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
+            mask |= ~mask.any(axis=(1, 2), keepdims=True)
+            return self._family.decode_known(nnx.merge(self.graph, params), x, mask, horizon)
+
         def read(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
             model = nnx.merge(self.graph, params)
             head, output = self._plan(horizon)[0], model(x, mask)
@@ -113,6 +118,7 @@ class Engine:
             return Decoded(output.predictions[head], spread)
 
         self._decode = Programs(run, self._operations)
+        self._decode_known = Programs(run_known, self._operations)
         self._read = Programs(read, self._operations)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,9 +134,15 @@ class Engine:
         return _engine_of, (self.config, flat, self.config.dtype)
 
     @property
+    def joint(self) -> bool:
+        """Whether the series of an item are read together."""
+        return self._family.joint
+
+    @property
     def num_programs(self) -> int:
         """How many programs were compiled, or loaded, and are kept."""
-        return self._decode._cache_size() + self._read._cache_size()
+        kept = (self._decode, self._decode_known, self._read)
+        return sum(programs._cache_size() for programs in kept)
 
     @functools.cached_property
     def _operations(self) -> float:
@@ -186,7 +198,7 @@ class Engine:
         contexts = self._aligned(contexts)
         point = np.empty((len(contexts), horizon))
         quantiles = np.empty((len(contexts), horizon, levels)) if levels else None
-        for rows, batch, decoded in self.batches(contexts, settings, self._decoded):
+        for rows, batch, decoded in self._decoded_batches(contexts, settings):
             outputs = batch.in_units(decoded.point.reshape(-1, decoded.point.shape[-1]))
             spread = None
             if decoded.quantiles is not None:
@@ -203,9 +215,23 @@ class Engine:
         check_finite("the forecast", finite, contexts, settings.normalize)
         return Forecasts(point, quantiles)
 
+    def _decoded_batches(
+        self, contexts: Sequence[Context], settings: Settings
+    ) -> Iterator[tuple[list[int], Batch, Decoded]]:
+        """As `batches`: first of windows of which nothing is known ahead, then of the others."""
+        parts: dict[bool, list[int]] = {False: [], True: []}
+        for window in self._windows(contexts):
+            parts[any(contexts[i].ahead is not None for i in window)] += window
+        for known, part in parts.items():
+            compute = self._decoded_known if known else self._decoded
+            chosen = [contexts[i] for i in part]
+            for rows, batch, decoded in self.batches(chosen, settings, compute) if part else ():
+                yield [part[row] if row >= 0 else -1 for row in rows], batch, decoded
+
     def reads_along(self, gap: int, horizon: int) -> bool:
         """Whether `along` says what forecasts after such gaps would: where one head does it all."""
-        return not self._family.joint and len(self._plan(_gap_bucket(gap) + horizon)) == 1
+        every_point = not self._family.joint and self._family.stride(self.config) == 1
+        return every_point and len(self._plan(_gap_bucket(gap) + horizon)) == 1
 
     def along(
         self,
@@ -278,7 +304,8 @@ class Engine:
                     bucket = self._bucket(len(part), size, group.length, len(windows) > size)
                     height = bucket * group.variates
                     try:
-                        batch = Batch.of(chosen, group.length, height, settings.normalize)
+                        how = (height, settings.normalize, group.ahead)
+                        batch = Batch.of(chosen, group.length, *how)
                         x, mask = (self._shaped(a, group) for a in (batch.x, batch.mask))
                         computed = self._call(compute, x, mask, group.steps)
                     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -326,7 +353,9 @@ class Engine:
 
     def _shaped(self, rows: np.ndarray, group: _Group) -> np.ndarray:
         """Rows [R, T] as the model reads them: [B, T], or [B, C, T] of a joint model."""
-        return rows.reshape(-1, group.variates, group.length) if self._family.joint else rows
+        if not self._family.joint:
+            return rows
+        return rows.reshape(-1, group.variates, group.length + group.ahead)
 
     def warmup(self, length: int, horizon: int, count: int) -> None:
         """Compiles the program for a call with `count` series of one length."""
@@ -344,7 +373,9 @@ class Engine:
         gap = min(_gap_bucket(gap), room)
         heads, plan = self.config.horizon_lengths, self.config.forecast_plan
         steps = rounded_horizon(gap + horizon, heads, plan)
-        return _Group(length_bucket(length), steps, power_of_two(len(window)))
+        known = any(context.ahead is not None for context in window)
+        variates = power_of_two(len(window))
+        return _Group(length_bucket(length), steps, variates, steps if known else 0)
 
     def _halve(self, group: _Group, tried: int, error: Exception, label: str) -> None:
         """Remembers that a batch did not fit; raises where its size was not the reason."""
@@ -363,6 +394,10 @@ class Engine:
     ) -> Decoded:
         self._tell_if_new(self._decode, x, steps)
         return self._decode(params, x, mask, horizon=steps)
+
+    def _decoded_known(self, params: nnx.State, x: Array, mask: Array, steps: int) -> Decoded:
+        self._tell_if_new(self._decode_known, x, steps)
+        return self._decode_known(params, x, mask, horizon=steps)
 
     def _tell_if_new(self, programs: Programs, x: Any, steps: int) -> None:
         if not programs.holds(x, steps):
@@ -457,18 +492,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
         or "RESOURCE_EXHAUSTED" in text
         or "out of memory" in text.lower()
     )
-
-
-def check_finite(
-    what: str, finite: Bool[np.ndarray, " N"], contexts: Sequence[Context], normalize: str
-) -> None:
-    """Raises for the first context of which `what`, such as "the forecast", is not finite."""
-    if finite.all():
-        return
-    label = contexts[int(np.argmin(finite))].label
-    hint = (
-        "with normalize='none' its values are fed raw and may be too large: try 'instance'"
-        if normalize == "none"
-        else "its values are too large for float64, or the checkpoint's parameters are not finite"
-    )
-    raise DataError(f"{what} of {label} is not finite; {hint}")

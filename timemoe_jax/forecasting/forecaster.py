@@ -28,6 +28,7 @@ from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import watched
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
+COVARIATES = ("auto", "adjustment", "variates")
 
 
 class Forecaster:
@@ -126,6 +127,11 @@ class Forecaster:
         return nnx.merge(self.engine.graph, self.engine.params)
 
     @property
+    def joint(self) -> bool:
+        """Whether the model reads the series of an item together."""
+        return self.engine.joint
+
+    @property
     def num_programs(self) -> int:
         """How many programs were compiled, or loaded from a cache, so far."""
         return self.engine.num_programs
@@ -154,7 +160,8 @@ class Forecaster:
 
         Args:
           inputs: one series [T], several [N, T], a list of series of different lengths, or
-            multivariate series [N, C, T], of which every channel is forecast by itself.
+            multivariate series [N, C, T]. A joint model, such as a Time Tracker, forecasts each
+            channel from all of its series; any other forecasts every channel by itself.
           horizon: points to forecast.
           context_length: read at most so many last points; by default as many as the model's
             positions hold beside the horizon.
@@ -325,6 +332,7 @@ class Forecaster:
         future_df: Any = None,
         past_covariates: Any = (),
         date_format: str | None = None,
+        covariates_as: str = "auto",
         **options: Any,
     ) -> Any:
         """Forecasts the series of a data frame, on their own calendar.
@@ -342,20 +350,27 @@ class Forecaster:
           past_covariates: columns of `df`, or one, that are covariates without a known future.
           date_format: the layout of dates that are text or whole numbers, such as "%d/%m/%Y" or
             "%Y%m%d"; or "s", "ms", "us", "ns" for numbers since 1970, "excel" for serial numbers.
+          covariates_as: "adjustment": what they contribute to each series is estimated from it, and
+            taken out before the forecast; "variates", of a joint model: it reads them beside the
+            targets of their id, and those with a future ahead of them; "auto": variates if the
+            model is joint.
           options: of `forecast`, such as `context_length` and `non_negative`.
 
         Returns:
           a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;
           ids and times are of the types that they came in. Its `attrs` hold the frequency ("freq",
-          of each series where they differ), and count what was filled, missing and out of order.
+          of each series where they differ), and count what was filled, missing and out of order;
+          "joint" is there, and True, if the targets of an id were read together.
 
         Raises:
           DataError: the frame, a covariate or an option cannot be used, or the dates can be read in
             more than one way.
         """
+        joint = self.joint
         prepared = prepare_frame(
             df,
             positive_int("horizon", horizon),
+            as_variates=_as_variates(covariates_as, joint),
             future_df=future_df,
             past_covariates=past_covariates,
             freq=freq,
@@ -365,7 +380,7 @@ class Forecaster:
             date_format=date_format,
         )
         options["quantile_levels"] = quantile_levels
-        return forecast_frame(self.forecast, prepared, **options).frame
+        return forecast_frame(self.forecast, prepared, joint=joint, **options).frame
 
     def warmup(
         self,
@@ -430,3 +445,15 @@ class Forecaster:
                 "intervals 'conformal'"
             )
         return source if levels is not None else None
+
+
+def _as_variates(asked: str, joint: bool) -> bool:
+    """Whether covariates are read as variates."""
+    if asked not in COVARIATES:
+        raise DataError(f"covariates_as must be one of {', '.join(COVARIATES)}, but is {asked!r}")
+    if asked == "variates" and not joint:
+        raise DataError(
+            "covariates_as is 'variates', but the model reads each series by itself; give "
+            "'adjustment', or a joint model"
+        )
+    return joint if asked == "auto" else asked == "variates"

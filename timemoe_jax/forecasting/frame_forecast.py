@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from timemoe_jax.forecasting.contexts import Inputs
 from timemoe_jax.forecasting.frames.frames import future_index
 from timemoe_jax.forecasting.frames.prepare import FrameInputs
 
@@ -19,11 +20,15 @@ class FrameForecast:
     point: Float64[np.ndarray, "N H"]
     quantiles: Float64[np.ndarray, "N H Q"] | None
     levels: Sequence[float]
+    joint: bool = False  # whether the targets of an id were read together
 
     @property
     def frame(self) -> Any:
         """The pandas DataFrame that `Forecaster.predict_df` returns."""
-        return self.prepared.to_frame(self.point, self.quantiles, self.levels)
+        frame = self.prepared.to_frame(self.point, self.quantiles, self.levels)
+        if self.joint:
+            frame.attrs["joint"] = True
+        return frame
 
     @property
     def times(self) -> list[tuple[Any, Any]]:
@@ -37,17 +42,24 @@ def forecast_frame(
     prepared: FrameInputs,
     names: Sequence[str] | None = None,
     non_negative: bool = False,
+    joint: bool = False,
     **options: Any,
 ) -> FrameForecast:
     """Forecasts the series of a data frame by `Forecaster.forecast`, with its options.
 
-    With `non_negative` no value is below 0, what covariates contribute included.
+    With `non_negative` no value is below 0, what covariates contribute included. With `joint` the
+    forecast reads the targets of an id, and the covariates that are beside them, together.
     """
     names = prepared.names if names is None else names
-    out = forecast(prepared.series, prepared.horizon, names=names, **options)
+    given: Any = prepared.series
+    if joint:
+        parsed = Inputs.parse(given, names)
+        items = prepared.timed.codes.tolist()
+        given, names = dataclasses.replace(parsed, items=items, beside=prepared.beside), None
+    out = forecast(given, prepared.horizon, names=names, **options)
     quantiles = None if out.quantiles is None else prepared.complete(out.quantiles)
     point = prepared.complete(out.point)
     if non_negative:
         point = np.maximum(point, 0.0)
         quantiles = None if quantiles is None else np.maximum(quantiles, 0.0)
-    return FrameForecast(prepared, point, quantiles, out.quantile_levels)
+    return FrameForecast(prepared, point, quantiles, out.quantile_levels, joint)

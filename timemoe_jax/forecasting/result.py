@@ -19,6 +19,8 @@ class Forecast:
       quantile_levels: of the quantiles [Q].
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
+      joint: whether each series was forecast from all series of its item: a joint model reads the
+        channels of an array, or the targets of an id, together.
       names: what each series, or each channel, was called.
     """
 
@@ -29,6 +31,7 @@ class Forecast:
     quantile_levels: tuple[float, ...] = ()
     intervals: str | None = None
     channelwise: bool = False
+    joint: bool = False
     names: tuple[str, ...] = ()
 
     def to_frame(self) -> Any:

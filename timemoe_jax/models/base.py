@@ -8,6 +8,9 @@ A univariate family reads [B, T] and forecasts every variate by itself. A joint 
 [B, C, T], C aligned series of one window, of which those that are absent are masked throughout.
 Everything that holds for [B, T] holds for [B, C, T] with an axis more: masks, targets, predictions
 [B, C, T, P], forecasts [B, C, H].
+
+A family that reads patches has a stride s: T points, a multiple of s, have N = T / s positions, and
+position k predicts what follows point (k + 1) s - 1. With the stride 1 that is every point.
 """
 
 import dataclasses
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
 DEFAULT_FAMILY = "time_moe"
 FORECAST_PLANS = ("fitting", "covering")
 # Families that come with the library, and the module that holds the `FAMILY` of each.
-_BUNDLED = {"time_moe": "timemoe_jax.models.time_moe.family"}
+_BUNDLED = {
+    "time_moe": "timemoe_jax.models.time_moe.family",
+    "time_tracker": "timemoe_jax.models.time_tracker.family",
+}
 _REGISTERED: dict[str, "Family"] = {}
 
 
@@ -91,11 +97,14 @@ class ModelConfig:
 
 
 class ModelOutput(NamedTuple):
-    """What a model says at every position of its input [B, T], or [B, C, T] of a joint model."""
+    """What a model says at its N positions of an input [B, T], or [B, C, T] of a joint model.
 
-    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, T, P]
-    hidden: Any  # [B, *C, T, D], what the heads read
-    router_logits: Any = None  # [L, B, *C, T, E]; None of a model without routers
+    N is T divided by the stride of the family.
+    """
+
+    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, N, P]
+    hidden: Any  # [B, *C, N, D], what the heads read
+    router_logits: Any = None  # [L, B, *C, N, E]; None of a model without routers
     dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
 
 
@@ -149,6 +158,10 @@ class Family:
     name: ClassVar[str]
     config: ClassVar[type[ModelConfig]]
     joint: ClassVar[bool] = False
+    scoring: ClassVar[str] = "softmax"  # of its routers: see `nn.experts.routing`
+    # Whether an update draws something within the model: it is then called with `draws` [B], uint32
+    # numbers that follow from the seed and the update, one for each window. Without it draws none.
+    draws: ClassVar[bool] = False
     published: ClassVar[PublishedFormat | None] = None
     # Fields of the config that do not change what the parameters compute beyond rounding, and so
     # are no part of an exported model.
@@ -178,6 +191,18 @@ class Family:
         """How parameters are split over a mesh: see `runtime.partitioning`."""
         return ()
 
+    def stride(self, config: Any) -> int:
+        """Points from one position of the model to the next."""
+        return 1
+
+    def least_context(self, config: Any) -> int:
+        """Points that come before any forecast that may be trained on; 0 where none need to."""
+        return 0
+
+    def scored_variates(self, config: Any, count: int) -> int:
+        """How many of the `count` variates of a training window are forecast, the first ones."""
+        return count
+
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
         """Forecasts after contexts x [B, *C, T]; the last point is observed, of a variate at least.
 
@@ -185,7 +210,16 @@ class Family:
         """
         from timemoe_jax.models.decoding import decode_uncached
 
-        return decode_uncached(model, x, mask, horizon)
+        return decode_uncached(model, x, mask, horizon, self.stride(model.config))
+
+    def decode_known(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":
+        """As `decode`, of x [B, C, T + horizon] whose last points are those to forecast.
+
+        There the mask is True where a variate is known, such as a covariate.
+        """
+        raise ConfigError(
+            f"models of the family {self.name!r} read no variates that are known ahead"
+        )
 
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""

@@ -67,17 +67,40 @@ def rounded_horizon(
     return end if end > horizon or not begins_alike(sum(plan)) else sum(plan)
 
 
+def whole_positions(
+    x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], stride: int
+) -> tuple[Float[Array, "B *C S"], Bool[Array, "B *C S"]]:
+    """Pads on the left to a multiple of the stride, so that the last position ends with the end."""
+    missing = -x.shape[-1] % stride
+    if not missing:
+        return x, mask
+    widths = [(0, 0)] * (x.ndim - 1) + [(missing, 0)]
+    return jnp.pad(x, widths), jnp.pad(mask, widths)
+
+
+def observed_positions(mask: Bool[Array, "*N T"], stride: int) -> Bool[Array, "*N P"]:
+    """Which of the P = T / stride positions read an observed point."""
+    if stride == 1:
+        return mask
+    return jnp.any(mask.reshape(*mask.shape[:-1], -1, stride), axis=-1)
+
+
 def decode_uncached(
-    model: Any, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
+    model: Any,
+    x: Float[Array, "B *C T"],
+    mask: Bool[Array, "B *C T"],
+    horizon: int,
+    stride: int = 1,
 ) -> Decoded:
     """Forecasts with a model of any family, reading the whole series anew for every head.
 
-    The contexts are normalized, and not read where the mask is False; the horizon is static.
+    The contexts are normalized, and not read where the mask is False; the horizon is static. The
+    stride is that of the family.
     """
     config = model.config
     points, quantiles = [], []
     for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
-        output = model(x, mask)
+        output = model(*whole_positions(x, mask, stride))
         hidden = output.hidden[..., -1, :]
         points.append(output.predictions[predict][..., -1, :].astype(jnp.float32))
         if config.quantile_levels:

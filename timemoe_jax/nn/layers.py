@@ -1,11 +1,22 @@
 """The small parts: linear maps, the point embedding, the norm, the gated feed-forward layer."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 Initializer = nnx.initializers.Initializer
+
+# By the name of a model's `remat`, what of a layer is kept for the backward pass; the rest is
+# computed again. None keeps what the backward pass reads.
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Linear(nnx.Module):

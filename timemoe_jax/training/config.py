@@ -163,12 +163,31 @@ class RunConfig:
             f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
             f"({self.train.num_steps})",
         )
+        stride = family_of(self.model).stride(self.model)
+        require(
+            self.data.length % stride == 0,
+            f"data.length ({self.data.length}) is not a multiple of {stride}, the points from one "
+            "position of the model to the next",
+        )
+        least = family_of(self.model).least_context(self.model)
+        in_context = self.data.standardization == "context" and self.data.context_min >= least
+        require(
+            not least or in_context,
+            f"data.standardization is {self.data.standardization!r} and data.context_min "
+            f"{self.data.context_min}, but the model reads the first {least} points of a window as "
+            f"its context: give 'context' and at least {least}",
+        )
         require_not_negative(self, "seed")
         joint = family_of(self.model).joint
         require(
             joint == (self.data.variates > 0),
             f"data.variates is {self.data.variates}, but models of the family "
             f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
+        )
+        variates = self.data.variates
+        require(
+            not joint or family_of(self.model).scored_variates(self.model, variates) > 0,
+            f"config.model leaves none of the {variates} variates of a window to forecast",
         )
         require(
             not (self.loss.max_steps_per_position and self.model.quantile_levels),

@@ -115,25 +115,27 @@ def forecast_losses(
 
 def quantile_losses(
     quantile_head: Callable[[Array, int], Array],
-    hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "B N D"],
     targets: Targets,
     *,
     horizon_lengths: tuple[int, ...],
     levels: tuple[float, ...],
     weights: Mapping[int, Float[Array, ""]] | None = None,
+    stride: int = 1,
 ) -> dict[int, Float[Array, ""]]:
     """Mean pinball loss of each head of quantiles over the targets that count.
 
-    The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. They are
-    read at every position, whatever `targets.at` says: a part of the positions at a time, as many
-    parts as there are levels, and again in the backward pass, so that they take about the memory
-    that the point heads take. The weights are those of `forecast_losses`.
+    The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. Position k
+    is that of point (k + 1) * stride - 1. They are read at every position, whatever `targets.at`
+    says: a part of the positions at a time, as many parts as there are levels, and again in the
+    backward pass, so that they take about the memory that the point heads take. The weights are
+    those of `forecast_losses`.
     """
     batch, length, features = hidden.shape
     if targets.positions is None:
-        targets = targets._replace(positions=jnp.ones((batch, length)))
+        targets = targets._replace(positions=jnp.ones((batch, length * stride)))
     if weights is None:
-        every = dict.fromkeys(horizon_lengths, jnp.arange(length))
+        every = dict.fromkeys(horizon_lengths, stride * jnp.arange(1, length + 1) - 1)
         weights = targets._replace(at=every).counts(horizon_lengths)
     size = -(-length // len(levels))
     starts = jnp.arange(0, length, size)
@@ -141,10 +143,11 @@ def quantile_losses(
     parts = jnp.moveaxis(padded.reshape(batch, -1, size, features), 1, 0)
 
     def one(states: Array, start: Array, p: int) -> Array:
-        part = targets.part(start, size + p - 1)
-        counted = part.counted(p)[:, :size]
+        part = targets.part(start * stride, size * stride + p - 1)
+        read = slice(stride - 1, size * stride, stride)
+        counted = part.counted(p)[:, read]
         # Chosen before the difference, so that what does not count has no gradient either.
-        aimed_at = jnp.where(counted > 0, part.following(p)[:, :size], 0)
+        aimed_at = jnp.where(counted > 0, part.following(p)[:, read], 0)
         error = pinball(quantile_head(states, p), aimed_at, levels)
         return jnp.sum(jnp.where(counted > 0, error, 0))
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
+from timemoe_jax.models.decoding import observed_positions
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
@@ -39,6 +40,10 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     """
     data, mask = config.data, batch["mask"]
     read = mask[..., : -data.future]
+    if key is not None and family_of(config.model).draws:
+        # Of each window its own, so that micro-batches and devices draw the same.
+        numbers = jax.random.bits(jax.random.fold_in(key, 1), (len(mask),), jnp.uint32)
+        batch = {**batch, "draws": numbers}
     if data.standardization == "series":
         values = batch["values"]
         if data.clip > 0:
@@ -65,14 +70,15 @@ def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
 def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
     """By horizon, the positions at which that head is read; None is all inputs.
 
-    The key draws where the last of them lies; without one every input is read.
+    The key draws where the last of them lies; without one every position is read.
     """
-    length, most = config.data.length, config.loss.max_steps_per_position
-    if config.data.future == 1 and not most:
+    points, most = _points_per_position(config), config.loss.max_steps_per_position
+    if config.data.future == 1 and not most and points == 1:
         return None
-    at = {}
+    at, length = {}, config.data.length // points
     for p in config.model.horizon_lengths:
-        stride = min(-(-p // most), length) if most and key is not None else 1
+        every = -(-p // (most * points)) if most else 1
+        stride = min(every, length) if key is not None else 1
         # Counted from the end, where contexts are longest, so that what is left over is early.
         first: Array | int = length % stride
         if key is not None and stride > 1:
@@ -81,13 +87,23 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
     return at
 
 
+def _points_per_position(config: RunConfig) -> int:
+    return family_of(config.model).stride(config.model)
+
+
 def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
     """The targets of every row of a batch: its points from the second on."""
-    read = batch["mask"][..., : -config.data.future]
+    read, stride = batch["mask"][..., : -config.data.future], _points_per_position(config)
+    if at is not None and stride > 1:
+        at = {p: stride * (each + 1) - 1 for p, each in at.items()}
+    positions = batch.get("positions", read.astype(jnp.float32))
+    if read.ndim == 3:
+        count = family_of(config.model).scored_variates(config.model, read.shape[1])
+        positions = positions * (jnp.arange(read.shape[1]) < count)[:, None]
     return losses.Targets(
         values=_rows(batch["values"][..., 1:]),
         mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
-        positions=_rows(batch.get("positions", read.astype(jnp.float32))),
+        positions=_rows(positions),
         segments=batch.get("segments"),
         at=at,
     )
@@ -116,15 +132,17 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         at = read_at(config, None) if at is None else at
         segments = batch.get("segments")
         model = nnx.merge(graph, params)
-        output = model(x, read, None if segments is None else segments[:, :-1])
+        drawn = {"draws": batch["draws"]} if "draws" in batch else {}
+        output = model(x, read, None if segments is None else segments[:, :-1], **drawn)
         targets = targets_of(config, batch, at)
-        horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
+        horizons, quantiles = _forecast_losses(config, model, output, targets, at, weights)
         total = mean_of_heads(horizons)
         if quantiles:
             total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
-        statistics = _statistics(config, params, output, _rows(read).astype(jnp.float32))
+        positions = observed_positions(_rows(read), _points_per_position(config))
+        statistics = _statistics(config, params, output, positions.astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
         parts = LossParts(horizons, quantiles, balancing, router_z, statistics)
@@ -138,13 +156,14 @@ def _forecast_losses(
     model: Any,
     output: ModelOutput,
     targets: losses.Targets,
+    at: Mapping[int, Array] | None,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The losses of the point heads, and of the quantile heads if there are any."""
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
     predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
-    if targets.at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(hidden[:, read], p) for p, read in targets.at.items()}
+    if at is not None:  # else the compiler would compute them all
+        predictions = {p: model.head(hidden[:, read], p) for p, read in at.items()}
     delta = config.loss.huber_delta
     horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
     if not config.model.quantile_levels:
@@ -156,6 +175,7 @@ def _forecast_losses(
         horizon_lengths=config.model.horizon_lengths,
         levels=config.model.quantile_levels,
         weights=weights,
+        stride=_points_per_position(config),
     )
     return horizons, quantiles
 
@@ -166,7 +186,7 @@ def mean_of_heads(of_heads: Mapping[int, Float[Array, ""]]) -> Float[Array, ""]:
 
 
 def _statistics(
-    config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B T"]
+    config: RunConfig, params: nnx.State, output: ModelOutput, positions: Float[Array, "B N"]
 ) -> RouterStatistics:
     """Sums of what the routers decided; padding counts only if the config says so."""
     logits, family = output.router_logits, family_of(config.model)
@@ -177,6 +197,7 @@ def _statistics(
         None if config.loss.balance_counts_padding else positions,
         bias=None if bias is None else bias[...],
         dropped=output.dropped,
+        scoring=family.scoring,
     )
 
 

@@ -67,6 +67,39 @@ class AlignedCovariates:
     def __len__(self) -> int:
         return len(self._timed.series)
 
+    @property
+    def codes(self) -> Int64[np.ndarray, " N"]:
+        """The id of each series, by its position."""
+        return self._timed.codes
+
+    def name(self, i: int) -> str:
+        """What to call the series at position `i` in a message."""
+        return self._timed.series[i].name
+
+    def variates(self, i: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+        """The covariates of the series at position `i` as series of their own.
+
+        Of each its name, its values [T] at the times of the series, and those [H] to forecast if
+        they are known. Categories are one of 0 and 1 each; NaN is missing.
+        """
+        series = self._timed.series[i]
+        assert series.rows is not None
+        found: list[tuple[str, np.ndarray, np.ndarray | None]] = []
+        for column in self._columns:
+            before, after = _taken(column.past, series.rows), None
+            if column.future is not None:
+                assert self._future_rows is not None
+                after = column.future[self._future_rows[self._timed.codes[i]]]
+                _check_seen(column, before, after, series)
+            if column.categories is None:
+                found.append((column.name, before, after))
+                continue
+            for category in np.unique(before[before >= 0]):
+                past = np.where(before < 0, np.nan, before == category)
+                ahead = None if after is None else np.where(after == category, 1.0, 0.0)
+                found.append((f"{column.name}={column.categories[category]}", past, ahead))
+        return found
+
     def table(self, i: int) -> CovariateTable:
         """The covariates of the series at position `i` of `TimedFrame.series`."""
         series = self._timed.series[i]

@@ -2,14 +2,20 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from timemoe_jax.data.formats.table_layout import listed
-from timemoe_jax.forecasting.frames.covariates import adjustments, align_covariates, shared_columns
+from timemoe_jax.forecasting.contexts import Beside
+from timemoe_jax.forecasting.frames.covariates import (
+    AlignedCovariates,
+    adjustments,
+    align_covariates,
+    shared_columns,
+)
 from timemoe_jax.forecasting.frames.frames import TimedFrame, series_of, to_frame
 from timemoe_jax.forecasting.frames.given import given_frame, text_frame
 from timemoe_jax.forecasting.frames.regression import Adjustment
@@ -24,6 +30,8 @@ class FrameInputs:
     effects: list[Adjustment] | None = None  # of the covariates of each series, if there are any
     extra_ids: dict[Any, int] = dataclasses.field(default_factory=dict)  # see `AlignedCovariates`
     extra_rows: int = 0
+    # Covariates that a joint model reads as variates, of all ids; the series are then as they were.
+    beside: tuple[Beside, ...] = ()
     # What the caller calls the columns whose names are no text.
     originals: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -111,6 +119,13 @@ class FrameInputs:
                 )
 
 
+def _beside(aligned: AlignedCovariates) -> Iterator[Beside]:
+    """The covariates of every id, as series on its times."""
+    for i, code in zip(*np.unique(aligned.codes, return_index=True)[::-1], strict=True):
+        for name, past, ahead in aligned.variates(int(i)):
+            yield Beside(past, int(code), f"covariate {name} of {aligned.name(int(i))}", ahead)
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
@@ -127,10 +142,12 @@ def prepare_frame(
     timestamp_column: Any = None,
     target: Any = None,
     date_format: str | None = None,
+    as_variates: bool = False,
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
 
-    The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error. A
+    The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error.
+    With `as_variates` covariates contribute nothing, and are series beside those of their id. A
     `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
     """
     given = given_frame(df, where, id_column, timestamp_column, target, past_covariates)
@@ -148,7 +165,9 @@ def prepare_frame(
     if not covariates:
         return FrameInputs(timed, horizon, originals=originals)
     aligned = align_covariates(past, future, timed, horizon, date_format)
-    effects = adjustments(timed, aligned)
-    inputs = FrameInputs(timed, horizon, effects, aligned.extra_ids, aligned.extra_rows, originals)
+    effects = None if as_variates else adjustments(timed, aligned)
+    unused = (aligned.extra_ids, aligned.extra_rows)
+    beside = tuple(_beside(aligned)) if as_variates else ()
+    inputs = FrameInputs(timed, horizon, effects, *unused, beside, originals)
     inputs.warn()
     return inputs

@@ -9,9 +9,7 @@ from timemoe_jax.config import (
     require_positive,
 )
 from timemoe_jax.models.base import ModelConfig
-from timemoe_jax.nn import attention, experts
-
-REMAT_POLICIES = ("none", "full", "products")
+from timemoe_jax.nn import REMAT_POLICIES, attention, experts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ class TimeMoeConfig(ModelConfig):
     attention_reach: int = 0
     # How to compute it: none of these changes the function beyond rounding, unless a capacity
     # makes it drop tokens.
-    remat: str = "none"  # what the backward pass computes again: see models.time_moe.model.REMAT
+    remat: str = "none"  # what the backward pass computes again: see nn.layers.REMAT
     expert_implementation: str = "auto"  # auto, blocked, grouped, capacity or dense
     expert_exchange: str = "all_gather"  # between devices that hold different experts
     expert_capacity_factor: float = 2.0  # of "capacity" and "all_to_all"; 1 is an even load

@@ -4,33 +4,21 @@ The layers are stacked (a leading L axis on every parameter) and run by `jax.lax
 compile time does not grow with depth.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import ModelOutput
-from timemoe_jax.models.quantiles import non_crossing
+from timemoe_jax.models.heads import Heads
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
 from timemoe_jax.nn.lag_start import start_at_lags
-from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
+from timemoe_jax.nn.layers import REMAT, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.runtime import partitioning
-
-# By the name of `TimeMoeConfig.remat`, what of a layer is kept for the backward pass; the rest is
-# computed again. None keeps what the backward pass reads.
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Block(nnx.Module):
@@ -109,7 +97,7 @@ class Block(nnx.Module):
         return self._feed_forward(x + attended)[0], new
 
 
-class TimeMoe(nnx.Module):
+class TimeMoe(Heads):
     """The whole model.
 
     Args:
@@ -120,7 +108,6 @@ class TimeMoe(nnx.Module):
 
     def __init__(self, config: TimeMoeConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
-        init = nnx.initializers.normal(config.initializer_range)
         self.config = config
         ranges = config.embedding_range or (config.initializer_range,) * 2
         gate_init, value_init = map(nnx.initializers.normal, ranges)
@@ -138,18 +125,7 @@ class TimeMoe(nnx.Module):
             start_at_lags(self.blocks.attention, config.attention_reach)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-        def heads(width: int) -> nnx.Dict:
-            return nnx.Dict(
-                {
-                    str(p): Linear(config.hidden_size, p * width, init=init, dtype=dtype, rngs=rngs)
-                    for p in config.horizon_lengths
-                }
-            )
-
-        self.heads = heads(1)
-        # After all others, so that a seed gives those the same values with them and without.
-        levels = len(config.quantile_levels)
-        self.quantile_heads = heads(levels) if levels else None
+        self.add_heads(config, rngs)
 
     def __call__(
         self,
@@ -174,24 +150,6 @@ class TimeMoe(nnx.Module):
         hidden, logits, dropped = self._run(x, mask, segments)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
         return ModelOutput(predictions, hidden, logits, dropped)
-
-    def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
-        """The `horizon` values after each position, float32."""
-        return self.heads[str(horizon)](hidden).astype(jnp.float32)
-
-    def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
-        """Quantiles of the `horizon` values after each position, float32, at each level.
-
-        Those of a value never decrease from level to level: see `non_crossing`.
-
-        Raises:
-          ConfigError: the model has no quantile heads.
-        """
-        levels = self.config.quantile_levels
-        if self.quantile_heads is None:
-            raise ConfigError("quantile_levels is (), so the model has no heads of quantiles")
-        outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
-        return non_crossing(outputs.reshape(*hidden.shape[:-1], horizon, len(levels)), levels)
 
     def _run(
         self,

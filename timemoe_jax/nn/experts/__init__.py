@@ -4,3 +4,5 @@
 # import JAX.
 IMPLEMENTATIONS = ("auto", "dense", "blocked", "grouped", "capacity")
 EXCHANGES = ("all_gather", "all_to_all")
+# Of `by_channel.ChannelMoe`.
+SCOPES = ("channel", "token")

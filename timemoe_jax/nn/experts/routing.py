@@ -2,6 +2,11 @@
 
 A router is a bias-free linear map to one logit per expert. The expert computation (`compute.py`)
 receives only a `Routing`.
+
+A scoring says what a router's output means, and what the chosen experts weigh:
+
+    softmax      logits; an expert weighs its probability among all (arXiv 2409.16040)
+    similarity   similarities in (0, 1); the weights of the chosen add up to 1 (arXiv 2505.15151)
 """
 
 from typing import NamedTuple
@@ -9,6 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+SCORINGS = ("softmax", "similarity")
+TINY = 1e-9  # beside it a similarity is 0
 
 
 class Routing(NamedTuple):
@@ -40,14 +48,19 @@ def route(
     logits: Float[Array, "*T E"],
     num_experts_per_tok: int,
     bias: Float[Array, "... E"] | None = None,
+    scoring: str = "softmax",
 ) -> Routing:
     """Top-k of a softmax over all experts, in float32; the chosen keep their probability.
 
     Nothing else decides who goes where, and the weights are not renormalized. A bias, of a shape
     that broadcasts to the logits, is added to the probabilities to choose the experts and to order
-    them, but not to their weights (arXiv 2408.15664, Eq. 3); it has no gradient.
+    them, but not to their weights (arXiv 2408.15664, Eq. 3); it has no gradient. With the scoring
+    "similarity" the logits are similarities, which take the place of the probabilities, and the
+    weights are divided by their sum.
     """
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    probabilities = logits.astype(jnp.float32)
+    if scoring == "softmax":
+        probabilities = jax.nn.softmax(probabilities, axis=-1)
     scores = jax.lax.stop_gradient(probabilities)
     if bias is not None:
         scores = scores + jax.lax.stop_gradient(bias).astype(jnp.float32)
@@ -60,7 +73,10 @@ def route(
         indices.append(best.astype(jnp.int32))
         weights.append(jnp.sum(jnp.where(chosen, probabilities, 0), axis=-1))
         scores = jnp.where(chosen, -jnp.inf, scores)
-    return Routing(jnp.stack(indices, axis=-1), jnp.stack(weights, axis=-1))
+    of_chosen = jnp.stack(weights, axis=-1)
+    if scoring == "similarity":
+        of_chosen = of_chosen / jnp.maximum(jnp.sum(of_chosen, axis=-1, keepdims=True), TINY)
+    return Routing(jnp.stack(indices, axis=-1), of_chosen)
 
 
 def router_statistics(
@@ -70,20 +86,26 @@ def router_statistics(
     *,
     bias: Float[Array, "*L E"] | None = None,
     dropped: Float[Array, "*L"] | None = None,
+    scoring: str = "softmax",
 ) -> RouterStatistics:
     """Sums what the routers of all layers decided.
 
     The mask is 1 where a token counts and 0 where it is padding; None counts every token. The bias
     is the selection bias of each layer, as `route` was given it. The dropped pairs of each layer
-    are those that no expert computed, padding among them; None stands for none.
+    are those that no expert computed, padding among them; None stands for none. The probability of
+    an expert by the scoring "similarity" is its share of the sum of all similarities.
     """
     *layers, batch, time, num_experts = logits.shape
     tokens = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    log_z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
+    in_logs = logits.astype(jnp.float32)
+    if scoring == "similarity":
+        in_logs = jnp.log(jnp.maximum(in_logs, TINY))
+    log_p = jax.nn.log_softmax(in_logs, axis=-1)
+    log_z = jax.nn.logsumexp(in_logs, axis=-1)
     p = jnp.exp(log_p)
     per_layer = None if bias is None else bias[..., None, None, :]
-    indices = route(jax.lax.stop_gradient(logits), num_experts_per_tok, per_layer).indices
+    given = jax.lax.stop_gradient(logits)
+    indices = route(given, num_experts_per_tok, per_layer, scoring).indices
     chosen = jax.nn.one_hot(indices, num_experts, dtype=jnp.float32)
     return RouterStatistics(
         choices=jnp.einsum("...btke,bt->...ke", chosen, tokens),

@@ -1,0 +1,59 @@
+"""The heads of a decoder: the values after a position, and their quantiles."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.models.base import ModelConfig
+from timemoe_jax.models.quantiles import non_crossing
+from timemoe_jax.nn.layers import Linear
+
+
+class Heads(nnx.Module):
+    """What a model has that reads each horizon by a linear map of its hidden states."""
+
+    config: Any
+    heads: nnx.Dict
+    quantile_heads: nnx.Dict | None
+
+    def add_heads(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Gives the model its heads, for states of `config.hidden_size`.
+
+        Last of all its parts, so that a seed gives those the same values with quantiles and
+        without.
+        """
+        size, dtype = config.hidden_size, jnp.dtype(config.dtype)  # type: ignore[attr-defined]
+        init = nnx.initializers.normal(config.initializer_range)  # type: ignore[attr-defined]
+
+        def heads(width: int) -> nnx.Dict:
+            return nnx.Dict(
+                {
+                    str(p): Linear(size, p * width, init=init, dtype=dtype, rngs=rngs)
+                    for p in config.horizon_lengths
+                }
+            )
+
+        self.heads = heads(1)
+        levels = len(config.quantile_levels)
+        self.quantile_heads = heads(levels) if levels else None
+
+    def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
+        """The `horizon` values after each position, float32."""
+        return self.heads[str(horizon)](hidden).astype(jnp.float32)
+
+    def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
+        """Quantiles of the `horizon` values after each position, float32, at each level.
+
+        Those of a value never decrease from level to level: see `non_crossing`.
+
+        Raises:
+          ConfigError: the model has no quantile heads.
+        """
+        levels = self.config.quantile_levels
+        if self.quantile_heads is None:
+            raise ConfigError("quantile_levels is (), so the model has no heads of quantiles")
+        outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
+        return non_crossing(outputs.reshape(*hidden.shape[:-1], horizon, len(levels)), levels)
