@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 
 from timemoe_jax.data.series import check_levels
 from timemoe_jax.errors import DataError
@@ -77,15 +77,23 @@ def pinball_loss(
     (1 - tau) (q - y) (Koenker and Bassett, Regression Quantiles, 1978). The true quantile has the
     least expected loss. The loss is in units of the target; the levels rise between 0 and 1.
     """
+    loss = pinball_losses(target, quantiles, levels)
+    return float(np.nanmean(loss)) if not np.isnan(loss).all() else float("nan")
+
+
+def pinball_losses(
+    target: Float[np.ndarray, "*shape"],
+    quantiles: Float[np.ndarray, "*shape Q"],
+    levels: Sequence[float] | Shaped[np.ndarray, " Q"],
+) -> Float64[np.ndarray, "*shape Q"]:
+    """The loss of `pinball_loss` of each value and level; NaN where the target is missing."""
     tau = check_levels(levels)
     if quantiles.shape[-1] != len(tau):
         raise DataError(f"quantiles hold {quantiles.shape[-1]} levels, but levels {len(tau)}")
     _check_shape("quantiles of a level", quantiles.shape[:-1], "target", target.shape)
-    counted = ~np.isnan(target)
-    _check_numbers("quantiles", quantiles[counted])
-    over = target[counted].astype(np.float64)[:, None] - quantiles[counted].astype(np.float64)
-    loss = np.maximum(tau * over, (tau - 1) * over)
-    return float(loss.mean()) if loss.size else float("nan")
+    check_forecast("quantiles", quantiles, target)
+    over = target.astype(np.float64)[..., None] - quantiles.astype(np.float64)
+    return np.where(np.isnan(target)[..., None], np.nan, np.maximum(tau * over, (tau - 1) * over))
 
 
 def coverage(
@@ -151,6 +159,11 @@ def mase(
         return float("nan")
     errors = target[counted].astype(np.float64) - forecast[counted].astype(np.float64)
     return float(np.abs(errors).mean() / scale)
+
+
+def check_forecast(name: str, forecast: np.ndarray, target: np.ndarray) -> None:
+    """Refuses a forecast [*shape, ...] that is not finite where its target [*shape] is observed."""
+    _check_numbers(name, forecast[~np.isnan(target)])
 
 
 def _check_shape(name: str, shape: tuple[int, ...], other: str, expected: tuple[int, ...]) -> None:
