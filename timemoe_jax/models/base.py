@@ -91,11 +91,14 @@ class ModelConfig:
 
 
 class ModelOutput(NamedTuple):
-    """What a model says at every position of its input [B, T], or [B, C, T] of a joint model."""
+    """What a model says at every position of its input [B, T], or [B, C, T] of a joint model.
 
-    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, T, P]
-    hidden: Any  # [B, *C, T, D], what the heads read
-    router_logits: Any = None  # [L, B, *C, T, E]; None of a model without routers
+    There are N positions: all T points, or every `Family.stride`-th, the last point included.
+    """
+
+    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, N, P]
+    hidden: Any  # [B, *C, N, D], what the heads read
+    router_logits: Any = None  # [L, B, *C, N, E]; None of a model without routers
     dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
 
 
@@ -186,6 +189,20 @@ class Family:
         from timemoe_jax.models.decoding import decode_uncached
 
         return decode_uncached(model, x, mask, horizon)
+
+    def stride(self, config: Any) -> int:
+        """How many points lie between positions: position n predicts after point (n + 1) * stride.
+
+        So T inputs, a multiple of it, have N = T / stride positions. A model of points has 1.
+        """
+        return 1
+
+    def has_point_heads(self, config: Any) -> bool:
+        """Whether points have heads of their own; without them a point is the median of quantiles.
+
+        A model without them is trained by the pinball loss alone.
+        """
+        return True
 
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""

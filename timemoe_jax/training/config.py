@@ -170,8 +170,18 @@ class RunConfig:
             f"data.variates is {self.data.variates}, but models of the family "
             f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
         )
+        self._check_patches()
+
+    def _check_patches(self) -> None:
+        stride, data = family_of(self.model).stride(self.model), self.data
         require(
-            not (self.loss.max_steps_per_position and self.model.quantile_levels),
-            f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "
-            "model.quantile_levels asks for quantile heads, which are read at every position",
+            data.length % stride == 0,
+            f"data.length ({data.length}) must be a multiple of the {stride} points of a patch",
         )
+        require(
+            stride == 1 or (data.policy == "windows" and data.standardization != "context"),
+            f"data.policy is {data.policy!r} and data.standardization {data.standardization!r}, "
+            f"but the model reads patches of {stride} points; it needs 'windows', and 'series' or "
+            "'pieces'",
+        )
+

@@ -13,6 +13,7 @@ from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.context_scaling import context_lengths, last_observed, scale_by_context
+from timemoe_jax.training.pieces import cut_pieces
 
 # "values" [B, *C, S] float32, "mask" [B, *C, S] bool and, of packed windows, "segments" [B, S]
 # int32; S is T inputs and data.future points more, and joint models have the axis C of variates.
@@ -35,9 +36,13 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     """A batch scaled as the config says, with the "positions" whose forecasts count.
 
     The series of its windows come z-scored as a whole. The key draws the lengths of the contexts;
-    None takes all inputs as the context.
+    None takes all inputs as the context. Windows cut into pieces are "values" in the units of their
+    series, with the "inputs" [B, T] scaled, which of them are "read" and in which of the "pieces",
+    and the "mean" and the "deviation" [B, T] that each is scaled by.
     """
     data, mask = config.data, batch["mask"]
+    if data.standardization == "pieces":
+        return cut_pieces(data, family_of(config.model).stride(config.model), batch, key)
     read = mask[..., : -data.future]
     if data.standardization == "series":
         values = batch["values"]
@@ -67,8 +72,9 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
 
     The key draws where the last of them lies; without one every input is read.
     """
-    length, most = config.data.length, config.loss.max_steps_per_position
-    if config.data.future == 1 and not most:
+    apart = family_of(config.model).stride(config.model)
+    length, most = config.data.length // apart, config.loss.max_steps_per_position
+    if config.data.future == 1 and not most and apart == 1:
         return None
     at = {}
     for p in config.model.horizon_lengths:
@@ -78,6 +84,7 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
         if key is not None and stride > 1:
             first += jax.random.randint(jax.random.fold_in(key, p), (), 0, stride)
         at[p] = first + stride * jnp.arange(length // stride)
+        at[p] = at[p] if apart == 1 else apart * (at[p] + 1) - 1
     return at
 
 
@@ -90,7 +97,23 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         positions=_rows(batch.get("positions", read.astype(jnp.float32))),
         segments=batch.get("segments"),
         at=at,
+        scaling=_scaling(config, batch),
     )
+
+
+def _scaling(config: RunConfig, batch: Batch) -> losses.Scaling | None:
+    if "deviation" not in batch:
+        return None
+    return losses.Scaling(batch["mean"], batch["deviation"], config.data.clip)
+
+
+def _inputs(config: RunConfig, batch: Batch) -> tuple[Array, Array, Array | None]:
+    """What the model reads: values, which are observed, and which are read together."""
+    if "inputs" in batch:
+        return batch["inputs"], batch["read"], batch["pieces"]
+    x, read = (batch[name][..., : -config.data.future] for name in ("values", "mask"))
+    segments = batch.get("segments")
+    return x, read, None if segments is None else segments[:, :-1]
 
 
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossParts]]:
@@ -104,6 +127,7 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
     made from one.
     """
     graph, _ = abstract_model(config.model)
+    stride = family_of(config.model).stride(config.model)
 
     def compute(
         params: nnx.State,
@@ -112,11 +136,10 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], LossParts]:
-        x, read = (batch[name][..., : -config.data.future] for name in ("values", "mask"))
+        x, read, segments = _inputs(config, batch)
         at = read_at(config, None) if at is None else at
-        segments = batch.get("segments")
         model = nnx.merge(graph, params)
-        output = model(x, read, None if segments is None else segments[:, :-1])
+        output = model(x, read, segments)
         targets = targets_of(config, batch, at)
         horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
         total = mean_of_heads(horizons)
@@ -124,7 +147,8 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
             total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
-        statistics = _statistics(config, params, output, _rows(read).astype(jnp.float32))
+        tokens = _rows(read).reshape(-1, output.hidden.shape[-2], stride).any(axis=-1)
+        statistics = _statistics(config, params, output, tokens.astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
         parts = LossParts(horizons, quantiles, balancing, router_z, statistics)
@@ -140,23 +164,32 @@ def _forecast_losses(
     targets: losses.Targets,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
-    """The losses of the point heads, and of the quantile heads if there are any."""
+    """The losses of the point heads, and of the quantile heads if there are any.
+
+    Without point heads the first are those of the quantile heads, and there are no second ones.
+    """
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
+    family, quantiles = family_of(config.model), {}
+    stride = family.stride(config.model)
+    if config.model.quantile_levels:
+        quantiles = losses.quantile_losses(
+            model.quantile_head,
+            hidden,
+            targets,
+            horizon_lengths=config.model.horizon_lengths,
+            levels=config.model.quantile_levels,
+            stride=stride,
+            weights=weights,
+        )
+    if not family.has_point_heads(config.model):
+        return quantiles, {}
     predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
     if targets.at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(hidden[:, read], p) for p, read in targets.at.items()}
+        predictions = {
+            p: model.head(hidden[:, (read + 1) // stride - 1], p) for p, read in targets.at.items()
+        }
     delta = config.loss.huber_delta
     horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
-    if not config.model.quantile_levels:
-        return horizons, {}
-    quantiles = losses.quantile_losses(
-        model.quantile_head,
-        hidden,
-        targets,
-        horizon_lengths=config.model.horizon_lengths,
-        levels=config.model.quantile_levels,
-        weights=weights,
-    )
     return horizons, quantiles
 
 

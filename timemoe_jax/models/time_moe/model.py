@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import ModelOutput
@@ -21,7 +21,7 @@ from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
 from timemoe_jax.nn.lag_start import start_at_lags
-from timemoe_jax.nn.layers import Linear, PointEmbedding, RMSNorm, SwiGLU
+from timemoe_jax.nn.layers import Linear, PatchEmbedding, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.runtime import partitioning
 
 # By the name of `TimeMoeConfig.remat`, what of a layer is kept for the backward pass; the rest is
@@ -122,11 +122,15 @@ class TimeMoe(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         init = nnx.initializers.normal(config.initializer_range)
         self.config = config
-        ranges = config.embedding_range or (config.initializer_range,) * 2
-        gate_init, value_init = map(nnx.initializers.normal, ranges)
-        self.embed = PointEmbedding(
-            config.hidden_size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
-        )
+        size = config.hidden_size
+        if config.patch_size == 1:
+            ranges = config.embedding_range or (config.initializer_range,) * 2
+            gate_init, value_init = map(nnx.initializers.normal, ranges)
+            self.embed = PointEmbedding(
+                size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
+            )
+        else:
+            self.patch_embed = PatchEmbedding(config.patch_size, size, dtype=dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(axis_size=config.num_hidden_layers)
@@ -146,7 +150,7 @@ class TimeMoe(nnx.Module):
                 }
             )
 
-        self.heads = heads(1)
+        self.heads = heads(1) if config.point_heads else None
         # After all others, so that a seed gives those the same values with them and without.
         levels = len(config.quantile_levels)
         self.quantile_heads = heads(levels) if levels else None
@@ -157,14 +161,16 @@ class TimeMoe(nnx.Module):
         mask: Bool[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
     ) -> ModelOutput:
-        """Predicts at every position.
+        """Predicts at every position, of which each patch has one.
 
         Args:
-          x: series, already normalized.
+          x: series, already normalized. With patches the last one ends with the last point, and the
+            first is filled up with missing points on its left.
           mask: False where a point is missing or padding: its value is read by no position, not
             even its own. None reads all.
           segments: which of the series packed into a row each point is of; every series is
-            predicted as if it stood alone. None: a row is one series.
+            predicted as if it stood alone. None: a row is one series. A patch is of the series of
+            its last point.
 
         Returns:
           float32 predictions of every head at every position (those at masked positions mean
@@ -176,7 +182,10 @@ class TimeMoe(nnx.Module):
         return ModelOutput(predictions, hidden, logits, dropped)
 
     def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
-        """The `horizon` values after each position, float32."""
+        """The `horizon` values after each position, float32: medians without heads of points."""
+        if self.heads is None:
+            median = self.config.quantile_levels.index(0.5)
+            return self.quantile_head(hidden, horizon)[..., median]
         return self.heads[str(horizon)](hidden).astype(jnp.float32)
 
     def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
@@ -193,15 +202,32 @@ class TimeMoe(nnx.Module):
         outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
         return non_crossing(outputs.reshape(*hidden.shape[:-1], horizon, len(levels)), levels)
 
+    def tokens(
+        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None
+    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None]:
+        """What the blocks read: points or patches, embedded, and which of them hold anything."""
+        if self.config.patch_size == 1:
+            return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask
+        mask = jnp.ones(x.shape, bool) if mask is None else mask
+        patches, observed = (self._patches(a) for a in (x, mask))
+        return self.patch_embed(patches, observed), jnp.any(observed, axis=-1)
+
+    def _patches(self, a: Shaped[Array, "B T"]) -> Shaped[Array, "B N P"]:
+        """Points in patches; zeros, or False, are before the first point where one is not full."""
+        size = self.config.patch_size
+        full = jnp.pad(a, ((0, 0), (-a.shape[1] % size, 0)))
+        return full.reshape(len(a), -1, size)
+
     def _run(
         self,
         x: Float[Array, "B T"],
         mask: Bool[Array, "B T"] | None,
         segments: Int[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T E"] | None, Float[Array, " L"] | None]:
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N E"] | None, Float[Array, " L"] | None]:
         """Embedding, blocks and final norm."""
-        if mask is not None:
-            x = jnp.where(mask, x, 0)
+        h, mask = self.tokens(x, mask)
+        if segments is not None and self.config.patch_size > 1:
+            segments = self._patches(segments)[..., -1]
         graph, state = nnx.split(self.blocks)
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
@@ -213,5 +239,5 @@ class TimeMoe(nnx.Module):
         if policy := REMAT[self.config.remat]:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
-        h, per_layer = jax.lax.scan(layer, self.embed(x), state)
+        h, per_layer = jax.lax.scan(layer, h, state)
         return self.norm(h), *per_layer
