@@ -202,7 +202,11 @@ class SelectionResult:
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
         sources = [
-            {**dataclasses.asdict(e), "model": dataclasses.asdict(m), "naive": dataclasses.asdict(n)}
+            {
+                **dataclasses.asdict(e),
+                "model": dataclasses.asdict(m),
+                "naive": dataclasses.asdict(n),
+            }
             for e, m, n in zip(self.entries, self.scores, self.naive, strict=True)
         ]
         ratios = {f: self._ratios(f) for f in self._frequencies()}

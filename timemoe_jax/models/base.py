@@ -204,6 +204,13 @@ class Family:
         """
         return True
 
+    def squashes(self, config: Any) -> bool:
+        """Whether heads of quantiles say asinh(value), which is what losses then compare.
+
+        Such a model has `squashed_quantiles` beside `quantile_head`, with the same arguments.
+        """
+        return False
+
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""
         return 0

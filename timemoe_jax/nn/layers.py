@@ -92,9 +92,7 @@ class PatchEmbedding(nnx.Module):
     def __init__(self, patch_size: int, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
         width = 2 * patch_size
-        self.inner = Linear(
-            width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs
-        )
+        self.inner = Linear(width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs)
         self.outer = Linear(hidden_size, hidden_size, init=init, dtype=dtype, rngs=rngs)
         self.skip = Linear(width, hidden_size, init=init, dtype=dtype, rngs=rngs)
 

@@ -184,4 +184,3 @@ class RunConfig:
             f"but the model reads patches of {stride} points; it needs 'windows', and 'series' or "
             "'pieces'",
         )
-

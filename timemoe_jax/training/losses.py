@@ -128,6 +128,7 @@ def quantile_losses(
     horizon_lengths: tuple[int, ...],
     levels: tuple[float, ...],
     stride: int = 1,
+    squash: bool = False,
     weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean pinball loss of each head of quantiles over the targets that count.
@@ -135,8 +136,8 @@ def quantile_losses(
     The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. They are
     read where `targets.at` says, by default at each of the N positions, which are `stride` points
     apart: a part of them at a time, as many parts as there are levels, and again in the backward
-    pass, so that they take about the memory that the point heads take. The weights are those of
-    `forecast_losses`.
+    pass, so that they take about the memory that the point heads take. With `squash` the heads aim
+    at asinh of the values. The weights are those of `forecast_losses`.
     """
     batch, length, _ = hidden.shape
     if targets.positions is None:
@@ -156,7 +157,9 @@ def quantile_losses(
             part = targets._replace(at={p: points})
             counted = part.counted(p) * real[:, None]
             # Chosen before the difference, so that what does not count has no gradient either.
-            aimed_at = jnp.where(counted > 0, part.following(p), 0)
+            following = part.following(p)
+            following = jnp.arcsinh(following) if squash else following
+            aimed_at = jnp.where(counted > 0, following, 0)
             states = hidden[:, (points + 1) // stride - 1]
             error = pinball(quantile_head(states, p), aimed_at, levels)
             return total + jnp.sum(jnp.where(counted > 0, error, 0)), None

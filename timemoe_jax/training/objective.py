@@ -170,15 +170,16 @@ def _forecast_losses(
     """
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
     family, quantiles = family_of(config.model), {}
-    stride = family.stride(config.model)
+    stride, squash = family.stride(config.model), family.squashes(config.model)
     if config.model.quantile_levels:
         quantiles = losses.quantile_losses(
-            model.quantile_head,
+            model.squashed_quantiles if squash else model.quantile_head,
             hidden,
             targets,
             horizon_lengths=config.model.horizon_lengths,
             levels=config.model.quantile_levels,
             stride=stride,
+            squash=squash,
             weights=weights,
         )
     if not family.has_point_heads(config.model):

@@ -110,9 +110,7 @@ def _shifted(
     return jnp.where(moved, shifted, 0), moved
 
 
-def _context_ends(
-    data: DataConfig, cuts: Cuts, observed: Int[Array, " B"]
-) -> Int[Array, "B K"]:
+def _context_ends(data: DataConfig, cuts: Cuts, observed: Int[Array, " B"]) -> Int[Array, "B K"]:
     """Where the context of each piece ends, counted from the first point of the piece."""
     first = jnp.arange(cuts.share.shape[1]) * cuts.length[:, None]
     available = jnp.clip(observed[:, None] - first, 0, cuts.length[:, None])

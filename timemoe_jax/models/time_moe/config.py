@@ -47,6 +47,10 @@ class TimeMoeConfig(ModelConfig):
     # Whether points have heads beside those of quantiles; without them a point is the median. Not
     # published either, as patches.
     point_heads: bool = True
+    # Values are read as asinh(value), and quantiles said so, which is about the value itself near 0
+    # and its logarithm far off: so what leaves its context far behind does not decide the loss
+    # (arXiv 2510.15821). For a model without heads of points.
+    asinh: bool = False
     # Deviations of the embedding's initial gate and value weights; (): initializer_range. If they
     # are small its silu is almost linear, so that all points are embedded along nearly one line:
     # the first norm takes their size away, and what is left hardly has a sign.
@@ -127,6 +131,11 @@ class TimeMoeConfig(ModelConfig):
             self.point_heads or 0.5 in self.quantile_levels,
             "point_heads is False, so that a point is the median, but quantile_levels "
             f"{self.quantile_levels} lack 0.5",
+        )
+        require(
+            not (self.asinh and self.point_heads),
+            "asinh is True, and point_heads too; a mean of such values is none of the values: set "
+            "point_heads to False",
         )
         require(
             self.patch_size == 1 or not self.embedding_range,

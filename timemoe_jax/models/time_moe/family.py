@@ -57,6 +57,10 @@ class TimeMoeFamily(Family):
         """As the config says."""
         return config.point_heads
 
+    def squashes(self, config: TimeMoeConfig) -> bool:
+        """As the config says."""
+        return config.asinh
+
     def idle_parameters(self, config: TimeMoeConfig, params: Any) -> int:
         """Those of the routed experts that a token does not choose (Table 2 of the paper)."""
         if config.use_dense:

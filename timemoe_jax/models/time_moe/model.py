@@ -33,6 +33,10 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 }
 
 
+# Beyond it asinh(value) is no value of a series; sinh of it is 2e8 deviations.
+_FARTHEST = 20.0
+
+
 class Block(nnx.Module):
     """x += attention(norm(x)); x += feed-forward(norm(x))."""
 
@@ -196,6 +200,13 @@ class TimeMoe(nnx.Module):
         Raises:
           ConfigError: the model has no quantile heads.
         """
+        said = self.squashed_quantiles(hidden, horizon)
+        return jnp.sinh(jnp.clip(said, -_FARTHEST, _FARTHEST)) if self.config.asinh else said
+
+    def squashed_quantiles(
+        self, hidden: Float[Array, "*N D"], horizon: int
+    ) -> Float[Array, "*N P Q"]:
+        """What the heads themselves say: asinh of the quantiles of a model with `asinh`."""
         levels = self.config.quantile_levels
         if self.quantile_heads is None:
             raise ConfigError("quantile_levels is (), so the model has no heads of quantiles")
@@ -206,6 +217,7 @@ class TimeMoe(nnx.Module):
         self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None
     ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None]:
         """What the blocks read: points or patches, embedded, and which of them hold anything."""
+        x = jnp.arcsinh(x) if self.config.asinh else x
         if self.config.patch_size == 1:
             return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask
         mask = jnp.ones(x.shape, bool) if mask is None else mask

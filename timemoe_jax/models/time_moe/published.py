@@ -27,7 +27,7 @@ _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
-    *("patch_size", "point_heads"),
+    *("patch_size", "point_heads", "asinh"),
     *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.

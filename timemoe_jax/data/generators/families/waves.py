@@ -39,7 +39,9 @@ class Tides(Generator):
         order = np.arange(most)
         amplitude = (order + 1.0) ** -uniform(rng, self.decay, count, 1)
         amplitude = amplitude * (order < number[:, None])
-        angle = rng.random((count, most, 1)) + np.arange(length) / np.maximum(period, 2.1)[..., None]
+        angle = (
+            rng.random((count, most, 1)) + np.arange(length) / np.maximum(period, 2.1)[..., None]
+        )
         values = np.einsum("nk,nkt->nt", amplitude, np.sin(2 * np.pi * angle))
         swelling = uniform(rng, self.swell, count, 1) * (rng.random((count, 1)) < 0.3)
         values *= np.exp(swelling * smooth(rng, np.full(count, max(1.0, length / 6)), length))
