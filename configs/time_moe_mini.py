@@ -47,7 +47,7 @@ NEVER = (
     "sales/small_sales_sets",
 )
 
-# Shares of the windows trained on, by frequency. A domain stands for its sources that are not named.
+# Shares of the windows trained on, by frequency; a domain is of its sources that are not named.
 SHARES = {
     "minutes and seconds": {
         "energy": 0.0,

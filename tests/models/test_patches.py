@@ -70,7 +70,7 @@ def test_a_cache_of_patches_changes_no_forecast():
 
 
 def test_padding_on_the_left_changes_nothing():
-    """Not even by a number that shifts what is in which patch: the last ends with the last point."""
+    """By any number of points: the last patch ends with the last point."""
     x, mask = contexts()
     wide, wide_mask = (np.pad(a, ((0, 0), (3, 0))) for a in (x, mask))
     for a, b in zip(decoded(26, True)(x, mask), decoded(29, True)(wide, wide_mask), strict=True):

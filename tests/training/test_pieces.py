@@ -1,4 +1,4 @@
-"""Windows cut into pieces: contexts of all lengths, z-scored by themselves, alone and in training."""
+"""Windows cut into pieces: contexts of all lengths, each z-scored by itself, and their loss."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import abstract_model, create_params
 from timemoe_jax.training.config import LossConfig, RunConfig, TrainConfig
-from timemoe_jax.training.objective import make_loss, prepare, read_at, targets_of
+from timemoe_jax.training.objective import make_loss, prepare, read_at
 from timemoe_jax.training.pieces import cut_pieces
 from timemoe_jax.training.step import make_validation
 

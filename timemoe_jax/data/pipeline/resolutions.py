@@ -20,9 +20,10 @@ class ResampledWindows(WindowSource):
 
     `resolutions` gives the rates with their weights, as `data.config.parse_resolutions` reads them.
     The rate of a window depends on the seed and its number alone. A window begins where that of the
-    index does. Where it would end beyond its series at a rate above 1, with fewer than `least`
-    points if that is given, it takes the largest rate at which it does not, or else 1. A mean over points of which some are missing is that of the
-    others; a point read between two of which one is missing is missing.
+    index does. Where it would end beyond its series at a rate above 1 (with fewer than `least`
+    points, if that is given), it takes the largest rate at which it does not, or else 1. A mean
+    over points of which some are missing is that of the others; a point read between two of which
+    one is missing is missing.
     """
 
     def __init__(

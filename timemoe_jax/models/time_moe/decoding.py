@@ -81,22 +81,23 @@ def prefill(
 
     Returns the hidden state of the last position, and the cache.
     """
-    tokens, mask = model.tokens(x, mask)
+    tokens, observed = model.tokens(x, mask)
+    assert observed is not None  # since there is a mask
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        h, new, *_ = block(h, mask)
+        h, new, *_ = block(h, observed)
         return h, new
 
     def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        return block.extend(h, mask, 0, last=True)
+        return block.extend(h, observed, 0, last=True)
 
     hidden, new = _through_layers(model, tokens, read, read_last)
     room = (size - x.shape[1]) // model.config.patch_size
     layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
-    mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
-    return hidden, Cache(layers, mask, jnp.asarray(tokens.shape[1], jnp.int32))
+    observed = jnp.pad(observed, ((0, 0), (0, room)), constant_values=True)
+    return hidden, Cache(layers, observed, jnp.asarray(tokens.shape[1], jnp.int32))
 
 
 def extend(
