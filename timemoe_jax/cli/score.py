@@ -9,6 +9,9 @@ from timemoe_jax.files import write_json
 
 
 def _score(args: argparse.Namespace) -> None:
+    if args.selection:
+        _select(args)
+        return
     from timemoe_jax.data.formats.open import open_parts
     from timemoe_jax.evaluation.held_out_windows import choose_sources, choose_windows
 
@@ -37,9 +40,42 @@ def _score(args: argparse.Namespace) -> None:
         write_json(args.json, about | scores.as_dict())
 
 
+def _select(args: argparse.Namespace) -> None:
+    from timemoe_jax.data.formats.open import open_parts
+    from timemoe_jax.evaluation.selection import (
+        model_forecasts,
+        read_selection,
+        seasonal_naive_forecast,
+        select,
+    )
+    from timemoe_jax.forecasting.forecaster import Forecaster
+
+    entries = read_selection(args.selection)
+    source, parts = open_parts(args.path)
+    forecaster = Forecaster.from_pretrained(args.checkpoint) if args.checkpoint else None
+    result = select(
+        entries,
+        source,
+        parts,
+        lambda tasks: (
+            [seasonal_naive_forecast(task) for task in tasks]
+            if forecaster is None
+            else model_forecasts(forecaster, tasks)
+        ),
+    )
+    print(result.to_markdown())
+    if args.json:
+        about = {"checkpoint": args.checkpoint, "digest": forecaster.digest if forecaster else None}
+        write_json(args.json, about | {"selection": args.selection} | result.as_dict())
+
+
 _MODEL = (
     "a bundled model's name, a run's workdir or a checkpoint; without it only the naive forecasts "
     "are scored"
+)
+_SELECTION = (
+    "a table of sources with their seasons and horizons, such as configs/mini_selection.csv: MASE "
+    "and weighted quantile loss over seasonal naive's, by frequency, in place of the other options"
 )
 COMMAND = Command(
     "score",
@@ -48,6 +84,7 @@ COMMAND = Command(
     (
         argument("--checkpoint", help=_MODEL),
         argument("--path", required=True, help="files and folders of series, with commas"),
+        argument("--selection", default="", help=_SELECTION),
         argument("--sources", default="", help="only these: domain/source, with commas"),
         argument("--horizons", default="96,336,720", help="points to forecast"),
         argument("--context", type=int, default=512, help="points of a context"),

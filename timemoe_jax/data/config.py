@@ -9,7 +9,8 @@ from timemoe_jax.config import require, require_choice, require_not_negative, re
 
 POLICIES = ("windows", "packing")
 MIXINGS = ("points", "power", "fixed")
-STANDARDIZATIONS = ("series", "context")
+MIXING_UNITS = ("points", "windows")
+STANDARDIZATIONS = ("series", "context", "pieces")
 _LARGEST_RATE = 1000  # of a resolution, and of its inverse
 
 
@@ -28,8 +29,14 @@ class DataConfig:
     # points, at least `context_min` and at most all inputs, a random number of them each time,
     # and only forecasts from the last of those on count: what a forecast is normalized by when
     # the model is used, with nothing of the future in it.
+    # "pieces": a window is cut into equal parts, by a power of two drawn for each window, and each
+    # part is read alone and z-scored by its own first points, at least half of it: so contexts of
+    # all lengths from `context_min` up are seen, without a point read for one length alone.
     standardization: str = "series"
     context_min: int = 64  # the fewest points that a window is z-scored by
+    # For "pieces": how likely one of L points is, by L to this power; 0 makes every length alike.
+    piece_power: float = 0.0
+    sign_flips: float = 0.0  # for "pieces": the share of windows that are turned upside down
     clip: float = 0.0  # standardized values beyond +-clip are set to it; 0: off
     # "windows": each of one series, padded where that is shorter; "packing": series after series,
     # cut at the length, each still on its own to attention and loss.
@@ -42,12 +49,18 @@ class DataConfig:
     # Rates that windows to train on are read at, with weights, as "1:4,2,1/4": 2 takes means of 2
     # points for one, 1/4 reads 3 more between every two. Empty: every series as it is.
     resolutions: str = ""
+    # The fewest points that a window has at a rate above 1; 0: all, so that only series of many
+    # windows are averaged.
+    resolution_min: int = 0
     # Shares of the points trained on. "points": every window once in an epoch; "power": a source
     # (a file, or a folder of the Time-300B layout) by its points ** mixing_power; "fixed": by
     # mixing_weights.
     mixing: str = "points"
     mixing_power: float = 0.5  # of "power"; 0 gives each source the same share
     mixing_weights: str = ""  # "domain:weight" or "domain/source:weight", with commas
+    # What shares are of: "points", or "windows", of which one of a short series, mostly padding,
+    # counts and costs as much as any.
+    mixing_unit: str = "points"
     max_epochs_per_source: float = 0.0  # within train.num_steps; 0: any number
     validation_path: str = ""  # files and folders to validate on
     validation_sources: str = ""  # of path, "domain/source" with commas between: held out whole
@@ -105,6 +118,7 @@ class DataConfig:
         )
         self._check_standardization()
         self._check_resolutions()
+        self._check_resolution_min()
         self._check_generated()
         self._check_packing()
         self._check_mixing()
@@ -120,7 +134,21 @@ class DataConfig:
         require_choice(self, "standardization", STANDARDIZATIONS)
         require_positive(self, "future", "context_min")
         require_not_negative(self, "clip")
-        by_context = self.standardization == "context"
+        by_context = self.standardization != "series"
+        pieces = self.standardization == "pieces"
+        require(
+            not (pieces and self.variates),
+            f"variates is {self.variates}, but standardization is 'pieces'; it cuts up windows of "
+            "one series",
+        )
+        require(
+            pieces or not (self.piece_power or self.sign_flips),
+            f"piece_power is {self.piece_power} and sign_flips {self.sign_flips}, but "
+            f"standardization is {self.standardization!r}; they are for 'pieces'",
+        )
+        require(
+            0 <= self.sign_flips <= 1, f"sign_flips must be from 0 to 1, but is {self.sign_flips}"
+        )
         require(
             not by_context or 2 <= self.context_min <= self.length,
             f"context_min must be from 2 to length ({self.length}), but is {self.context_min}",
@@ -137,6 +165,18 @@ class DataConfig:
             "series generated without end are read as they are",
         )
         self._require_policy("windows", "resolutions", "")
+
+    def _check_resolution_min(self) -> None:
+        require_not_negative(self, "resolution_min")
+        require(
+            not self.resolution_min or bool(self.resolutions),
+            f"resolution_min is {self.resolution_min}, but resolutions is empty: every series is "
+            "read as it is",
+        )
+        require(
+            self.resolution_min <= self.length,
+            f"resolution_min must be at most length ({self.length}), but is {self.resolution_min}",
+        )
 
     def _check_generated(self) -> None:
         other, share = bool(self.path) or self.synthetic_sequences > 0, self.synthetic_share
@@ -170,6 +210,12 @@ class DataConfig:
 
     def _check_mixing(self) -> None:
         require_choice(self, "mixing", MIXINGS)
+        require_choice(self, "mixing_unit", MIXING_UNITS)
+        require(
+            self.mixing_unit == "points" or self.mixing == "fixed",
+            f"mixing_unit is {self.mixing_unit!r}, but mixing is {self.mixing!r}; it is for the "
+            "weights of 'fixed'",
+        )
         require_not_negative(self, "mixing_power", "max_epochs_per_source")
         fixed = self.mixing == "fixed"
         require(
@@ -179,6 +225,16 @@ class DataConfig:
         )
         if fixed:
             parse_mixing_weights(self.mixing_weights)
+
+    def piece_lengths(self, stride: int) -> tuple[int, ...]:
+        """Of the pieces of a window, ascending: its halves and theirs, of whole patches.
+
+        `stride` is the number of points of a patch; none is shorter than `context_min`.
+        """
+        lengths = [self.length]
+        while lengths[0] % (2 * stride) == 0 and lengths[0] // 2 >= self.context_min:
+            lengths.insert(0, lengths[0] // 2)
+        return tuple(lengths)
 
     @property
     def segmented(self) -> bool:

@@ -148,7 +148,10 @@ class Engine:
     def _operations(self) -> float:
         """Multiplications and additions of a point, about: two for each parameter it meets."""
         size = sum(p.size for p in jax.tree.leaves(self.params))
-        return 2.0 * (size - self._family.idle_parameters(self.config, self.params)) if size else 0
+        if not size:
+            return 0.0
+        active = size - self._family.idle_parameters(self.config, self.params)
+        return 2.0 * active / self._family.stride(self.config)
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """Checks a context length, or chooses it: see `Forecaster.usable_context`."""

@@ -221,6 +221,20 @@ class Family:
             f"models of the family {self.name!r} read no variates that are known ahead"
         )
 
+    def has_point_heads(self, config: Any) -> bool:
+        """Whether points have heads of their own; without them a point is the median of quantiles.
+
+        A model without them is trained by the pinball loss alone.
+        """
+        return True
+
+    def squashes(self, config: Any) -> bool:
+        """Whether heads of quantiles say asinh(value), which is what losses then compare.
+
+        Such a model has `squashed_quantiles` beside `quantile_head`, with the same arguments.
+        """
+        return False
+
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""
         return 0

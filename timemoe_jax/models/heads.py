@@ -16,11 +16,11 @@ class Heads(nnx.Module):
     """What a model has that reads each horizon by a linear map of its hidden states."""
 
     config: Any
-    heads: nnx.Dict
+    heads: nnx.Dict | None  # None: a point is the median
     quantile_heads: nnx.Dict | None
 
-    def add_heads(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        """Gives the model its heads, for states of `config.hidden_size`.
+    def add_heads(self, config: ModelConfig, rngs: nnx.Rngs, points: bool = True) -> None:
+        """Gives the model its heads, for states of `config.hidden_size`; `points`: those of points.
 
         Last of all its parts, so that a seed gives those the same values with quantiles and
         without.
@@ -36,12 +36,15 @@ class Heads(nnx.Module):
                 }
             )
 
-        self.heads = heads(1)
+        self.heads = heads(1) if points else None
         levels = len(config.quantile_levels)
         self.quantile_heads = heads(levels) if levels else None
 
     def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
-        """The `horizon` values after each position, float32."""
+        """The `horizon` values after each position, float32: medians without heads of points."""
+        if self.heads is None:
+            median = self.config.quantile_levels.index(0.5)
+            return self.quantile_head(hidden, horizon)[..., median]
         return self.heads[str(horizon)](hidden).astype(jnp.float32)
 
     def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Initializer = nnx.initializers.Initializer
 
@@ -92,6 +92,27 @@ class PointEmbedding(nnx.Module):
         x = x[..., None].astype(self.dtype)
         gate = x * self.gate[0].astype(self.dtype)
         return jax.nn.silu(gate) * (x * self.value[0].astype(self.dtype))
+
+
+class PatchEmbedding(nnx.Module):
+    """z skip + silu(z inner) outer of a patch of P points, z = [its points, which are observed].
+
+    The residual block of arXiv 2310.10688, whose kernels keep the variance of what they read.
+    """
+
+    def __init__(self, patch_size: int, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+        width = 2 * patch_size
+        self.inner = Linear(width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs)
+        self.outer = Linear(hidden_size, hidden_size, init=init, dtype=dtype, rngs=rngs)
+        self.skip = Linear(width, hidden_size, init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B N P"], mask: Bool[Array, "B N P"]
+    ) -> Float[Array, "B N D"]:
+        """Embeds every patch; a point that is not observed is read as 0."""
+        z = jnp.concatenate([jnp.where(mask, x, 0), mask.astype(x.dtype)], axis=-1)
+        return self.skip(z) + self.outer(jax.nn.silu(self.inner(z)))
 
 
 class SwiGLU(nnx.Module):

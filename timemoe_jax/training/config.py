@@ -163,12 +163,6 @@ class RunConfig:
             f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
             f"({self.train.num_steps})",
         )
-        stride = family_of(self.model).stride(self.model)
-        require(
-            self.data.length % stride == 0,
-            f"data.length ({self.data.length}) is not a multiple of {stride}, the points from one "
-            "position of the model to the next",
-        )
         least = family_of(self.model).least_context(self.model)
         in_context = self.data.standardization == "context" and self.data.context_min >= least
         require(
@@ -189,8 +183,16 @@ class RunConfig:
             not joint or family_of(self.model).scored_variates(self.model, variates) > 0,
             f"config.model leaves none of the {variates} variates of a window to forecast",
         )
+        self._check_patches()
+
+    def _check_patches(self) -> None:
+        stride, data = family_of(self.model).stride(self.model), self.data
         require(
-            not (self.loss.max_steps_per_position and self.model.quantile_levels),
-            f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "
-            "model.quantile_levels asks for quantile heads, which are read at every position",
+            data.length % stride == 0,
+            f"data.length ({data.length}) must be a multiple of the {stride} points of a patch",
+        )
+        require(
+            stride == 1 or data.policy == "windows",
+            f"data.policy is {data.policy!r}, but the model reads patches of {stride} points; it "
+            "needs 'windows'",
         )

@@ -305,7 +305,7 @@ class Loop:
             for name, value in self._validation(state.params, arrays).items():
                 sums[name] += float(value)
         values: dict[str, float] = {}
-        for kind in ("", "quantile_") if self._config.model.quantile_levels else ("",):
+        for kind in ("", "quantile_") if any(n.startswith("quantile") for n in sums) else ("",):
             each = {
                 p: sums[f"{kind}sum_{p}"] / max(sums[f"count_{p}"], 1.0)
                 for p in self._config.model.horizon_lengths

@@ -57,10 +57,15 @@ class Targets(NamedTuple):
     segments: Int[Array, "B S+1"] | None = None
     # By horizon, the positions at which that head was read; None is all S of them.
     at: Mapping[int, Int[Array, " R"]] | None = None
+    # What values are scaled by where they are aimed at from each position, and the bound of what
+    # they then are, 0 for none; None takes them as they are.
+    scaling: "Scaling | None" = None
 
     def following(self, horizon: int) -> Float[Array, "B R P"]:
         """The values that the head of a horizon aims at."""
-        return following(self.values, horizon, self.at[horizon] if self.at else None)
+        at = self.at[horizon] if self.at else None
+        values = following(self.values, horizon, at)
+        return values if self.scaling is None else self.scaling.apply(values, at)
 
     def counted(self, horizon: int) -> Float[Array, "B R P"]:
         """1 where the target of a position's step counts; past the end nothing does."""
@@ -76,19 +81,21 @@ class Targets(NamedTuple):
         """How many (position, step) targets of each head count."""
         return {p: jnp.sum(self.counted(p)) for p in horizon_lengths}
 
-    def part(self, start: Array, size: int) -> "Targets":
-        """Those of `size` positions from `start` on; past the end nothing counts."""
 
-        def cut(a: Array, more: int = 0) -> Array:
-            padded = jnp.pad(a, ((0, 0), (0, size)))
-            return jax.lax.dynamic_slice_in_dim(padded, start, size + more, axis=1)
+class Scaling(NamedTuple):
+    """By which location and scale a model reads its input at each position."""
 
-        return Targets(
-            cut(self.values),
-            cut(self.mask),
-            None if self.positions is None else cut(self.positions),
-            None if self.segments is None else cut(self.segments, 1),
-        )
+    mean: Float[Array, "B T"]
+    deviation: Float[Array, "B T"]
+    clip: float = 0.0
+
+    def apply(
+        self, values: Float[Array, "B R P"], at: Int[Array, " R"] | None
+    ) -> Float[Array, "B R P"]:
+        """Values that are aimed at from positions `at`, in the units of those."""
+        read = slice(None) if at is None else at
+        scaled = (values - self.mean[:, read, None]) / self.deviation[:, read, None]
+        return jnp.clip(scaled, -self.clip, self.clip) if self.clip > 0 else scaled
 
 
 def forecast_losses(
@@ -120,45 +127,48 @@ def quantile_losses(
     *,
     horizon_lengths: tuple[int, ...],
     levels: tuple[float, ...],
-    weights: Mapping[int, Float[Array, ""]] | None = None,
     stride: int = 1,
+    squash: bool = False,
+    weights: Mapping[int, Float[Array, ""]] | None = None,
 ) -> dict[int, Float[Array, ""]]:
     """Mean pinball loss of each head of quantiles over the targets that count.
 
-    The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. Position k
-    is that of point (k + 1) * stride - 1. They are read at every position, whatever `targets.at`
-    says: a part of the positions at a time, as many parts as there are levels, and again in the
-    backward pass, so that they take about the memory that the point heads take. The weights are
-    those of `forecast_losses`.
+    The heads map hidden states and a horizon P to quantiles, [B, C, D] -> [B, C, P, Q]. They are
+    read where `targets.at` says, by default at each of the N positions, which are `stride` points
+    apart: a part of them at a time, as many parts as there are levels, and again in the backward
+    pass, so that they take about the memory that the point heads take. With `squash` the heads aim
+    at asinh of the values. The weights are those of `forecast_losses`.
     """
-    batch, length, features = hidden.shape
+    batch, length, _ = hidden.shape
     if targets.positions is None:
         targets = targets._replace(positions=jnp.ones((batch, length * stride)))
-    if weights is None:
-        every = dict.fromkeys(horizon_lengths, stride * jnp.arange(1, length + 1) - 1)
-        weights = targets._replace(at=every).counts(horizon_lengths)
-    size = -(-length // len(levels))
-    starts = jnp.arange(0, length, size)
-    padded = jnp.pad(hidden, ((0, 0), (0, len(starts) * size - length), (0, 0)))
-    parts = jnp.moveaxis(padded.reshape(batch, -1, size, features), 1, 0)
+    every = stride * jnp.arange(1, length + 1) - 1
+    at = dict.fromkeys(horizon_lengths, every) if targets.at is None else targets.at
+    weights = targets._replace(at=at).counts(horizon_lengths) if weights is None else weights
 
-    def one(states: Array, start: Array, p: int) -> Array:
-        part = targets.part(start * stride, size * stride + p - 1)
-        read = slice(stride - 1, size * stride, stride)
-        counted = part.counted(p)[:, read]
-        # Chosen before the difference, so that what does not count has no gradient either.
-        aimed_at = jnp.where(counted > 0, part.following(p)[:, read], 0)
-        error = pinball(quantile_head(states, p), aimed_at, levels)
-        return jnp.sum(jnp.where(counted > 0, error, 0))
+    def head_loss(p: int) -> Float[Array, ""]:
+        count = at[p].shape[0]
+        size = -(-count // len(levels))
+        padded = jnp.pad(at[p], (0, -count % size)).reshape(-1, size)
+        exists = (jnp.arange(padded.size) < count).reshape(padded.shape)
 
-    def add(totals: dict[int, Array], inputs: tuple[Array, Array]) -> tuple[dict[int, Array], None]:
-        start, states = inputs
-        return {p: total + one(states, start, p) for p, total in totals.items()}, None
+        def add(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+            points, real = inputs
+            part = targets._replace(at={p: points})
+            counted = part.counted(p) * real[:, None]
+            # Chosen before the difference, so that what does not count has no gradient either.
+            following = part.following(p)
+            following = jnp.arcsinh(following) if squash else following
+            aimed_at = jnp.where(counted > 0, following, 0)
+            states = hidden[:, (points + 1) // stride - 1]
+            error = pinball(quantile_head(states, p), aimed_at, levels)
+            return total + jnp.sum(jnp.where(counted > 0, error, 0)), None
 
-    add = jax.checkpoint(add, prevent_cse=False)
-    zeros = {p: jnp.zeros(()) for p in horizon_lengths}
-    totals, _ = jax.lax.scan(add, zeros, (starts, parts))
-    return {p: total / jnp.maximum(weights[p], 1) for p, total in totals.items()}
+        add = jax.checkpoint(add, prevent_cse=False)
+        total, _ = jax.lax.scan(add, jnp.zeros(()), (padded, exists))
+        return total / jnp.maximum(weights[p], 1)
+
+    return {p: head_loss(p) for p in horizon_lengths}
 
 
 def balancing_loss(statistics: RouterStatistics) -> Float[Array, ""]:

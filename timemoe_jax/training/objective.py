@@ -14,6 +14,7 @@ from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.context_scaling import context_lengths, last_observed, scale_by_context
+from timemoe_jax.training.pieces import cut_pieces
 
 # "values" [B, *C, S] float32, "mask" [B, *C, S] bool and, of packed windows, "segments" [B, S]
 # int32; S is T inputs and data.future points more, and joint models have the axis C of variates.
@@ -36,9 +37,13 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     """A batch scaled as the config says, with the "positions" whose forecasts count.
 
     The series of its windows come z-scored as a whole. The key draws the lengths of the contexts;
-    None takes all inputs as the context.
+    None takes all inputs as the context. Windows cut into pieces are "values" in the units of their
+    series, with the "inputs" [B, T] scaled, which of them are "read" and in which of the "pieces",
+    and the "mean" and the "deviation" [B, T] that each is scaled by.
     """
     data, mask = config.data, batch["mask"]
+    if data.standardization == "pieces":
+        return cut_pieces(data, family_of(config.model).stride(config.model), batch, key)
     read = mask[..., : -data.future]
     if key is not None and family_of(config.model).draws:
         # Of each window its own, so that micro-batches and devices draw the same.
@@ -68,34 +73,29 @@ def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
 
 
 def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]] | None:
-    """By horizon, the positions at which that head is read; None is all inputs.
+    """By horizon, the last points of the positions at which that head is read; None is all inputs.
 
-    The key draws where the last of them lies; without one every position is read.
+    The key draws which is the last of them; without one every position is read.
     """
-    points, most = _points_per_position(config), config.loss.max_steps_per_position
-    if config.data.future == 1 and not most and points == 1:
+    apart = family_of(config.model).stride(config.model)
+    length, most = config.data.length // apart, config.loss.max_steps_per_position
+    if config.data.future == 1 and not most and apart == 1:
         return None
-    at, length = {}, config.data.length // points
+    at = {}
     for p in config.model.horizon_lengths:
-        every = -(-p // (most * points)) if most else 1
-        stride = min(every, length) if key is not None else 1
+        stride = min(-(-p // most), length) if most and key is not None else 1
         # Counted from the end, where contexts are longest, so that what is left over is early.
         first: Array | int = length % stride
         if key is not None and stride > 1:
             first += jax.random.randint(jax.random.fold_in(key, p), (), 0, stride)
         at[p] = first + stride * jnp.arange(length // stride)
+        at[p] = at[p] if apart == 1 else apart * (at[p] + 1) - 1
     return at
-
-
-def _points_per_position(config: RunConfig) -> int:
-    return family_of(config.model).stride(config.model)
 
 
 def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
     """The targets of every row of a batch: its points from the second on."""
-    read, stride = batch["mask"][..., : -config.data.future], _points_per_position(config)
-    if at is not None and stride > 1:
-        at = {p: stride * (each + 1) - 1 for p, each in at.items()}
+    read = batch["mask"][..., : -config.data.future]
     positions = batch.get("positions", read.astype(jnp.float32))
     if read.ndim == 3:
         count = family_of(config.model).scored_variates(config.model, read.shape[1])
@@ -106,7 +106,23 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         positions=_rows(positions),
         segments=batch.get("segments"),
         at=at,
+        scaling=_scaling(config, batch),
     )
+
+
+def _scaling(config: RunConfig, batch: Batch) -> losses.Scaling | None:
+    if "deviation" not in batch:
+        return None
+    return losses.Scaling(batch["mean"], batch["deviation"], config.data.clip)
+
+
+def _inputs(config: RunConfig, batch: Batch) -> tuple[Array, Array, Array | None]:
+    """What the model reads: values, which are observed, and which are read together."""
+    if "inputs" in batch:
+        return batch["inputs"], batch["read"], batch["pieces"]
+    x, read = (batch[name][..., : -config.data.future] for name in ("values", "mask"))
+    segments = batch.get("segments")
+    return x, read, None if segments is None else segments[:, :-1]
 
 
 def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossParts]]:
@@ -120,6 +136,7 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
     made from one.
     """
     graph, _ = abstract_model(config.model)
+    stride = family_of(config.model).stride(config.model)
 
     def compute(
         params: nnx.State,
@@ -128,20 +145,19 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
     ) -> tuple[Float[Array, ""], LossParts]:
-        x, read = (batch[name][..., : -config.data.future] for name in ("values", "mask"))
+        x, read, segments = _inputs(config, batch)
         at = read_at(config, None) if at is None else at
-        segments = batch.get("segments")
         model = nnx.merge(graph, params)
         drawn = {"draws": batch["draws"]} if "draws" in batch else {}
-        output = model(x, read, None if segments is None else segments[:, :-1], **drawn)
+        output = model(x, read, segments, **drawn)
         targets = targets_of(config, batch, at)
-        horizons, quantiles = _forecast_losses(config, model, output, targets, at, weights)
+        horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
         total = mean_of_heads(horizons)
         if quantiles:
             total = total + config.loss.quantile_loss_factor * mean_of_heads(quantiles)
         if output.router_logits is None:
             return total, LossParts(horizons, quantiles, jnp.zeros(()), jnp.zeros(()), None)
-        positions = observed_positions(_rows(read), _points_per_position(config))
+        positions = observed_positions(_rows(read), stride)
         statistics = _statistics(config, params, output, positions.astype(jnp.float32))
         balancing = share * losses.balancing_loss(statistics)
         router_z = share * losses.router_z_loss(statistics)
@@ -156,27 +172,35 @@ def _forecast_losses(
     model: Any,
     output: ModelOutput,
     targets: losses.Targets,
-    at: Mapping[int, Array] | None,
     weights: dict[int, Array] | None,
 ) -> tuple[dict[int, Array], dict[int, Array]]:
-    """The losses of the point heads, and of the quantile heads if there are any."""
+    """The losses of the point heads, and of the quantile heads if there are any.
+
+    Without point heads the first are those of the quantile heads, and there are no second ones.
+    """
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
+    family, quantiles = family_of(config.model), {}
+    stride, squash = family.stride(config.model), family.squashes(config.model)
+    if config.model.quantile_levels:
+        quantiles = losses.quantile_losses(
+            model.squashed_quantiles if squash else model.quantile_head,
+            hidden,
+            targets,
+            horizon_lengths=config.model.horizon_lengths,
+            levels=config.model.quantile_levels,
+            stride=stride,
+            squash=squash,
+            weights=weights,
+        )
+    if not family.has_point_heads(config.model):
+        return quantiles, {}
     predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
-    if at is not None:  # else the compiler would compute them all
-        predictions = {p: model.head(hidden[:, read], p) for p, read in at.items()}
+    if targets.at is not None:  # else the compiler would compute them all
+        predictions = {
+            p: model.head(hidden[:, (read + 1) // stride - 1], p) for p, read in targets.at.items()
+        }
     delta = config.loss.huber_delta
     horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
-    if not config.model.quantile_levels:
-        return horizons, {}
-    quantiles = losses.quantile_losses(
-        model.quantile_head,
-        hidden,
-        targets,
-        horizon_lengths=config.model.horizon_lengths,
-        levels=config.model.quantile_levels,
-        weights=weights,
-        stride=_points_per_position(config),
-    )
     return horizons, quantiles
 
 

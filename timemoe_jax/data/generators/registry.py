@@ -11,11 +11,12 @@ from timemoe_jax.data.generators.families.chaos import Chaos
 from timemoe_jax.data.generators.families.components import Components
 from timemoe_jax.data.generators.families.diffusion import Diffusion
 from timemoe_jax.data.generators.families.events import Events
-from timemoe_jax.data.generators.families.exponential_smoothing import ExponentialSmoothing
+from timemoe_jax.data.generators.families.exponential_smoothing import ExponentialSmoothing, Growth
 from timemoe_jax.data.generators.families.gaussian_process import GaussianProcess
 from timemoe_jax.data.generators.families.intermittent import Intermittent
 from timemoe_jax.data.generators.families.regimes import Regimes
 from timemoe_jax.data.generators.families.volatility import Volatility
+from timemoe_jax.data.generators.families.waves import Tides
 from timemoe_jax.data.generators.generator import Generator
 from timemoe_jax.data.generators.mixup import TSMixup
 from timemoe_jax.data.series_source import SequenceSource
@@ -33,6 +34,8 @@ FAMILIES: Mapping[str, type[Generator]] = {
     "chaos": Chaos,
     "volatility": Volatility,
     "events": Events,
+    "growth": Growth,
+    "tides": Tides,
     "components": Components,
 }
 MIXUP = "tsmixup"  # takes part where there are real series to mix

@@ -126,6 +126,8 @@ def plan_mixture(
     weights = _weights(parts, points, config)
     # Windows to draw for each point: a source of short series pads more.
     rates = weights * windows / np.maximum(points, 1)
+    if config.mixing_unit == "windows":
+        rates = weights * (windows > 0)
     limit, policy = config.max_epochs_per_source, config.mixing
     # Generated series are drawn in their order, for which a pool has no room.
     pooled = config.mixing == "points" and not any(part.endless for part in parts)

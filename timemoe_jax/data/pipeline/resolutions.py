@@ -20,9 +20,10 @@ class ResampledWindows(WindowSource):
 
     `resolutions` gives the rates with their weights, as `data.config.parse_resolutions` reads them.
     The rate of a window depends on the seed and its number alone. A window begins where that of the
-    index does. Where it would end beyond its series at a rate above 1, it takes the largest rate at
-    which it does not, or else 1. A mean over points of which some are missing is that of the
-    others; a point read between two of which one is missing is missing.
+    index does. Where it would end beyond its series at a rate above 1 (with fewer than `least`
+    points, if that is given), it takes the largest rate at which it does not, or else 1. A mean
+    over points of which some are missing is that of the others; a point read between two of which
+    one is missing is missing.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class ResampledWindows(WindowSource):
         index: Locator,
         resolutions: dict[Fraction, float],
         seed: int,
+        least: int = 0,
     ):
         super().__init__(source, index)
         if not resolutions:
@@ -39,6 +41,7 @@ class ResampledWindows(WindowSource):
         weights = np.array(list(resolutions.values()), np.float64)
         self._bounds = np.cumsum(weights / weights.sum())[:-1]  # between the rates, in [0, 1)
         self._seed = seed
+        self._least = least or index.size
 
     def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `WindowSource.batch`."""
@@ -55,10 +58,9 @@ class ResampledWindows(WindowSource):
         """The rate of a window whose series has `rest` points from its start on."""
         drawn = np.random.default_rng([self._seed, number]).random()
         rate = self._rates[int(np.searchsorted(self._bounds, drawn, "right"))]
-        size = self.index.size
-        if rate <= 1 or rate * size <= rest:
+        if rate <= 1 or rate * self._least <= rest:
             return rate
-        fitting = (r for r in self._rates if r > 1 and r * size <= rest)
+        fitting = (r for r in self._rates if r > 1 and r * self._least <= rest)
         return max(fitting, default=Fraction(1))
 
     def _read(

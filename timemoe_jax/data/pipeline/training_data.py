@@ -174,7 +174,7 @@ def _resampled(source: SequenceSource, config: DataConfig, seed: int) -> Windows
     rates = parse_resolutions(config.resolutions)
     if not rates or isinstance(windows, JointWindows):
         return windows
-    return ResampledWindows(source, windows.index, rates, seed)
+    return ResampledWindows(source, windows.index, rates, seed, config.resolution_min)
 
 
 def _packed(

@@ -39,6 +39,16 @@ class TimeMoeConfig(ModelConfig):
     router_bias: bool = False
     # Without the shared expert a point is left to the routed ones; not published either.
     shared_expert: bool = True
+    # Points that are embedded together as one token, and between positions that predict; 1, as
+    # published: every point is a token. More are cheaper by that factor.
+    patch_size: int = 1
+    # Whether points have heads beside those of quantiles; without them a point is the median. Not
+    # published either, as patches.
+    point_heads: bool = True
+    # Values are read as asinh(value), and quantiles said so, which is about the value itself near 0
+    # and its logarithm far off: so what leaves its context far behind does not decide the loss
+    # (arXiv 2510.15821). For a model without heads of points.
+    asinh: bool = False
     # Deviations of the embedding's initial gate and value weights; (): initializer_range. If they
     # are small its silu is almost linear, so that all points are embedded along nearly one line:
     # the first norm takes their size away, and what is left hardly has a sign.
@@ -101,10 +111,35 @@ class TimeMoeConfig(ModelConfig):
             self.shared_expert or not self.use_dense,
             "shared_expert is False, but use_dense has no experts; leave it at True",
         )
+        self._check_patches()
         require_choice(self, "remat", REMAT_POLICIES)
         require_choice(self, "expert_implementation", experts.IMPLEMENTATIONS)
         require_choice(self, "expert_exchange", experts.EXCHANGES)
         require_choice(self, "attention_implementation", attention.IMPLEMENTATIONS)
+
+    def _check_patches(self) -> None:
+        require_positive(self, "patch_size")
+        apart = [p for p in self.horizon_lengths if p % self.patch_size]
+        require(
+            not apart,
+            f"horizon_lengths must be multiples of patch_size ({self.patch_size}), so that a "
+            f"forecast goes on in whole patches, but are {self.horizon_lengths}",
+        )
+        require(
+            self.point_heads or 0.5 in self.quantile_levels,
+            "point_heads is False, so that a point is the median, but quantile_levels "
+            f"{self.quantile_levels} lack 0.5",
+        )
+        require(
+            not (self.asinh and self.point_heads),
+            "asinh is True, and point_heads too; a mean of such values is none of the values: set "
+            "point_heads to False",
+        )
+        require(
+            self.patch_size == 1 or not self.embedding_range,
+            f"embedding_range is {self.embedding_range}, but patch_size {self.patch_size}; it is "
+            "of the embedding of single points",
+        )
 
     @property
     def head_dim(self) -> int:

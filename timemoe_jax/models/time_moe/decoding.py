@@ -69,38 +69,44 @@ def _join(steps: Float[Array, "steps B P *Q"]) -> Float[Array, "B R *Q"]:
 def _heads(model: TimeMoe, hidden: Float[Array, "B D"], predict: int) -> Decoded:
     levels = model.config.quantile_levels
     quantiles = model.quantile_head(hidden, predict) if levels else None
+    if quantiles is not None and not model.config.point_heads:
+        return Decoded(quantiles[..., levels.index(0.5)], quantiles)
     return Decoded(model.head(hidden, predict), quantiles)
 
 
 def prefill(
     model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], size: int
 ) -> tuple[Float[Array, "B D"], Cache]:
-    """Reads a context into a cache of `size` positions, at least T.
+    """Reads a context into a cache of `size` points, at least T and by whole patches more.
 
     Returns the hidden state of the last position, and the cache.
     """
+    tokens, held = model.tokens(x, mask)
+    assert held is not None  # since there is a mask
+    observed = held
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        h, new, *_ = block(h, mask)
+        h, new, *_ = block(h, observed)
         return h, new
 
     def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        return block.extend(h, mask, 0, last=True)
+        return block.extend(h, observed, 0, last=True)
 
-    hidden, new = _through_layers(model, jnp.where(mask, x, 0), read, read_last)
-    room = size - x.shape[1]
+    hidden, new = _through_layers(model, tokens, read, read_last)
+    room = (size - x.shape[1]) // model.config.patch_size
     layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
-    mask = jnp.pad(mask, ((0, 0), (0, room)), constant_values=True)
-    return hidden, Cache(layers, mask, jnp.asarray(x.shape[1], jnp.int32))
+    observed = jnp.pad(observed, ((0, 0), (0, room)), constant_values=True)
+    return hidden, Cache(layers, observed, jnp.asarray(tokens.shape[1], jnp.int32))
 
 
 def extend(
     model: TimeMoe, x: Float[Array, "B T"], cache: Cache
 ) -> tuple[Float[Array, "B D"], Cache]:
-    """Reads more points after those in the cache; returns as `prefill` does."""
-    observed = jnp.ones(x.shape, bool)
+    """Reads more points, whole patches, after those in the cache; returns as `prefill` does."""
+    tokens, _ = model.tokens(x, None)
+    observed = jnp.ones(tokens.shape[:2], bool)
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
@@ -112,20 +118,20 @@ def extend(
         index = jnp.asarray(model.config.num_hidden_layers - 1, jnp.int32)
         return read(block, h, index, last=True)
 
-    hidden, new = _through_layers(model, x, read, read_last)
+    hidden, new = _through_layers(model, tokens, read, read_last)
     layers = write(cache.layers, new, cache.position)
-    return hidden, Cache(layers, cache.mask, cache.position + x.shape[1])
+    return hidden, Cache(layers, cache.mask, cache.position + tokens.shape[1])
 
 
 def _through_layers(
     model: TimeMoe,
-    x: Float[Array, "B T"],
+    tokens: Float[Array, "B T D"],
     read: Callable[..., tuple[Array, KeyValues]],
     read_last: Callable[..., tuple[Array, KeyValues]],
 ) -> tuple[Float[Array, "B D"], KeyValues]:
-    """Runs new points through all layers, the last one for the last point alone.
+    """Runs new tokens through all layers, the last one for the last token alone.
 
-    Returns the hidden state of the last point, and the keys and values of all, [L, B, K, T, H].
+    Returns the hidden state of the last token, and the keys and values of all, [L, B, K, T, H].
     """
     graph, state = nnx.split(model.blocks)
     last = model.config.num_hidden_layers - 1
@@ -144,7 +150,7 @@ def _through_layers(
     def step(h: Float[Array, "B T D"], index: Int[Array, ""]) -> tuple[Array, KeyValues]:
         return read(block_of(index), h, index)
 
-    h, new = jax.lax.scan(step, model.embed(x), jnp.arange(last))
+    h, new = jax.lax.scan(step, tokens, jnp.arange(last))
     h, newest = read_last(block_of(last), h)
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), new, newest)
     return model.norm(h[:, -1]), joined

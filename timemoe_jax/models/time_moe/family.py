@@ -49,6 +49,18 @@ class TimeMoeFamily(Family):
 
         return decode(model, x, mask, horizon)
 
+    def stride(self, config: TimeMoeConfig) -> int:
+        """A position for each patch."""
+        return config.patch_size
+
+    def has_point_heads(self, config: TimeMoeConfig) -> bool:
+        """As the config says."""
+        return config.point_heads
+
+    def squashes(self, config: TimeMoeConfig) -> bool:
+        """As the config says."""
+        return config.asinh
+
     def idle_parameters(self, config: TimeMoeConfig, params: Any) -> int:
         """Those of the routed experts that a token does not choose (Table 2 of the paper)."""
         if config.use_dense:
@@ -77,7 +89,8 @@ class TimeMoeFamily(Family):
         from timemoe_jax.models.decoding import horizon_plan
 
         plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
-        positions = context + sum(plan[:-1])
+        context = -(-context // config.patch_size)
+        positions = context + sum(plan[:-1]) // config.patch_size
         kv_size = config.num_key_value_heads * config.head_dim
         cache = 2 * config.num_hidden_layers * positions * kv_size
         routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size

@@ -7,7 +7,7 @@ compile time does not grow with depth.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput
 from timemoe_jax.models.heads import Heads
@@ -17,8 +17,11 @@ from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
 from timemoe_jax.nn.lag_start import start_at_lags
-from timemoe_jax.nn.layers import REMAT, PointEmbedding, RMSNorm, SwiGLU
+from timemoe_jax.nn.layers import REMAT, PatchEmbedding, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.runtime import partitioning
+
+# Beyond it asinh(value) is no value of a series; sinh of it is 2e8 deviations.
+_FARTHEST = 20.0
 
 
 class Block(nnx.Module):
@@ -109,11 +112,15 @@ class TimeMoe(Heads):
     def __init__(self, config: TimeMoeConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
-        ranges = config.embedding_range or (config.initializer_range,) * 2
-        gate_init, value_init = map(nnx.initializers.normal, ranges)
-        self.embed = PointEmbedding(
-            config.hidden_size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
-        )
+        size = config.hidden_size
+        if config.patch_size == 1:
+            ranges = config.embedding_range or (config.initializer_range,) * 2
+            gate_init, value_init = map(nnx.initializers.normal, ranges)
+            self.embed = PointEmbedding(
+                size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
+            )
+        else:
+            self.patch_embed = PatchEmbedding(config.patch_size, size, dtype=dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(axis_size=config.num_hidden_layers)
@@ -125,7 +132,7 @@ class TimeMoe(Heads):
             start_at_lags(self.blocks.attention, config.attention_reach)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-        self.add_heads(config, rngs)
+        self.add_heads(config, rngs, points=config.point_heads)
 
     def __call__(
         self,
@@ -133,14 +140,16 @@ class TimeMoe(Heads):
         mask: Bool[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
     ) -> ModelOutput:
-        """Predicts at every position.
+        """Predicts at every position, of which each patch has one.
 
         Args:
-          x: series, already normalized.
+          x: series, already normalized. With patches the last one ends with the last point, and the
+            first is filled up with missing points on its left.
           mask: False where a point is missing or padding: its value is read by no position, not
             even its own. None reads all.
           segments: which of the series packed into a row each point is of; every series is
-            predicted as if it stood alone. None: a row is one series.
+            predicted as if it stood alone. None: a row is one series. A patch is of the series of
+            its last point.
 
         Returns:
           float32 predictions of every head at every position (those at masked positions mean
@@ -151,15 +160,44 @@ class TimeMoe(Heads):
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
         return ModelOutput(predictions, hidden, logits, dropped)
 
+    def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
+        """Quantiles of the `horizon` values after each position: see `Heads.quantile_head`."""
+        said = self.squashed_quantiles(hidden, horizon)
+        return jnp.sinh(jnp.clip(said, -_FARTHEST, _FARTHEST)) if self.config.asinh else said
+
+    def squashed_quantiles(
+        self, hidden: Float[Array, "*N D"], horizon: int
+    ) -> Float[Array, "*N P Q"]:
+        """What the heads themselves say: asinh of the quantiles of a model with `asinh`."""
+        return super().quantile_head(hidden, horizon)
+
+    def tokens(
+        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None
+    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None]:
+        """What the blocks read: points or patches, embedded, and which of them hold anything."""
+        x = jnp.arcsinh(x) if self.config.asinh else x
+        if self.config.patch_size == 1:
+            return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask
+        mask = jnp.ones(x.shape, bool) if mask is None else mask
+        patches, observed = (self._patches(a) for a in (x, mask))
+        return self.patch_embed(patches, observed), jnp.any(observed, axis=-1)
+
+    def _patches(self, a: Shaped[Array, "B T"]) -> Shaped[Array, "B N P"]:
+        """Points in patches; zeros, or False, are before the first point where one is not full."""
+        size = self.config.patch_size
+        full = jnp.pad(a, ((0, 0), (-a.shape[1] % size, 0)))
+        return full.reshape(len(a), -1, size)
+
     def _run(
         self,
         x: Float[Array, "B T"],
         mask: Bool[Array, "B T"] | None,
         segments: Int[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T E"] | None, Float[Array, " L"] | None]:
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N E"] | None, Float[Array, " L"] | None]:
         """Embedding, blocks and final norm."""
-        if mask is not None:
-            x = jnp.where(mask, x, 0)
+        h, mask = self.tokens(x, mask)
+        if segments is not None and self.config.patch_size > 1:
+            segments = self._patches(segments)[..., -1]
         graph, state = nnx.split(self.blocks)
 
         def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
@@ -171,5 +209,5 @@ class TimeMoe(Heads):
         if policy := REMAT[self.config.remat]:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
-        h, per_layer = jax.lax.scan(layer, self.embed(x), state)
+        h, per_layer = jax.lax.scan(layer, h, state)
         return self.norm(h), *per_layer

@@ -27,6 +27,7 @@ _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
+    *("patch_size", "point_heads", "asinh"),
     *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.
@@ -35,6 +36,8 @@ _ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
     "shared_expert": (True, "the published format has no model without a shared expert"),
     "quantile_levels": ((), "the published format has no heads for them"),
     "forecast_plan": ("fitting", "the published implementation has 'fitting'"),
+    "patch_size": (1, "the published format has no patches"),
+    "point_heads": (True, "the published format has heads of points"),
 }
 
 _LAYER = "model.layers.{layer}."

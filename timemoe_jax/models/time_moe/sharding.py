@@ -20,5 +20,6 @@ RULES: Rules = (
     (r"ffn\.selection_bias$", P()),
     (r"norm\.scale$", P()),
     (r"embed\.(gate|value)$", P()),
+    (r"patch_embed\.(inner|outer|skip)\.(kernel|bias)$", P()),
     (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
 )

@@ -1,4 +1,4 @@
-"""Series of exponential smoothing models in state space form (ETS; Hyndman et al., 2008)."""
+"""Series of exponential smoothing models in state space form (ETS), and of steady growth."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,7 +6,14 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from timemoe_jax.data.generators.draws import PerSeries, log_uniform, uniform
+from timemoe_jax.data.generators.draws import (
+    PerSeries,
+    autoregression,
+    log_uniform,
+    smooth,
+    standardize,
+    uniform,
+)
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
 
 # A multiplicative season never falls below this share of the level.
@@ -63,6 +70,59 @@ class ExponentialSmoothing(Generator):
         amplitude = rng.standard_normal((3, period.size, 1)) / k
         shape = np.sum(amplitude * waves, axis=0)
         return uniform(rng, self.swing, period.size, 1) * shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth(Generator):
+    """Draws what a quarter, a month, a week or a year of an economy looks like.
+
+    The logarithm of the level grows at a rate that changes now and then, as much in a season as in
+    one of few points; a season multiplies it, or is added, and a shock may move it for good.
+    """
+
+    citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
+
+    seasons: tuple[int, ...] = (1, 4, 4, 12, 12, 12, 52)  # points, one per series
+    growth: Bounds = (0.02, 1.0)  # deviation of the rate, per 12 points
+    stretch: Bounds = (12.0, 200.0)  # points over which the rate is about the same
+    range: float = 1.5  # the logarithm of the level stays within about so much of its mean
+    swing: Bounds = (0.02, 0.5)  # deviation of the season
+    evolving: Bounds = (60.0, 600.0)  # points over which the shape of a season is about the same
+    noise: Bounds = (0.003, 0.2)  # deviation of noise
+    persistence: Bounds = (0.0, 0.95)  # its autocorrelation from point to point
+    shock: float = 0.3  # deviation of a lasting shock, of which some series have a few
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        rate = log_uniform(rng, self.growth, count, 1) / 12
+        slope = rate * smooth(rng, log_uniform(rng, self.stretch, count), length)
+        level = np.cumsum(slope, axis=1) + rng.normal(0.0, 1.0, (count, 1))
+        struck = rng.random((count, length)) < uniform(rng, (0.0, 0.01), count, 1)
+        struck &= rng.random((count, 1)) < 0.3
+        level += np.cumsum(struck * rng.normal(0.0, self.shock, (count, length)), axis=1)
+        level = self.range * np.tanh(level / self.range)
+        period = rng.choice(self.seasons, count)
+        season = log_uniform(rng, self.swing, count, 1) * self._season(rng, period, length)
+        season *= (period > 1)[:, None]
+        coefficient = uniform(rng, self.persistence, count)
+        noise = log_uniform(rng, self.noise, count, 1) * autoregression(rng, coefficient, length)
+        multiplied = np.exp(level + season + noise)
+        return np.where(rng.random((count, 1)) < 0.6, multiplied, level + season + noise)
+
+    def _season(
+        self, rng: Rng, period: Int64[np.ndarray, " count"], length: int
+    ) -> Float64[np.ndarray, "count {length}"]:
+        """A cycle of variance 1, of single months or of smooth waves, that changes slowly."""
+        count, longest = len(period), max(self.seasons)
+        phase = np.arange(length) % period[:, None]
+        tables = rng.standard_normal((2, count, longest))
+        waves = np.arange(1, 4)[:, None, None] * phase / period[:, None]
+        turned = np.sin(2 * np.pi * (waves + rng.random((3, count, 1))))
+        amplitude = rng.standard_normal((3, count, 1)) / np.arange(1, 4)[:, None, None]
+        shapes = [np.take_along_axis(table, phase, axis=1) for table in tables]
+        pure = rng.random((count, 1)) < 0.5
+        first = standardize(np.where(pure, np.sum(amplitude * turned, axis=0), shapes[0]))
+        drift = smooth(rng, log_uniform(rng, self.evolving, count), length)
+        return first + 0.3 * drift * shapes[1] * (rng.random((count, 1)) < 0.5)
 
 
 def simulate(

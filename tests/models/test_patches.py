@@ -1,0 +1,142 @@
+"""Patches of points as tokens: one position for each, the same forecasts however they are read."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_model import TWO_BLOCKS
+
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.models.base import abstract_model, create_params, family_of
+from timemoe_jax.models.decoding import decode_uncached
+from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_moe.model import TimeMoe
+from timemoe_jax.models.time_moe.published import TimeMoeFormat
+
+PATCHED = dataclasses.replace(
+    TWO_BLOCKS,
+    use_dense=True,
+    patch_size=4,
+    horizon_lengths=(4, 8),
+    quantile_levels=(0.1, 0.5, 0.9),
+    point_heads=False,
+    asinh=True,
+)
+FAMILY = family_of(PATCHED)
+
+
+@functools.cache
+def model() -> TimeMoe:
+    return nnx.merge(abstract_model(PATCHED)[0], create_params(PATCHED, 1))
+
+
+@functools.cache
+def decoded(length: int, cached: bool):
+    decode, whole = FAMILY.decode if cached else decode_uncached, model()
+    return jax.jit(lambda x, mask: decode(whole, x, mask, 21))
+
+
+@functools.cache
+def outputs():
+    whole = model()
+    return jax.jit(lambda x, mask: whole(x, mask).predictions[8])
+
+
+def contexts(length: int = 26) -> tuple[np.ndarray, np.ndarray]:
+    """Of which one begins late and one has a gap, patches and parts of them."""
+    x = np.random.default_rng(0).normal(size=(3, length)).astype(np.float32)
+    mask = np.ones(x.shape, bool)
+    mask[1, :9] = mask[2, 5:8] = mask[2, 12:19] = False
+    return x, mask
+
+
+def assert_said_alike(a, b):
+    """Within rounding of what the heads say, whose sinh the values are."""
+    np.testing.assert_allclose(np.arcsinh(a), np.arcsinh(b), rtol=1e-5, atol=1e-5)
+
+
+def test_a_cache_of_patches_changes_no_forecast():
+    """Of three reads of heads, which go on in whole patches."""
+    x, mask = contexts()
+    cached, uncached = (decoded(26, kind)(x, mask) for kind in (True, False))
+    assert cached.point.shape == (3, 21)
+    for a, b in zip(cached, uncached, strict=True):
+        assert_said_alike(a, b)
+
+
+def test_padding_on_the_left_changes_nothing():
+    """By any number of points: the last patch ends with the last point."""
+    x, mask = contexts()
+    wide, wide_mask = (np.pad(a, ((0, 0), (3, 0))) for a in (x, mask))
+    for a, b in zip(decoded(26, True)(x, mask), decoded(29, True)(wide, wide_mask), strict=True):
+        assert_said_alike(a, b)
+
+
+def test_what_is_missing_is_not_read():
+    x, mask = contexts()
+    junk = np.where(mask, x, 1e6).astype(np.float32)
+    for a, b in zip(decoded(26, True)(x, mask), decoded(26, True)(junk, mask), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_position_ends_a_patch_and_sees_nothing_after_it():
+    """Position n predicts after point 4 (n + 1): it changes with that point, not with the next."""
+    x, _ = contexts(24)
+    every = np.ones(x.shape, bool)
+    said = outputs()(x, every)
+    assert said.shape == (3, 6, 8)
+    for point, first in ((11, 2), (12, 3)):
+        moved = x.copy()
+        moved[:, point] += 1
+        changed = np.abs(outputs()(moved, every) - said).max(axis=(0, 2)) > 0
+        np.testing.assert_array_equal(changed, np.arange(6) >= first)
+
+
+def test_the_point_forecast_is_the_median():
+    found = decoded(26, True)(*contexts())
+    np.testing.assert_array_equal(found.point, found.quantiles[..., 1])
+    assert (np.diff(found.quantiles, axis=-1) >= 0).all()
+
+
+def test_quantiles_are_sinh_of_what_the_heads_say():
+    hidden = jax.random.normal(jax.random.key(0), (5, PATCHED.hidden_size))
+    said = model().squashed_quantiles(hidden, 4)
+    np.testing.assert_allclose(model().quantile_head(hidden, 4), jnp.sinh(said), rtol=1e-6)
+    np.testing.assert_allclose(model().head(hidden, 4), jnp.sinh(said[..., 1]), rtol=1e-6)
+    far = model().quantile_head(1e4 * hidden, 4)
+    assert np.isfinite(far).all()
+
+
+def test_a_forecaster_reads_any_length_and_gives_its_own_bands():
+    forecaster = Forecaster(PATCHED, create_params(PATCHED, 1))
+    series = [np.sin(np.arange(n)) for n in (8, 21, 40)]
+    out = forecaster.forecast(series, 6, quantile_levels=[0.1, 0.5, 0.9])
+    alone = forecaster.forecast([series[1]], 6, quantile_levels=[0.1, 0.5, 0.9])
+    np.testing.assert_allclose(out.quantiles[1], alone.quantiles[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out.point, out.quantiles[..., 1])
+    assert not forecaster.engine.reads_along(0, 6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"horizon_lengths": (4, 6)}, r"horizon_lengths must be multiples of patch_size \(4\)"),
+        ({"quantile_levels": (0.1, 0.9)}, r"point_heads is False.*lack 0.5"),
+        ({"point_heads": True}, "asinh is True, and point_heads too"),
+        ({"embedding_range": (1.0, 1.0)}, "embedding_range is .* but patch_size 4"),
+        ({"patch_size": 0}, "patch_size must be positive"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(PATCHED, **fields)
+
+
+def test_the_published_format_has_no_patches():
+    with pytest.raises(ConfigError, match="patch_size is 4"):
+        TimeMoeFormat().write_config(TimeMoeConfig(patch_size=4, horizon_lengths=(4,)))
