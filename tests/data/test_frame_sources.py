@@ -29,6 +29,13 @@ def test_frames_give_what_their_files_give(tmp_path):
     check(from_csv, list(source))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("freq", ["h", "D", "MS", "W-SUN"])
+def test_the_frequency_is_found_in_silence(freq):
+    frame = pd.DataFrame({"ds": pd.date_range("2024", periods=9, freq=freq), "v": range(9)})
+    assert frame_source(frame).frequency == freq
+
+
 def test_frames_of_every_kind():
     wide = pd.DataFrame(
         {"a": [1, 2, 3, 4], "b": pd.array([1, None, 3, 4], "Int64"), 7: [None, 1.5, 2, 3]},

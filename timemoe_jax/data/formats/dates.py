@@ -286,7 +286,11 @@ def frequency_of(times: Shaped[np.ndarray, " T"] | None) -> str | None:
 
     if times is None or times.dtype.kind != "M" or len(times) < 3:
         return None
-    return pd.infer_freq(pd.DatetimeIndex(times))
+    with warnings.catch_warnings():
+        # Some versions announce that later ones return an offset, whose alias is the same text.
+        warnings.simplefilter("ignore")
+        found = pd.infer_freq(pd.DatetimeIndex(times))
+    return getattr(found, "freqstr", found)
 
 
 def common_frequency(

@@ -5,6 +5,13 @@ one head says in one pass over a stretch what it would forecast after each of it
 few passes give all errors. What differs from a forecast of its own: the stretch is standardized
 once, by its points up to its first origin, and its later origins read between half and all of the
 context. On hourly, daily, weekly and generated series that changes the widths by some 2%.
+
+A model that reads several heads for one horizon says only the first of them in such a pass: what
+the next one is read after is the first one's forecast, another for each origin, where a pass holds
+the truth. Each origin would need its forecast behind its own beginning of the stretch, as a branch
+that no other reads, at positions that several branches share. The attention here knows neither,
+since the place of a point is its position; so such a model forecasts from each origin
+(`rolling.rolling_forecasts`).
 """
 
 from collections.abc import Callable, Sequence
