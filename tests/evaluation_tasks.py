@@ -1,6 +1,9 @@
-"""A small task of known answers, for the tests of scores and of what is written of them."""
+"""A small task and a forecaster of known answers, for the tests of evaluations."""
+
+import types
 
 import numpy as np
+from fake_forecaster import FakeForecaster
 
 from timemoe_jax.evaluation.methods.base import MethodForecast
 from timemoe_jax.evaluation.tasks import Task
@@ -21,3 +24,15 @@ def forecast_of(task: Task, width: float = 1.0, off: float = 0.0) -> MethodForec
     last = [context[~np.isnan(context)][-1] for context in task.contexts()]
     point = np.tile(np.array(last)[:, None], (1, task.horizon)) + off
     return MethodForecast(point, point[..., None] + width * (np.array(task.levels) - 0.5))
+
+
+class KnownModel(FakeForecaster):
+    """A fake forecaster that can be evaluated: its quantiles count as earlier errors'."""
+
+    def __init__(self, quantile_levels=()):
+        super().__init__()
+        self.config = types.SimpleNamespace(quantile_levels=quantile_levels, dtype="float32")
+        self.digest = "0123"
+
+    def usable_context(self, context_length, horizon):
+        return context_length or 24

@@ -58,50 +58,6 @@ def test_errors_do_not_depend_on_the_unit():
             np.testing.assert_allclose(chaos.errors(moved, forecasts + 64)[kind], value, rtol=1e-9)
 
 
-# The systems
-
-
-def test_the_systems_are_of_tens_of_points_a_turn():
-    """By the strongest period of the spectrum, or for Lorenz, of no sharp one, by its maxima."""
-    series = chaos.trajectories(6, 1024, seed=1)
-    assert list(series) == ["Lorenz", "Roessler", "Mackey-Glass"]
-    assert {values.shape for values in series.values()} == {(6, 1024)}
-    for name, values in series.items():
-        assert np.isfinite(values).all()
-        inner = values[:, 1:-1]
-        peaks = ((inner > values[:, :-2]) & (inner >= values[:, 2:])).sum(axis=1)
-        spectrum = np.abs(np.fft.rfft(values - values.mean(axis=1, keepdims=True)))
-        periods = 1024 / spectrum.argmax(axis=1)
-        turn = 1024 / peaks if name == "Lorenz" else periods
-        assert ((turn > 15) & (turn < 50)).all(), (name, turn)
-
-
-def test_the_systems_begin_apart_and_part():
-    """No two series are each other's copy, and a seed gives the same again."""
-    one, again, other = (chaos.trajectories(4, 300, seed) for seed in (0, 0, 1))
-    for name, values in one.items():
-        np.testing.assert_array_equal(values, again[name])
-        assert not np.array_equal(values, other[name])
-        spread = values.std(axis=1).min()
-        for i in range(4):
-            for j in range(i):
-                assert np.abs(values[i] - values[j]).max() > spread
-
-
-def test_the_systems_are_chaotic():
-    """What parroting copies from a long context is right for a while and wrong in the end, while
-    it is right throughout for a cycle of the same length."""
-    for name, values in chaos.trajectories(20, 2000 + 700, seed=0).items():
-        windows = chaos.windows_of_systems(values, 2000)
-        forecast = chaos.context_parroting(windows.contexts, 700, 10)
-        valid = chaos.errors(windows, forecast)["valid time"]
-        assert 15 < np.median(valid) < 700, name
-    cycle = np.sin(2 * np.pi * np.arange(2700) / 30)[None]
-    windows = chaos.windows_of_systems(cycle, 2000)
-    forecast = chaos.context_parroting(windows.contexts, 700, 10)
-    assert chaos.errors(windows, forecast)["valid time"] == [700]
-
-
 # Other series
 
 

@@ -9,9 +9,12 @@ PROTOCOLS = ("complete", "published")
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Which checkpoint to score on which datasets, and how."""
+    """Which checkpoint to score on which datasets, and how.
 
-    benchmark: str = "long_horizon"  # the kind of evaluation
+    The further benchmarks have config classes of their own: `benchmark` says which it is.
+    """
+
+    benchmark: str = "long_horizon"  # or another: the sections below, each with fields of its own
     checkpoint: str = ""  # empty: the baselines alone
     data_dir: str = "data"  # a folder of CSV files
     # Names of long-horizon data sets, or paths of CSV files.

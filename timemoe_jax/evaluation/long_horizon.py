@@ -5,8 +5,6 @@ each context is forecast once, as far as the longest of them. Any other cell is 
 """
 
 import dataclasses
-import importlib.metadata
-import json
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +24,13 @@ from timemoe_jax.evaluation.benchmarks import (
     published_results,
 )
 from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.evaluation.records import (
+    WindowWriter,
+    result_cell,
+    versions,
+    window_writer,
+    write_manifest,
+)
 from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring import baselines
@@ -33,9 +38,8 @@ from timemoe_jax.forecasting.scoring.metrics import ErrorSums
 from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
-VERSIONS_OF = ("timemoe_jax", "jax", "jaxlib", "flax", "numpy")
-
 BASELINES = ("naive", "seasonal_naive", "parroting")
+MODEL = "model"  # what the results call the model that is scored
 
 Cell = dict[str, Any]
 
@@ -72,21 +76,24 @@ def run(config: EvalConfig) -> dict[str, Any]:
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {
+        "benchmark": "long_horizon",
+        "model": MODEL if forecaster else None,
         "checkpoint": config.checkpoint or None,
         "checkpoint_hash": forecaster.digest if forecaster else None,
         "protocol": config.protocol,
         "max_windows": config.max_windows,
         "cells": [],
+        "results": [],
     }
     cells: dict[int, Cell] = {}
-    for group in group_cells(plan, forecaster, config.max_windows):
-        scored = evaluate_group(forecaster, group, config)
-        cells |= zip(group.indices, scored, strict=True)
-        manifest["cells"] = [cells[index] for index in sorted(cells)]
-        (output / "manifest.json").write_text(
-            json.dumps(manifest, indent=2) + "\n", encoding="utf-8"
-        )
-        (output / "results.md").write_text(results_table(manifest), encoding="utf-8")
+    with window_writer(output, config.per_window) as rows:
+        for group in group_cells(plan, forecaster, config.max_windows):
+            scored = evaluate_group(forecaster, group, config, rows=rows)
+            cells |= zip(group.indices, scored, strict=True)
+            manifest["cells"] = [cells[index] for index in sorted(cells)]
+            manifest["results"] = [each for cell in manifest["cells"] for each in _results(cell)]
+            write_manifest(output, manifest)
+            (output / "results.md").write_text(results_table(manifest), encoding="utf-8")
     print(results_table(manifest))
     print(f"wrote {output / 'results.md'} and {output / 'manifest.json'}")
     return manifest
@@ -128,12 +135,16 @@ def group_cells(
 
 
 def evaluate_group(
-    forecaster: Forecaster | None, group: Group, config: EvalConfig, progress: bool = True
+    forecaster: Forecaster | None,
+    group: Group,
+    config: EvalConfig,
+    progress: bool = True,
+    rows: WindowWriter | None = None,
 ) -> list[Cell]:
     """Scores the cells of a group in order, on the scale of the train split, in float64.
 
     Every cell is scored on its own windows alone, of which shorter horizons have more. Without a
-    forecaster the baselines alone are scored.
+    forecaster the baselines alone are scored. Scores of each window go to `rows`, if given.
     """
     sums: list[dict[str, ErrorSums]] = [{} for _ in group.windows]
     start = time.perf_counter()
@@ -150,6 +161,10 @@ def evaluate_group(
                 for method, forecast in forecasts.items():
                     errors = cell_sums.setdefault(method, ErrorSums())
                     errors.update(forecast[scored, : windows.horizon], target)
+                    if rows is not None and config.per_window:
+                        off = forecast[scored, : windows.horizon] - target
+                        at = channel[scored], target_row[scored]
+                        rows.add(_rows(group.benchmark, windows, method, at, off))
             bar.update(len(context))
     seconds = round(time.perf_counter() - start, 3)
     return [
@@ -173,7 +188,7 @@ def _forecasts(
     horizon = max(group.horizons)
     forecasts = _baselines(context, horizon, group.benchmark.season)
     if forecaster:
-        forecasts["model"] = forecaster.forecast(
+        forecasts[MODEL] = forecaster.forecast(
             context,
             horizon,
             context_length=context.shape[1],
@@ -199,10 +214,48 @@ def _targets(
 def _score_fields(sums: Mapping[str, ErrorSums]) -> dict[str, float]:
     """MSE and MAE of the model, under bare names, and of the baselines."""
     fields: dict[str, float] = {}
-    for method, prefix in (("model", ""), *((name, f"{name}_") for name in BASELINES)):
+    for method, prefix in ((MODEL, ""), *((name, f"{name}_") for name in BASELINES)):
         if method in sums:
             fields |= {f"{prefix}mse": sums[method].mse, f"{prefix}mae": sums[method].mae}
     return fields
+
+
+def _results(cell: Cell) -> list[dict[str, Any]]:
+    """A cell of the manifest as the results of its methods, in the format of all benchmarks."""
+    methods = {"": MODEL, **{f"{name}_": name for name in BASELINES}}
+    return [
+        result_cell(
+            "long_horizon",
+            f"{cell['dataset']}/{cell['horizon']}",
+            method,
+            cell["wall_seconds"],
+            {},
+            {"mse": cell[f"{prefix}mse"], "mae": cell[f"{prefix}mae"], "windows": cell["windows"]},
+        )
+        for prefix, method in methods.items()
+        if f"{prefix}mse" in cell
+    ]
+
+
+def _rows(
+    benchmark: Benchmark,
+    windows: BenchmarkWindows,
+    method: str,
+    at: tuple[Int64[np.ndarray, " S"], Int64[np.ndarray, " S"]],
+    off: Float64[np.ndarray, "S H"],
+) -> dict[str, Any]:
+    """The rows of some windows, of the channels and first target rows `at`, with errors `off`."""
+    channels, target_rows = at
+    count = len(off)
+    return {
+        **{"benchmark": ["long_horizon"] * count, "method": [method] * count},
+        "task": [f"{benchmark.name}/{windows.horizon}"] * count,
+        "series": [benchmark.columns[channel] for channel in channels],
+        "origin": target_rows,
+        **{"horizon": [windows.horizon] * count, "points": [windows.horizon] * count},
+        "mae": np.abs(off).mean(axis=1),
+        "mse": np.square(off).mean(axis=1),
+    }
 
 
 def _baselines(
@@ -244,18 +297,8 @@ def _describe(
         "scaler": scaler,
         "checkpoint_hash": forecaster.digest if forecaster else None,
         "dtype": forecaster.config.dtype if forecaster else None,
-        "versions": _versions(),
+        "versions": versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in VERSIONS_OF:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def results_table(manifest: Mapping[str, Any]) -> str:

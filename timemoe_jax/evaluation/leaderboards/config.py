@@ -41,7 +41,7 @@ class MethodsConfig:
 class GiftConfig(MethodsConfig):
     """GIFT-Eval: which of its data sets, at which terms, and what is scored."""
 
-    benchmark: str = "gift"
+    benchmark: str = "gift"  # which evaluation this is
     data_dir: str = "data"  # holds data sets as published, or the files of ETT and Weather
     datasets: tuple[str, ...] = tuple(GIFT_EVAL)  # folders in data_dir, such as m4_weekly
     terms: tuple[str, ...] = tuple(TERMS)  # short, medium, long: those that a data set has
@@ -58,7 +58,7 @@ class GiftConfig(MethodsConfig):
 class FevConfig(MethodsConfig):
     """fev-bench: which of its tasks, and what is scored."""
 
-    benchmark: str = "fev"
+    benchmark: str = "fev"  # which evaluation this is
     data_dir: str = "data"  # holds NAME/*.parquet as published, or the files of ETT and Weather
     datasets: tuple[str, ...] = tuple(FEV_BENCH)  # names of tasks
     tasks: str = ""  # a YAML file of tasks in fev's layout; empty: those of ETT and Weather
@@ -72,7 +72,7 @@ class FevConfig(MethodsConfig):
 class ChaosConfig(MethodsConfig):
     """Chaotic systems: which, how many starts, how far, and what is scored."""
 
-    benchmark: str = "chaos"
+    benchmark: str = "chaos"  # which evaluation this is
     baselines: tuple[str, ...] = ("naive", "parroting")  # as `methods.registry` names them
     # Lorenz, Roessler and Mackey-Glass are the library's own; any other name, and dysts for all of
     # its systems, needs the package dysts.

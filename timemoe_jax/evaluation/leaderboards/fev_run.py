@@ -103,12 +103,17 @@ def summary_of(fev_task: FevTask, outcome: Outcome, trained_on: bool) -> dict[st
     The data set is named as it is published. Without fev there is no fingerprint of the data.
     """
     definition = fev_task.definition
-    if importlib.util.find_spec("fev") is not None:
+    if has_fev():
         summary = summary_by_fev(fev_task, outcome, trained_on)
     else:
         summary = own_summary(fev_task, outcome, trained_on)
     named = {"dataset_path": SOURCE, "dataset_config": definition.dataset_config}
     return {**summary, **named, "task_name": definition.name}
+
+
+def has_fev() -> bool:
+    """Whether the package fev is installed."""
+    return importlib.util.find_spec("fev") is not None
 
 
 def own_summary(fev_task: FevTask, outcome: Outcome, trained_on: bool) -> dict[str, Any]:
@@ -119,6 +124,8 @@ def own_summary(fev_task: FevTask, outcome: Outcome, trained_on: bool) -> dict[s
         fields["initial_cutoff"] = (
             -definition.horizon - (definition.num_windows - 1) * definition.step
         )
+    elif isinstance(definition.initial_cutoff, str):
+        fields["initial_cutoff"] = str(np.datetime64(definition.initial_cutoff, "s"))
     target = fields["target"]
     fields["target"] = sorted(target) if isinstance(target, list) else target
     wape, wql = _weighted(outcome.windows, fev_task.groups)

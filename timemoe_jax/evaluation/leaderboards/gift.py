@@ -128,7 +128,9 @@ def shown_name(name: str, freq: str) -> str:
     """What the leaderboard calls a data set, without the term: "saugeen/D" for saugeenday/D."""
     key, _, of_name = name.partition("/")
     key = key.lower()
-    return f"{_SHOWN.get(key, key)}/{of_name or freq}"
+    count, letter, _ = parse_frequency(freq)
+    steps = f"{count}{letter}" if count > 1 else letter
+    return f"{_SHOWN.get(key, key)}/{of_name or steps}"
 
 
 def find_gift(name: str, data_dir: str | Path) -> Path | None:

@@ -168,11 +168,18 @@ def evaluate_tasks(
                 name = outcome.method
                 rows.add(records.rows_of_task(config.benchmark, scored.task, name, outcome.windows))
             print(_line(scored, outcomes), flush=True)
-            records.write_manifest(output, manifest)
-            write_text(output / "results.md", report(manifest))
+            _write(output, manifest, report)
+    _write(output, manifest, report)
     print(report(manifest))
     print(f"wrote {output / 'results.md'} and {output / records.MANIFEST}")
     return manifest
+
+
+def _write(
+    output: Path, manifest: Mapping[str, Any], report: Callable[[Mapping[str, Any]], str]
+) -> None:
+    records.write_manifest(output, manifest)
+    write_text(output / "results.md", report(manifest))
 
 
 def _header(config: Any, compared: Compared) -> dict[str, Any]:
