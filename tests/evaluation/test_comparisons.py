@@ -274,3 +274,23 @@ def test_methods_are_ranked_on_the_series_that_all_can_be_scored_on(tmp_path):
     assert all(np.isfinite(row["mase"]) for row in manifest["leaderboard"])
     assert "on 6 series" in (tmp_path / "o/results.md").read_text()
     assert "1 series have no MASE" in (tmp_path / "o/report.html").read_text()
+
+
+def test_one_method_and_series_without_a_scale(tmp_path):
+    table = long_table([40])
+    table["y"] = 2.0
+    table.to_csv(tmp_path / "flat.csv", index=False)
+    config = FrameConfig(
+        path=str(tmp_path / "flat.csv"),
+        checkpoint="",
+        baselines=("naive",),
+        horizon=6,
+        per_window=False,
+        output_dir=str(tmp_path / "out"),
+    )
+    manifest = run(config)
+    assert manifest["model"] is None
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("manifest.json", "report.html", "results.md")
+    ]
+    assert "No series has a MASE" in (tmp_path / "out/results.md").read_text()

@@ -12,7 +12,7 @@ from timemoe_jax.data.samples import load_sample
 from timemoe_jax.errors import ConfigError, DataError, TimeMoeError
 from timemoe_jax.evaluation.methods.imported import ImportedMethod
 from timemoe_jax.evaluation.methods.registry import get_methods, method_names
-from timemoe_jax.evaluation.methods.running import run_method
+from timemoe_jax.evaluation.methods.running import run_method, workers_of
 from timemoe_jax.evaluation.methods.simple import SIMPLE, last_resort
 from timemoe_jax.evaluation.methods.statistical import CLASSES
 from timemoe_jax.forecasting.scoring import baselines
@@ -117,6 +117,23 @@ def test_what_fails_counts_as_seasonal_naive(moody):
         np.testing.assert_array_equal(run.forecast.point[i], expected)
     assert np.isfinite(run.forecast.quantiles).all()
     assert 1.5 < run.seconds <= wall < 60  # and not the 600 s that one would have slept
+
+
+def test_workers_are_kept_from_task_to_task(monkeypatch):
+    import importlib
+
+    monkeypatch.syspath_prepend(str(TESTS / "evaluation"))
+    method = importlib.import_module("methods_for_tests").Moody()
+    with workers_of(method, 1) as workers:
+        for _ in range(2):
+            for horizon in (2, 5):
+                out = run_method(
+                    method, [np.array([0.0, horizon])], horizon, 1, LEVELS, workers=workers
+                )
+                np.testing.assert_array_equal(out.forecast.point, [[horizon + 100] * horizon])
+        (worker,) = workers._idle
+        assert worker.process.is_alive()
+    assert worker.process.exitcode is not None
 
 
 def test_workers_that_do_not_start_are_an_error(monkeypatch):

@@ -19,7 +19,8 @@ from timemoe_jax.evaluation.comparisons.leaderboard import Leaderboard, make_lea
 from timemoe_jax.evaluation.comparisons.report import write_report
 from timemoe_jax.evaluation.methods.base import Method, MethodForecast
 from timemoe_jax.evaluation.methods.registry import get_methods
-from timemoe_jax.evaluation.methods.running import run_method
+from timemoe_jax.evaluation.methods.running import MethodRun, run_method, workers_of
+from timemoe_jax.evaluation.methods.workers import Workers
 from timemoe_jax.evaluation.records import (
     WindowWriter,
     result_cell,
@@ -67,8 +68,10 @@ def run(config: FrameConfig) -> dict[str, Any]:
     with window_writer(output, config.per_window) as writer:
         for method in methods:
             result = MethodResult(method.name)
-            for task in data.tasks:
-                cells.append(_run_one(method, task, config, scales[task.name], result, writer))
+            with workers_of(method, config.processes) as workers:
+                for task in data.tasks:
+                    done = _forecast(method, task, config, workers)
+                    cells.append(_score(method, task, done, scales[task.name], result, writer))
             results.append(result)
     board = make_leaderboard(data.tasks, results)
     manifest = _manifest(config, data, cells, board) | _describe(model)
@@ -113,16 +116,8 @@ def _plan(data: FrameTasks, methods: Sequence[Method]) -> str:
     return "\n".join([*lines, *data.notes(), f"methods: {', '.join(m.name for m in methods)}"])
 
 
-def _run_one(
-    method: Method,
-    task: Task,
-    config: FrameConfig,
-    scales: Float64[np.ndarray, " W"],
-    result: MethodResult,
-    writer: WindowWriter,
-) -> dict[str, Any]:
-    """Forecasts and scores a task, adds to the method's result, and returns the manifest's cell."""
-    done = run_method(
+def _forecast(method: Method, task: Task, config: FrameConfig, workers: Workers) -> MethodRun:
+    return run_method(
         method,
         task.contexts(),
         task.horizon,
@@ -130,9 +125,20 @@ def _run_one(
         task.levels,
         task.freq,
         limit_s=config.limit_s,
-        processes=config.processes,
+        workers=workers,
         progress=True,
     )
+
+
+def _score(
+    method: Method,
+    task: Task,
+    done: MethodRun,
+    scales: Float64[np.ndarray, " W"],
+    result: MethodResult,
+    writer: WindowWriter,
+) -> dict[str, Any]:
+    """Scores forecasts of a task, adds to the method's result, and returns the manifest's cell."""
     scores = score_windows(task, done.forecast, scales)
     writer.add(rows_of_task("frame", task, method.name, scores))
     result.seconds += done.seconds

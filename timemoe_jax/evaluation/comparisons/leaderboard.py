@@ -66,6 +66,8 @@ class Leaderboard:
     def summary(self) -> str:
         """A sentence: which method is best, by how much, and whether that could be chance."""
         best = self.rows[0]
+        if not self.scored:
+            return "No series has a MASE, since the past of each repeats itself exactly."
         text = f"{best.name} has the least mean MASE, {best.mase:.3f}, on {self.scored:,} series"
         if len(self.rows) == 1:
             return text + "."
