@@ -20,6 +20,7 @@ from timemoe_jax.data.generators.families import (
     exponential_smoothing,
     regimes,
     volatility,
+    waves,
 )
 from timemoe_jax.data.generators.families import components as synthetic
 from timemoe_jax.data.generators.families.calendar_effects import CalendarEffects
@@ -401,3 +402,29 @@ def test_the_benchmark_runs(tmp_path):
     for row in rows.values():
         assert row["reference"] == "floor"
         assert row["ratio"] == pytest.approx(row["value"] / 5)
+
+
+def test_a_tide_is_a_sum_of_as_many_sines_as_are_drawn():
+    """Without noise or swell, a single sine obeys x[t+1] + x[t-1] = 2 cos(w) x[t]."""
+    found = waves.Tides(sines=(1, 1), noise=(1e-9, 1e-9), swell=(0, 0)).generate(rng(), 20, 200)
+    middle, ends = found[:, 1:-1].astype(float), found[:, 2:].astype(float) + found[:, :-2]
+    factor = np.sum(middle * ends, axis=1) / np.sum(middle**2, axis=1)
+    assert np.abs(ends - factor[:, None] * middle).max() < 1e-4
+    assert np.all(np.abs(factor) <= 2)
+
+
+def test_growth_stays_within_its_range_and_repeats_its_season():
+    """Without noise and shocks, changes over a season are those of the level alone."""
+    grown = exponential_smoothing.Growth(
+        seasons=(12,),
+        growth=(1e-6, 1e-6),
+        swing=(0.3, 0.3),
+        noise=(1e-9, 1e-9),
+        shock=0.0,
+        evolving=(1e6, 1e6),
+    ).generate(rng(), 30, 240)
+    change = np.abs(grown[:, 12:] - grown[:, :-12]).mean(axis=1)
+    assert np.all(change < 0.02 * grown.std(axis=1))
+    wide = exponential_smoothing.Growth(swing=(1e-9, 1e-9), noise=(1e-9, 1e-9))
+    values = wide.generate(rng(), 200, 1000)
+    assert values.max() <= np.exp(wide.range) * 1.001

@@ -94,6 +94,15 @@ def test_fixed_weights_by_domain_and_by_source():
     assert "epochs" in text
 
 
+def test_weights_may_be_of_windows():
+    """As many windows of a source of short series as its weight says, whatever is in them."""
+    windows, parts = corpus()
+    weights = "energy:1,energy/b:2,nature:5,web:2"
+    fields = {"mixing": "fixed", "mixing_weights": weights, "mixing_unit": "windows"}
+    counts = np.array(plan(windows, parts, **fields).counts)
+    np.testing.assert_allclose(counts / counts.sum(), [0.1, 0.2, 0.5, 0.2], rtol=1e-3)
+
+
 def test_weight_zero_leaves_out_and_says_so():
     windows, parts = corpus()
     mixture = plan(windows, parts, mixing="fixed", mixing_weights="energy:1,nature:0,web:1")

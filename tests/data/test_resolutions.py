@@ -57,6 +57,18 @@ def test_points_between_by_hand():
     )
 
 
+def test_a_window_may_be_shorter_where_few_points_are_enough():
+    """Of 12 points, means of 4 are three: enough for `least` 3, not for a whole window of 5."""
+    series = np.arange(12.0)
+    source = ArraySource([series.astype(np.float32)])
+    index = WindowIndex(source.lengths, 4, 4)
+    found = {
+        least: ResampledWindows(source, index, parse_resolutions("4"), 0, least)[0]["mask"].sum()
+        for least in (0, 3, 4)
+    }
+    assert found == {0: 5, 3: 3, 4: 5}
+
+
 def test_rate_one_is_the_usual_window():
     series = [np.random.default_rng(0).normal(size=n) for n in (40, 3, 17)]
     resampled = windows(series, "1", stride=2)
