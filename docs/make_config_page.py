@@ -16,6 +16,7 @@ from pathlib import Path
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_tracker.config import TimeTrackerConfig
 from timemoe_jax.training.config import RunConfig
 
 PAGE = Path(__file__).with_name("config.md")
@@ -31,6 +32,7 @@ PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
+    ("A Time Tracker (`config.model.family` is `time_tracker`)", TimeTrackerConfig, {}),
 )
 
 
