@@ -18,6 +18,7 @@ from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
+from timemoe_jax.models.time_tracker.config import TimeTrackerConfig
 from timemoe_jax.training.config import RunConfig
 
 PAGE = Path(__file__).with_name("config.md")
@@ -37,6 +38,7 @@ PROGRAMS = (
     ("Evaluation on chaotic systems (`benchmark=chaos`)", ChaosConfig, {}),
     ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
+    ("A Time Tracker (`config.model.family` is `time_tracker`)", TimeTrackerConfig, {}),
 )
 
 

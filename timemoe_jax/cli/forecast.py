@@ -12,6 +12,7 @@ from typing import Any
 
 from timemoe_jax.cli.commands import Argument, Command, argument
 from timemoe_jax.cli.data import SEPARATORS
+from timemoe_jax.cli.model_pictures import draw_experts, draw_links
 from timemoe_jax.cli.results import (
     COLUMNS,
     FORMATS,
@@ -304,12 +305,11 @@ def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) 
 def run_plot(args: argparse.Namespace) -> None:
     """Draws what was asked for."""
     levels = parse_coverages(args.levels)
-    if args.out is None and args.experts is None:
-        raise DataError("there is nothing to draw; give --out, --experts or both")
-    check_outputs(
-        {f"DATA {path}": path for path in args.data}, {"--out": args.out, "--experts": args.experts}
-    )
-    for picture in (args.out, args.experts):
+    pictures = {"--out": args.out, "--experts": args.experts, "--graph": args.graph}
+    if not any(pictures.values()):
+        raise DataError("there is nothing to draw; give --out, --experts or --graph")
+    check_outputs({f"DATA {path}": path for path in args.data}, pictures)
+    for picture in pictures.values():
         _check_picture(picture)
     files = [prepare_file(path, args) for path in args.data]
     forecaster, options = _forecaster(args, levels)
@@ -334,16 +334,9 @@ def run_plot(args: argparse.Namespace) -> None:
         )
         print(f"wrote {written}{_of_more(len(every))}")
     if args.experts is not None:
-        from timemoe_jax.evaluation.expert_pictures import plot_expert_usage
-        from timemoe_jax.evaluation.expert_usage import expert_usage
-
-        shares = {
-            Path(path).stem: expert_usage(
-                forecaster, prepared.series, args.context_length, names=prepared.names
-            )
-            for path, prepared in zip(args.data, files, strict=True)
-        }
-        print(f"wrote {plot_expert_usage(args.experts, shares)}")
+        draw_experts(args.experts, args, forecaster, files)
+    if args.graph is not None:
+        draw_links(args.graph, args, forecaster, files)
 
 
 _MODEL, _DATA, _INTERVALS = "model and horizon", "how to read DATA", "prediction intervals"
@@ -456,17 +449,24 @@ COMMANDS = (
     ),
     Command(
         "plot",
-        "plot forecasts of the held-out last horizon against the truth, or the use of experts",
+        "plot forecasts of the held-out last horizon, the use of experts, or the links of series",
         run_plot,
         (
             argument("data", nargs="+", metavar="DATA", help="CSV or Parquet files"),
             *_shared(levels="80"),
             argument("--out", type=Path, help="the picture of the forecasts", group=_OUTPUT),
             argument("--experts", type=Path, help="the picture of the experts", group=_OUTPUT),
+            argument(
+                "--graph",
+                type=Path,
+                help="the picture of which series a joint model links",
+                group=_OUTPUT,
+            ),
         ),
         "The last HORIZON points of each series are held out, forecast from the points before "
         "them, and plotted with prediction intervals. --experts plots which experts each layer of "
-        "the model uses, a panel for each file.",
+        "the model uses, a panel for each file, or for each series of a joint model; --graph which "
+        "series a joint model links.",
         ("timemoe plot sales.csv --horizon 48 --out held_out.png --experts experts.png",),
     ),
 )

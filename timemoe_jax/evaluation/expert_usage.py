@@ -31,7 +31,8 @@ def expert_usage(
     batch_size: int | str = "auto",
     progress: bool = False,
     names: Sequence[str] | None = None,
-) -> Float64[np.ndarray, "L E"]:
+    by_series: bool = False,
+) -> Float64[np.ndarray, "*N L E"]:
     """How much of each layer's work each expert does, over the observed points of all series.
 
     Args:
@@ -44,9 +45,11 @@ def expert_usage(
       batch_size: series per step, or "auto".
       progress: whether to show a progress bar.
       names: what to call each series in an error.
+      by_series: whether to tell series, such as the channels of a joint model, apart.
 
     Returns:
       the share of the (point, choice) pairs that went to each expert; those of a layer sum to 1.
+      With `by_series` there is an axis of series in front.
 
     Raises:
       ConfigError: the model is dense.
@@ -56,17 +59,22 @@ def expert_usage(
     settings = engine.settings(0, context_length, normalize, batch_size, progress)
     contexts = Inputs.parse(inputs, names).contexts(settings.context_length)
     contexts = [context._replace(gap=0) for context in contexts]
-    totals = np.zeros((engine.config.num_hidden_layers, engine.config.num_experts))
+    config = engine.config
+    totals = np.zeros((len(contexts), config.num_hidden_layers, config.num_experts))
 
     def compute(params: nnx.State, x: Array, mask: Array, steps: int) -> tuple[Array, Array]:
         return _sums_of_batch(engine.graph, params, x, mask, weighted)
 
     for rows, _, (sums, finite) in engine.batches(contexts, settings, compute):
-        part = [contexts[i] for i in rows]
-        check_finite(LOGITS, np.asarray(finite)[: len(part)], part, normalize)
+        filled = [row for row, i in enumerate(rows) if i >= 0]
+        part = [rows[row] for row in filled]
+        here = [contexts[i] for i in part]
+        check_finite(LOGITS, np.asarray(finite)[filled], here, normalize)
         # In float64, whose whole numbers do not end at 2^24.
-        totals += np.asarray(sums, np.float64)
-    return totals / totals.sum(axis=1, keepdims=True)
+        totals[part] = np.asarray(sums, np.float64)[filled]
+    if not by_series:
+        totals = totals.sum(axis=0)
+    return totals / totals.sum(axis=-1, keepdims=True)
 
 
 def usage_sums(
@@ -106,7 +114,7 @@ def _sums_of_batch(
     x: Float[Array, "B *C T"],
     mask: Bool[Array, "B *C T"],
     weighted: bool,
-) -> tuple[Float[Array, "L E"], Bool[Array, " R"]]:
+) -> tuple[Float[Array, "R L E"], Bool[Array, " R"]]:
     model = nnx.merge(graph, params)
     family = family_of(model.config)
     bias, k = family.selection_bias(params), family.experts_per_token(model.config)
@@ -119,8 +127,12 @@ def _sums_of_batch(
     bias = None if bias is None else bias[...]
     # Whether every observed point of a series has finite logits.
     finite = jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
-    sums = usage_sums(logits, mask, k, bias=bias, weighted=weighted, scoring=family.scoring)
-    return sums, finite
+
+    def of_series(logits: Float[Array, "L T E"], mask: Bool[Array, " T"]) -> Float[Array, "L E"]:
+        how = functools.partial(usage_sums, bias=bias, weighted=weighted, scoring=family.scoring)
+        return how(logits[:, None], mask[None], k)
+
+    return jax.vmap(of_series, in_axes=(1, 0))(logits, mask), finite
 
 
 def _sparse_engine(source: Forecaster | nnx.Module) -> Engine:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from timemoe_jax.forecasting.contexts import Inputs
 from timemoe_jax.forecasting.frames.frames import future_index
 from timemoe_jax.forecasting.frames.prepare import FrameInputs
 
@@ -51,11 +50,7 @@ def forecast_frame(
     forecast reads the targets of an id, and the covariates that are beside them, together.
     """
     names = prepared.names if names is None else names
-    given: Any = prepared.series
-    if joint:
-        parsed = Inputs.parse(given, names)
-        items = prepared.timed.codes.tolist()
-        given, names = dataclasses.replace(parsed, items=items, beside=prepared.beside), None
+    given: Any = prepared.joint(names) if joint else prepared.series
     out = forecast(given, prepared.horizon, names=names, **options)
     quantiles = None if out.quantiles is None else prepared.complete(out.quantiles)
     point = prepared.complete(out.point)

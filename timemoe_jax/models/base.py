@@ -235,6 +235,14 @@ class Family:
         """
         return False
 
+    def link_probability(self, model: Any, x: Any, mask: Any) -> Any:
+        """How probable it is that each variate of contexts reads each other one, [B, C, C]."""
+        raise NotImplementedError
+
+    def link_threshold(self, config: Any) -> float:
+        """The probability above which a link is in use; a ConfigError of a model without links."""
+        raise ConfigError(f"models of the family {self.name!r} have no graph of variates")
+
     def idle_parameters(self, config: Any, params: Any) -> int:
         """How many parameters a token does not activate."""
         return 0

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from timemoe_jax.data.formats.table_layout import listed
-from timemoe_jax.forecasting.contexts import Beside
+from timemoe_jax.forecasting.contexts import Beside, Inputs
 from timemoe_jax.forecasting.frames.covariates import (
     AlignedCovariates,
     adjustments,
@@ -43,6 +43,11 @@ class FrameInputs:
             return values
         pairs = zip(values, self.effects, strict=True)
         return [each - effect.contribution_context for each, effect in pairs]
+
+    def joint(self, names: Sequence[str] | None = None) -> Inputs:
+        """The series as a joint model reads them: those of an id, and what is beside, together."""
+        parsed = Inputs.parse(self.series, self.names if names is None else names)
+        return dataclasses.replace(parsed, items=self.timed.codes.tolist(), beside=self.beside)
 
     @property
     def freq(self) -> str | dict[str, str]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import Dimension, Family
 from timemoe_jax.models.time_tracker.config import (
     COMPUTE_FIELDS,
@@ -65,6 +66,16 @@ class TimeTrackerFamily(Family):
         from timemoe_jax.models.time_tracker.decoding import decode
 
         return decode(model, x, mask, horizon, ahead=horizon)
+
+    def link_probability(self, model: Any, x: Any, mask: Any) -> Any:
+        """By the last points of the contexts."""
+        return model.link_matrix(x, mask)
+
+    def link_threshold(self, config: TimeTrackerConfig) -> float:
+        """`graph_threshold`."""
+        if config.mixing != "graph":
+            raise ConfigError(f"mixing is {config.mixing!r}, so the model has no graph of variates")
+        return config.graph_threshold
 
     def idle_parameters(self, config: TimeTrackerConfig, params: Any) -> int:
         """Those of the routed experts that a patch does not choose."""

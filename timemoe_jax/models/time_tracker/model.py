@@ -220,11 +220,24 @@ class TimeTracker(Heads):
         """The links that the last points of contexts say, as `states` takes them."""
         if self.config.mixing != "graph":
             return None
+        return self._links(*self._last_points(x, mask), None)
+
+    def link_matrix(self, x: Array, mask: Array) -> Float[Array, "B C C"]:
+        """The probabilities that `links_in_use` compares; 0 of variates in different pieces."""
+        variates = x.shape[1]
+        probability = self.link_probability(*self._last_points(x, mask))
+        pieces, size = len(probability) // len(x), probability.shape[-1]
+        of_window = probability.reshape(len(x), pieces, size, size)
+        same = jnp.eye(pieces, dtype=probability.dtype)
+        blocks = jnp.einsum("bpmn,pq->bpmqn", of_window, same)
+        whole = blocks.reshape(len(x), pieces * size, pieces * size)
+        return whole[:, :variates, :variates]
+
+    def _last_points(self, x: Array, mask: Array) -> tuple[Array, Array]:
+        """The points of contexts that links are found from, with masked ones before short ones."""
         missing = max(0, self.config.graph_points - x.shape[-1])
-        widths = ((0, 0), (0, 0), (missing, 0))
-        last = slice(-self.config.graph_points, None)
-        x, mask = jnp.pad(x, widths)[..., last], jnp.pad(mask, widths)[..., last]
-        return self._links(x, mask, None)
+        widths, last = ((0, 0), (0, 0), (missing, 0)), slice(-self.config.graph_points, None)
+        return jnp.pad(x, widths)[..., last], jnp.pad(mask, widths)[..., last]
 
     def link_probability(self, x: Array, mask: Array) -> Float[Array, "B' C' C'"]:
         """How probable links are by `graph_points` points of each variate, in pieces of them."""
