@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 
 class Routing(NamedTuple):
@@ -16,6 +16,8 @@ class Routing(NamedTuple):
 
     indices: Int[Array, "*T K"]
     weights: Float[Array, "*T K"]
+    # Of the dropout within the experts, one for each choice; None drops nothing.
+    seeds: UInt32[Array, "*T K"] | None = None
 
 
 class RouterStatistics(NamedTuple):
@@ -47,7 +49,15 @@ def route(
     that broadcasts to the logits, is added to the probabilities to choose the experts and to order
     them, but not to their weights (arXiv 2408.15664, Eq. 3); it has no gradient.
     """
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    return choose(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), num_experts_per_tok, bias)
+
+
+def choose(
+    probabilities: Float[Array, "*T E"],
+    num_experts_per_tok: int,
+    bias: Float[Array, "... E"] | None = None,
+) -> Routing:
+    """As `route`, of probabilities."""
     scores = jax.lax.stop_gradient(probabilities)
     if bias is not None:
         scores = scores + jax.lax.stop_gradient(bias).astype(jnp.float32)
