@@ -164,9 +164,10 @@ class RunConfig:
             f"({self.train.num_steps})",
         )
         require_not_negative(self, "seed")
-        joint = family_of(self.model).joint
+        family = family_of(self.model)
+        joint = family.joint
         require(
-            joint == (self.data.variates > 0),
+            family.encoder or joint == (self.data.variates > 0),
             f"data.variates is {self.data.variates}, but models of the family "
             f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
         )
@@ -174,4 +175,30 @@ class RunConfig:
             not (self.loss.max_steps_per_position and self.model.quantile_levels),
             f"loss.max_steps_per_position is {self.loss.max_steps_per_position}, but "
             "model.quantile_levels asks for quantile heads, which are read at every position",
+        )
+        if family.encoder:
+            self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        """What a model needs that reads its window whole."""
+        step, data, loss = self.model.horizon_lengths[0], self.data, self.loss
+        kind = f"models of the family {self.model.family!r}"
+        require(
+            data.future == step,
+            f"data.future is {data.future}, but {kind} aim at the window model.horizon_lengths "
+            f"({step}) points later; give that",
+        )
+        require(
+            data.policy == "windows",
+            f"data.policy is {data.policy!r}, but {kind} read each row as one window; give 'windows'",
+        )
+        require(
+            data.standardization == "series",
+            f"data.standardization is {data.standardization!r}, but {kind} scale each window "
+            "themselves; give 'series'",
+        )
+        require(
+            not loss.max_steps_per_position,
+            f"loss.max_steps_per_position is {loss.max_steps_per_position}, but {kind} say one "
+            "value at each position; give 0",
         )

@@ -169,23 +169,25 @@ def _accumulate(
     """Loss, its parts and its gradient, added up over the micro-batches of a batch."""
     count = config.train.gradient_accumulation
     of_contexts, of_positions = jax.random.split(key)
+    draws = family_of(config.model).encoder
     batch, at = prepare(config, batch, of_contexts), read_at(config, of_positions)
     weights = targets_of(config, batch, at).counts(config.model.horizon_lengths)
 
-    def one(micro: Batch) -> tuple[Float[Array, ""], LossParts, nnx.State]:
-        (loss, parts), grads = gradient(params, micro, at, weights, 1 / count)
+    def one(micro: Batch, number: Array | int) -> tuple[Float[Array, ""], LossParts, nnx.State]:
+        own = jax.random.fold_in(key, number) if draws else None
+        (loss, parts), grads = gradient(params, micro, at, weights, 1 / count, own)
         return loss, parts, grads
 
     if count == 1:
-        return one(batch)
+        return one(batch, 0)
 
-    def add(total: Any, micro: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(micro)), None
+    def add(total: Any, micro: tuple[Batch, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(*micro)), None
 
     micros = jax.tree.map(functools.partial(_micro_batches, count), batch)
-    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros))
+    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros), 0)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return jax.lax.scan(add, zeros, micros)[0]
+    return jax.lax.scan(add, zeros, (micros, jnp.arange(count)))[0]
 
 
 def _micro_batches(count: int, a: Array) -> Array:

@@ -76,31 +76,39 @@ def choose(
 def router_statistics(
     logits: Float[Array, "*L B T E"],
     num_experts_per_tok: int,
-    mask: Float[Array, "B T"] | None = None,
+    mask: Float[Array, "B T"] | Float[Array, "*L B T"] | None = None,
     *,
     bias: Float[Array, "*L E"] | None = None,
     dropped: Float[Array, "*L"] | None = None,
+    probabilities: Float[Array, "*L B T E"] | None = None,
 ) -> RouterStatistics:
     """Sums what the routers of all layers decided.
 
-    The mask is 1 where a token counts and 0 where it is padding; None counts every token. The bias
-    is the selection bias of each layer, as `route` was given it. The dropped pairs of each layer
-    are those that no expert computed, padding among them; None stands for none.
+    The mask is 1 where a token counts and 0 where it is padding, in all layers or in each; None
+    counts every token. The bias is the selection bias of each layer, as `route` was given it. The
+    dropped pairs of each layer are those that no expert computed, padding among them; None stands
+    for none. The probabilities are those that chose, where they are not the softmax of the logits.
     """
     *layers, batch, time, num_experts = logits.shape
     tokens = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
+    t = "bt" if tokens.ndim == 2 else "...bt"
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     log_z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     p = jnp.exp(log_p)
     per_layer = None if bias is None else bias[..., None, None, :]
-    indices = route(jax.lax.stop_gradient(logits), num_experts_per_tok, per_layer).indices
+    if probabilities is None:
+        given = p
+        indices = route(jax.lax.stop_gradient(logits), num_experts_per_tok, per_layer).indices
+    else:
+        given = probabilities
+        indices = choose(probabilities, num_experts_per_tok, per_layer).indices
     chosen = jax.nn.one_hot(indices, num_experts, dtype=jnp.float32)
     return RouterStatistics(
-        choices=jnp.einsum("...btke,bt->...ke", chosen, tokens),
-        probabilities=jnp.einsum("...bte,bt->...e", p, tokens),
-        entropy=jnp.einsum("...bte,...bte,bt->...", p, -log_p, tokens),
-        squared_log_normalizer=jnp.einsum("...bt,bt->...", jnp.square(log_z), tokens),
-        tokens=jnp.broadcast_to(jnp.sum(tokens), tuple(layers)),
+        choices=jnp.einsum(f"...btke,{t}->...ke", chosen, tokens),
+        probabilities=jnp.einsum(f"...bte,{t}->...e", given, tokens),
+        entropy=jnp.einsum(f"...bte,...bte,{t}->...", p, -log_p, tokens),
+        squared_log_normalizer=jnp.einsum(f"...bt,{t}->...", jnp.square(log_z), tokens),
+        tokens=jnp.broadcast_to(jnp.sum(tokens, axis=(-2, -1)), tuple(layers)),
         dropped=jnp.zeros(tuple(layers)) if dropped is None else dropped,
         pairs=jnp.full(tuple(layers), float(batch * time * num_experts_per_tok)),
     )
