@@ -161,7 +161,9 @@ class Case:
             np.linalg.norm(self._gradient_tensors[name].astype(np.float64))
             for name in sorted(self._gradient_tensors)
         ]
-        yield float(np.max(np.abs(np.array(ours) - theirs) / np.maximum(theirs, theirs.max() / 1e3)))
+        yield float(
+            np.max(np.abs(np.array(ours) - theirs) / np.maximum(theirs, theirs.max() / 1e3))
+        )
 
     def forecast(self, x: Any, horizon: int, marks: Any = None) -> np.ndarray:
         """The forecast after contexts [B, C, T]."""

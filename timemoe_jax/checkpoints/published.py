@@ -104,7 +104,8 @@ def write_published(
     path.mkdir(parents=True, exist_ok=True)
     tensors = _as_tensors(config, params)
     published = dict(source_config or derived)
-    published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
+    if "model_type" in published:  # else it holds a constructor's arguments, and nothing besides
+        published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
     files = _write_shards(path, tensors, max_shard_bytes)
     # Last, since a folder without it is no model: an interrupted write leaves nothing that loads.
     (path / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")

@@ -28,6 +28,8 @@ class Context(NamedTuple):
       item: contexts of one item end together, and a joint model reads them together; None stands
         for a series by itself.
       scaled_by: how many of the first values say how the context is standardized; None is all.
+      marks: of the calendar [M, S], for a model that reads them; contexts of one item share them.
+      end: the index in the marks of the point after the last value.
     """
 
     values: Float64[np.ndarray, " _"]
@@ -35,6 +37,8 @@ class Context(NamedTuple):
     label: str
     item: int | None = None
     scaled_by: int | None = None
+    marks: Float[np.ndarray, "M S"] | None = None
+    end: int = 0
 
     @classmethod
     def of(
@@ -58,7 +62,14 @@ class Context(NamedTuple):
     def until(self, gap: int) -> "Context":
         """The same with a shorter gap, the points in between missing."""
         missing = np.full(self.gap - gap, np.nan)
-        return self._replace(values=np.concatenate([self.values, missing]), gap=gap)
+        longer = np.concatenate([self.values, missing])
+        return self._replace(values=longer, gap=gap, end=self.end + len(missing))
+
+    def marks_of(self, length: int, steps: int) -> Float[np.ndarray, "M W"]:
+        """The marks of so many last points and of those to forecast, the nearest beyond them."""
+        assert self.marks is not None
+        index = self.end - length + np.arange(length + steps)
+        return self.marks[:, np.clip(index, 0, self.marks.shape[1] - 1)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,13 +119,25 @@ class Inputs:
                 stacklevel=5,
             )
 
-    def contexts(self, length: int) -> list[Context]:
-        """What is read of each series: at most `length` of its last points."""
+    def contexts(
+        self, length: int, marks: Float[np.ndarray, "N M S"] | None = None
+    ) -> list[Context]:
+        """What is read of each series: at most `length` of its last points.
+
+        Marks are those of each item's points and of those to forecast.
+        """
         pairs = enumerate(zip(self.series, self.names, strict=True))
         channels = self.channels
-        return [
+        contexts = [
             Context.of(series, length, name, None if channels is None else i // channels)
             for i, (series, name) in pairs
+        ]
+        if marks is None or channels is None:
+            return contexts
+        ends = [len(s) - c.gap for s, c in zip(self.series, contexts, strict=True)]
+        return [
+            context._replace(marks=marks[i // channels], end=ends[i])
+            for i, context in enumerate(contexts)
         ]
 
     def missing(self, length: int) -> Any:

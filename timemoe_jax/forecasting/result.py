@@ -20,6 +20,9 @@ class Forecast:
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
       names: what each series, or each channel, was called.
+      filled: how many points of each context were filled in, since the model has no mask: missing
+        ones by the line between their neighbors, and points before too short a context by its
+        first value; None of a model with masks.
     """
 
     point: Float64[np.ndarray, "N *C H"]
@@ -30,6 +33,7 @@ class Forecast:
     intervals: str | None = None
     channelwise: bool = False
     names: tuple[str, ...] = ()
+    filled: Int[np.ndarray, "N *C"] | None = None
 
     def to_frame(self) -> Any:
         """The forecasts as a long table, a pandas DataFrame of N * C * H rows.

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_FAMILY = "time_moe"
 FORECAST_PLANS = ("fitting", "covering")
 # Families that come with the library, and the module that holds the `FAMILY` of each.
-_BUNDLED = {
-    name: f"timemoe_jax.models.{name}.family" for name in ("time_moe", "seg_moe", "mohets")
-}
+_BUNDLED = {name: f"timemoe_jax.models.{name}.family" for name in ("time_moe", "seg_moe", "mohets")}
 _REGISTERED: dict[str, "Family"] = {}
 
 
@@ -233,6 +231,17 @@ class Family:
     def bytes_per_series(self, config: Any, context: int, horizon: int) -> int:
         """About what forecasting one series of a batch takes in memory."""
         return 64 * (context + horizon)
+
+    def shortest_context(self, config: Any) -> int:
+        """The fewest points that a model reads; a shorter context is filled up."""
+        return 1
+
+    def covariate_variates(self, config: Any) -> int:
+        """How many variates a model reads together with marks of the calendar; 0: it reads none.
+
+        `decode` of such a family takes `marks`, and its model does.
+        """
+        return 0
 
     def dimensions(self, config: Any) -> Sequence[Dimension]:
         """What the axes of a mesh must divide; a ConfigError of a model that has no such axis."""

@@ -46,7 +46,7 @@ def counted(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
 
 
 def dropout(x: Float[Array, "..."], rate: float, seed: Seed | None) -> Float[Array, "..."]:
-    """Entries become 0 at a rate, the others grow by 1 / (1 - rate); without a seed nothing does."""
+    """Entries become 0 at a rate, the others grow by 1 / (1 - rate); without a seed none do."""
     if seed is None or rate == 0:
         return x
     return x * kept(mixed(seed ^ mixed(counted(x.shape))), rate).astype(x.dtype)

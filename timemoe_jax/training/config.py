@@ -183,6 +183,13 @@ class RunConfig:
         """What a model needs that reads its window whole."""
         step, data, loss = self.model.horizon_lengths[0], self.data, self.loss
         kind = f"models of the family {self.model.family!r}"
+        covariates = family_of(self.model).covariate_variates(self.model)
+        require(
+            (covariates > 0) == data.calendar and covariates in (0, data.variates),
+            f"the model reads {covariates} variates together with the calendar, but data.variates "
+            f"is {data.variates} and data.calendar {data.calendar}; give those of the model, or a "
+            "model without covariates",
+        )
         require(
             data.future == step,
             f"data.future is {data.future}, but {kind} aim at the window model.horizon_lengths "
@@ -190,7 +197,7 @@ class RunConfig:
         )
         require(
             data.policy == "windows",
-            f"data.policy is {data.policy!r}, but {kind} read each row as one window; give 'windows'",
+            f"data.policy is {data.policy!r}, but {kind} read a row as one window; give 'windows'",
         )
         require(
             data.standardization == "series",

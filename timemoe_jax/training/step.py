@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from timemoe_jax.data.calendar import ROWS
 from timemoe_jax.models.base import create_params, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics
 from timemoe_jax.runtime import partitioning
@@ -82,16 +83,21 @@ def _abstract_state(
 def batch_arrays(config: RunConfig) -> dict[str, Any]:
     """The arrays of a training batch that an update reads, with their dtypes."""
     arrays = {"values": jnp.float32, "mask": jnp.bool_}
+    if config.data.calendar:
+        arrays["marks"] = jnp.float32
     return {**arrays, "segments": jnp.int32} if config.data.segmented else arrays
 
 
 def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The update of `make_train_step`, compiled for a mesh before there is any data."""
     variates = (config.data.variates,) if config.data.variates else ()
-    shape = (config.train.batch_size, *variates, config.data.length + config.data.future)
+    size, points = config.train.batch_size, config.data.length + config.data.future
+    shapes = {"segments": (size, points), "marks": (size, ROWS, points)}
     place = partitioning.batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        name: jax.ShapeDtypeStruct(
+            shapes.get(name, (size, *variates, points)), dtype, sharding=place
+        )
         for name, dtype in batch_arrays(config).items()
     }
     with partitioning.use_mesh(mesh):

@@ -102,8 +102,6 @@ class EncoderConfig(ModelConfig):
         return self.drop_path * layer / max(1, self.num_hidden_layers - 1)
 
 
-COMPUTE_FIELDS = (
-    *("dtype", "expert_implementation", "expert_exchange", "expert_capacity_factor"),
-)
+COMPUTE_FIELDS = (*("dtype", "expert_implementation", "expert_exchange", "expert_capacity_factor"),)
 # They matter while training alone.
 TRAINING_FIELDS = ("dropout", "drop_path", "router_aux_loss_factor")

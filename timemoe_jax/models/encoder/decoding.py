@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from timemoe_jax.models.decoding import Decoded

@@ -51,7 +51,7 @@ class EncoderFamily(Family):
         """K of every layer."""
         return config.num_experts_per_tok if config.num_experts else 0
 
-    def router_loss_factor(self, config: EncoderConfig) -> float:
+    def router_loss_factor(self, config: Any) -> float:
         """`router_aux_loss_factor`."""
         return config.router_aux_loss_factor
 
@@ -65,6 +65,10 @@ class EncoderFamily(Family):
         block = tokens * (6 * config.hidden_size + 3 * config.intermediate_size)
         scores = config.num_attention_heads * tokens**2
         return jnp.dtype(config.dtype).itemsize * (head + block) + 4 * scores
+
+    def shortest_context(self, config: EncoderConfig) -> int:
+        """A patch and a step, in whole patches."""
+        return config.shortest
 
     def dimensions(self, config: EncoderConfig) -> Sequence[Dimension]:
         """Widths, heads and experts."""

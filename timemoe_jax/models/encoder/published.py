@@ -55,9 +55,7 @@ def read_common(
     """
     for name, value in fixed.items():
         held = published.get(name, value)
-        require(
-            held == value, f"config.json: {name} is {held!r}; only {value!r} can be computed"
-        )
+        require(held == value, f"config.json: {name} is {held!r}; only {value!r} can be computed")
     needed = ("block_size", "patch_width", "width_factor", "d_model", "d_ff", "n_layer", "n_heads")
     missing = [name for name in needed if name not in published]
     require(not missing, f"config.json lacks {', '.join(missing)}")

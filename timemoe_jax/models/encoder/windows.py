@@ -21,9 +21,7 @@ class Window(NamedTuple):
     first: Int[Array, " R"]  # the index that each began at
 
 
-def interpolated(
-    x: Float[Array, "R T"], mask: Bool[Array, "R T"]
-) -> Float[Array, "R T"]:
+def interpolated(x: Float[Array, "R T"], mask: Bool[Array, "R T"]) -> Float[Array, "R T"]:
     """Missing points on the line between their observed neighbors, or equal to the nearest one."""
     length = x.shape[1]
     index = jnp.arange(length)
@@ -38,9 +36,7 @@ def interpolated(
     return jnp.where(mask, x, jnp.where(has_before | has_after, filled, 0))
 
 
-def aligned(
-    x: Float[Array, "R T"], mask: Bool[Array, "R T"] | None, variates: int = 1
-) -> Window:
+def aligned(x: Float[Array, "R T"], mask: Bool[Array, "R T"] | None, variates: int = 1) -> Window:
     """Rows from their first observed point on, without gaps.
 
     The `variates` rows of a window that are neighbors begin and end together.
@@ -138,5 +134,6 @@ def slide(
         return (values, kept), new
 
     start = (window.values, window.lengths)
+    points: Array
     _, points = jax.lax.scan(once, start, jnp.arange(count))
     return jnp.moveaxis(points, 0, 1).reshape(len(window.values), -1)

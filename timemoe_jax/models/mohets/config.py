@@ -38,9 +38,7 @@ class MohetsConfig(EncoderConfig):
             f"{self.experts_type}",
         )
         unknown = [kind for kind in self.experts_type if kind not in EXPERTS]
-        require(
-            not unknown, f"experts_type must be of {' or '.join(EXPERTS)}, but is {unknown}"
-        )
+        require(not unknown, f"experts_type must be of {' or '.join(EXPERTS)}, but is {unknown}")
         require_choice(self, "shared_type", SHARED)
         require(
             self.intermediate_size % 4 == 0 or "fan" not in (*self.experts_type, self.shared_type),
@@ -51,7 +49,11 @@ class MohetsConfig(EncoderConfig):
     @property
     def types_of_experts(self) -> tuple[str, ...]:
         """The type of each routed expert."""
-        return self.experts_type * self.num_experts if len(self.experts_type) == 1 else self.experts_type
+        return (
+            self.experts_type * self.num_experts
+            if len(self.experts_type) == 1
+            else self.experts_type
+        )
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -59,9 +59,7 @@ class EncoderAttention(nnx.Module):
         values = self._heads(self.value(source))
         rows, heads, length, size = queries.shape
         groups = queries.reshape(rows, keys.shape[1], -1, size)
-        scores = jnp.einsum(
-            "rkqh,rksh->rkqs", groups, keys, preferred_element_type=jnp.float32
-        )
+        scores = jnp.einsum("rkqh,rksh->rkqs", groups, keys, preferred_element_type=jnp.float32)
         scores = scores * size**-0.5
         if mask is not None:
             scores = scores + jnp.where(mask, 0.0, FORBIDDEN)[:, None, None]

@@ -113,7 +113,9 @@ def _sizes(x: Array, routing: Routing, weights: ExpertWeights) -> tuple[int, int
     return (block if span == 1 else max(1, block // span)), span
 
 
-def _masks(routing: Routing, inner: Inner, token: Array, choice: Array, like: Array) -> Array | None:
+def _masks(
+    routing: Routing, inner: Inner, token: Array, choice: Array, like: Array
+) -> Array | None:
     """What dropout multiplies the hidden activations of a block of rows by."""
     if routing.seeds is None:
         return None
@@ -167,7 +169,8 @@ def _run(
 
 def _of_expert(weights: ExpertWeights, e: Int[Array, ""]) -> ExpertWeights:
     """The kernels of one expert."""
-    return ExpertWeights(*(None if w is None else w[e] for w in weights))
+    gate = None if weights.gate is None else weights.gate[e]
+    return ExpertWeights(gate, weights.up[e], weights.down[e])
 
 
 def _forward(x: Any, routing: Routing, weights: ExpertWeights, inner: Inner) -> Any:

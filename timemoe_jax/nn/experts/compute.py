@@ -6,8 +6,9 @@ Every token x goes to the K experts of its routing, and receives
 
 without a capacity limit, unless one is asked for (arXiv 2409.16040, Eq. 5 to 7); other kinds of
 experts are those of `kinds`. A decision may be of several tokens in a row, a segment, which are
-then gathered, computed and put back together. `expert_ffn` is the only entry. `dense` computes every expert for every token: the reference to read and to compare
-with. The others compute only the chosen experts:
+then gathered, computed and put back together. `expert_ffn` is the only entry. `dense` computes
+every expert for every token: the reference to read and to compare with. The others compute only the
+chosen experts:
 
     blocked    a loop over blocks of one expert's rows      the default on a CPU
     grouped    grouped matrix products of the backend       the default on accelerators
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 from timemoe_jax.nn.experts.blocked import blocked
 from timemoe_jax.nn.experts.capacity import dropped, with_capacity
 from timemoe_jax.nn.experts.grouped import grouped, has_tokamax
-from timemoe_jax.nn.experts.kinds import KINDS, Inner, products
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights
 from timemoe_jax.runtime import partitioning
@@ -93,7 +94,7 @@ def expert_ffn(
     weights: ExpertWeights,
     implementation: str = "auto",
     capacity_factor: float = CAPACITY_FACTOR,
-    inner: Inner = Inner(),
+    inner: Inner = SWIGLU,
 ) -> Float[Array, "T D"]:
     """Applies to each token its chosen experts, weighted.
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from timemoe_jax.nn.experts.kinds import KINDS, Inner, products
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights
 
@@ -110,7 +110,7 @@ def grouped(
     x: Float[Array, "T D"],
     routing: Routing,
     weights: ExpertWeights,
-    inner: Inner = Inner(),
+    inner: Inner = SWIGLU,
     library: str | None = None,
 ) -> Float[Array, "T D"]:
     """`expert_ffn` of the chosen experts alone, all at once; by default the backend's library."""

@@ -93,6 +93,9 @@ class Inner(NamedTuple):
         return kept(numbered(seeds[:, None], jnp.arange(width, dtype=jnp.uint32)), self.dropout)
 
 
+SWIGLU = Inner()
+
+
 def products(weights: ExpertWeights, product: Callable[[Array], Array]) -> Pre:
     """The products with the kernels that the input meets."""
     return tuple(product(w) for w in (weights.gate, weights.up) if w is not None)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from timemoe_jax.nn.experts import EXCHANGES
 from timemoe_jax.nn.experts.capacity import capacity, fill, slots
 from timemoe_jax.nn.experts.compute import count_dropped, expert_ffn
-from timemoe_jax.nn.experts.kinds import KINDS, Inner
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights, rows
 from timemoe_jax.nn.layers import Initializer
@@ -44,7 +44,7 @@ class Options(NamedTuple):
     implementation: str  # on each device, see `expert_ffn`
     factor: float  # the capacity factor of "capacity" and of "all_to_all"
     exchange: str  # "all_gather" or "all_to_all", between the devices of the `expert` axis
-    inner: Inner = Inner()  # what the experts are
+    inner: Inner = SWIGLU  # what the experts are
 
 
 def apply_experts(

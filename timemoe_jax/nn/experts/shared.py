@@ -65,7 +65,10 @@ class ConvExpert(nnx.Module):
 
 
 class FourierExpert(nnx.Module):
-    """F(down(F(up(x)))), or F(down(F(up(x)) * sigmoid(F(gate(x))))): see `kinds.fourier`; float32."""
+    """F(down(F(up(x)))), with a gate F(down(F(up(x)) * sigmoid(F(gate(x))))); float32.
+
+    F is `kinds.fourier`.
+    """
 
     def __init__(self, d_model: int, d_hidden: int, *, gated: bool, rngs: nnx.Rngs):
         init = nnx.initializers.normal(1.0)
