@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from timemoe_jax.checkpoints.published import _as_tensors, read_published
 from timemoe_jax.config import from_mapping
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
+from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.objective import make_loss
 
@@ -118,6 +119,9 @@ class Case:
             yield self._gap("moe_out", ffn(tokens)[0])
             if "shared_out" in self.expected:
                 yield self._gap("shared_out", ffn.shared(tokens))
+        for name in self.expected:
+            if name.startswith("expert_"):
+                yield self._gap(name, _of_one_expert(ffn, int(name[7:]), tokens))
         if "mixed" in self.expected:
             x = self.x.reshape(-1, self.x.shape[-1])
             mean, deviation = (f(x, axis=1, keepdims=True) for f in (np.mean, np.var))
@@ -193,6 +197,13 @@ class Case:
             for other in self.expected:
                 if "forecast_" in other and ("short" in other) == short:
                     yield self._gap(other, whole[..., : int(other.rpartition("_")[2])])
+
+
+def _of_one_expert(ffn: Any, number: int, tokens: Any) -> Any:
+    """A routed expert on all tokens, unweighted."""
+    rows = tokens.shape[0] * tokens.shape[1]
+    indices = jnp.full((rows, 1), number, jnp.int32)
+    return ffn._experts(tokens, Routing(indices, jnp.ones((rows, 1))))[0]
 
 
 def run_config(model: Any, length: int) -> RunConfig:

@@ -5,8 +5,7 @@ python train_main.py --config=configs/seg_moe_base.py --workdir=out/seg_moe_base
     --config.data.train_rows=36887 --config.data.validation_rows=5270
 
 As `configs/seg_moe_small.py`, of 25 epochs with 192 windows: 4,750 updates on Weather. Hardware: a
-GPU; on two CPU cores an update takes many minutes. This configuration has not been run to its end
-with this library.
+GPU. This configuration has not been run to its end with this library.
 """
 
 import ml_collections

@@ -4,13 +4,14 @@ python train_main.py --config=configs/seg_moe_small.py --workdir=out/seg_moe_sma
     --config.data.path=weather.csv --config.data.variates=21 \
     --config.data.train_rows=36887 --config.data.validation_rows=5270
 
-A window is of all variates of the table, as published: give `data.variates` their number. The
-published run on Weather has 2,840 updates of 256 windows, 20 epochs; the number of updates follows
-from the rows: epochs * ceil(windows / 256). Rates, warm-up (a tenth) and floor are as published,
-where the first update runs at the highest rate. Nothing is clipped. The rows are the published
-split of Weather (8640 and 2880 of ETTh1); without them every row is trained on. Published result on Weather: MSE 0.223, the mean of 96, 192, 336 and 720 points. Hardware
-and time: an update on Weather takes minutes on two CPU cores, and a fraction of a second on a GPU.
-This configuration has not been run to its end with this library.
+A window is of all variates of the table, as published: give `data.variates` their number; 0 makes
+windows of one variate. The published run on Weather has 2,840 updates of 256 windows, 20 epochs;
+the number of updates follows from the rows, epochs * ceil(windows / 256). Rates, warm-up (a tenth)
+and floor are as published, but for the first update, which here has a rate of 0 and there the
+highest one. Nothing is clipped. The rows are the published split of Weather (8640 and 2880 of
+ETTh1); without them every row is trained on. Published result on Weather: MSE 0.223, the mean of
+96, 192, 336 and 720 points. Hardware: a GPU. This configuration has not been run to its end with
+this library.
 """
 
 import ml_collections

@@ -5,6 +5,7 @@ is masked has no influence on what is not, so that a row gives what it would giv
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,13 @@ def uniform_of(n0: int, n1: int, width: int = 1) -> Initializer:
     """Uniform within ±sqrt(6 / ((n0 + n1) width)), the bound of a kernel [n0, n1, width]."""
     limit = math.sqrt(6 / ((n0 + n1) * width))
 
-    def draw(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return draw
 
 
-def uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """`uniform_of` the last two axes of a matrix, or of a stack of matrices."""
     return uniform_of(shape[-2], shape[-1])(key, shape, dtype)
 
@@ -154,7 +155,7 @@ class WindowHead(nnx.Module):
         narrow = jax.nn.gelu(normed @ self.narrow[0].astype(self.dtype), approximate=False)
         return (narrow @ self.last[0].astype(self.dtype))[..., 0].astype(jnp.float32)
 
-    def _points(self, tokens: Float[Array, "R T D"]) -> Float[Array, "R T P*D"]:
+    def _points(self, tokens: Float[Array, "R T D"]) -> Float[Array, "R T W"]:
         """P points for each token, one after the other."""
         kernel = self.unpatch[...].astype(self.dtype).transpose(0, 2, 1)
         flat = tokens.reshape(-1, tokens.shape[-1]) @ kernel.reshape(len(kernel), -1)
