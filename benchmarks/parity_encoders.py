@@ -208,11 +208,15 @@ def _of_one_expert(ffn: Any, number: int, tokens: Any) -> Any:
 
 def run_config(model: Any, length: int) -> RunConfig:
     """A run of a model on windows of a length."""
+    variates = family_of(model).covariate_variates(model)
     return from_mapping(
         RunConfig,
         {
             "model": {**dataclasses.asdict(model)},
-            "data": {"length": length, "future": model.step, "synthetic_sequences": 1},
+            "data": {
+                **{"length": length, "future": model.step, "synthetic_sequences": 1},
+                **{"variates": variates, "calendar": variates > 0},
+            },
         },
     )
 
