@@ -15,6 +15,8 @@ from pathlib import Path
 
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
+from timemoe_jax.models.mohets.config import MohetsConfig
+from timemoe_jax.models.seg_moe.config import SegMoeConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training.config import RunConfig
 
@@ -27,8 +29,14 @@ A config file returns an `ml_collections.ConfigDict`; what it leaves out has the
 command line overrides any field: `--config.train.num_steps=500`. A field that does not exist, a
 value of another type and a value out of range are errors before anything is computed.
 """
+# The `model` of a run whose `model.family` is another.
+FAMILIES = dataclasses.make_dataclass(
+    "Families",
+    [("seg_moe", SegMoeConfig, None), ("mohets", MohetsConfig, None)],
+)
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
+    ("Models of other families", FAMILIES, {}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
 )

@@ -16,6 +16,7 @@ from timemoe_jax.nn.experts import compute as experts
 from timemoe_jax.nn.experts import grouped as expert_groups
 from timemoe_jax.nn.experts.blocked import block_size
 from timemoe_jax.nn.experts.compute import IMPLEMENTATIONS, count_dropped, expert_ffn, resolve
+from timemoe_jax.nn.experts.kinds import KINDS, Inner
 from timemoe_jax.nn.experts.routing import Routing, route
 from timemoe_jax.nn.experts.weights import ExpertWeights
 
@@ -130,6 +131,36 @@ class TestEveryImplementation:
         indices = jnp.asarray(np.argsort(-preference, axis=1)[:, :2], jnp.int32)
         shares = jnp.asarray(rng.uniform(0, 1, (24, 2)), jnp.float32)
         self.check(implementation, tokens(24, seed % 1000), Routing(indices, shares), kernels(5))
+
+    @pytest.mark.parametrize("kind", ["gelu", "fourier", "fourier_glu"])
+    def test_kinds_and_segments(self, implementation, kind):
+        """Twelve decisions of three tokens, one of nobody, with dropout: value and gradients."""
+        if implementation in ("capacity", TOKAMAX) and kind == "fourier_glu":
+            pytest.skip("the others differ from it by no more than a product")
+        inner, span, routing = Inner(kind, 0.3), 3, routed(12, 2, 4)
+        indices = routing.indices.at[5, 1].set(-1)
+        seeds = jnp.arange(24, dtype=jnp.uint32).reshape(12, 2) * jnp.uint32(77_777_777)
+        wide, narrow = KINDS[kind].width(2 * F - 4), KINDS[kind].width(2 * D - 4)
+        size, hidden = 2 * D - 4, 2 * F - 4
+        shapes = ((4, size, wide), (4, size, wide), (4, hidden, narrow))
+        keys = jax.random.split(jax.random.key(3), 4)
+        gate, up, down = (jax.random.normal(k, s) / 2 for k, s in zip(keys, shapes, strict=False))
+        weights = ExpertWeights(gate if KINDS[kind].gated else None, up, down)
+        x = jax.random.normal(keys[3], (12 * span, size))
+
+        @functools.partial(jax.jit, static_argnames="name")
+        def both(x, shares, weights, name):
+            def loss(x, shares, weights):
+                choice = Routing(indices, shares, seeds)
+                y = expert_ffn(x, choice, weights, name, AMPLE, inner)
+                return jnp.sum(jnp.sin(3 * y)), y
+
+            return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(x, shares, weights)
+
+        expected = both(x, routing.weights, weights, "dense")
+        found = both(x, routing.weights, weights, implementation)
+        for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=2e-5 * max(1.0, float(np.abs(a).max())))
 
     def test_indices_of_nobody(self, implementation):
         """Outside [0, E): no value, and no gradient, as if the weight were zero."""
