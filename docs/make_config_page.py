@@ -29,14 +29,19 @@ A config file returns an `ml_collections.ConfigDict`; what it leaves out has the
 command line overrides any field: `--config.train.num_steps=500`. A field that does not exist, a
 value of another type and a value out of range are errors before anything is computed.
 """
-# The `model` of a run whose `model.family` is another.
-FAMILIES = dataclasses.make_dataclass(
-    "Families",
-    [("seg_moe", SegMoeConfig, None), ("mohets", MohetsConfig, None)],
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Families:
+    """The section `model` of a run whose `model.family` is another: it has these fields instead."""
+
+    seg_moe: SegMoeConfig
+    mohets: MohetsConfig
+
+
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
-    ("Models of other families", FAMILIES, {}),
+    ("Models of other families", Families, {}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
 )
@@ -62,7 +67,7 @@ def _sections(config: type, families: dict[str, type]) -> list[str]:
     inner = {f.name: families.get(f.name, _class_of(f)) for f in dataclasses.fields(config)}
     inner = {name: kind for name, kind in inner.items() if dataclasses.is_dataclass(kind)}
     own = _table(config, skip=set(inner))
-    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own else []
+    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own or config is Families else []
     for name, kind in inner.items():
         if kind is RunConfig:  # of a study: as for training
             parts.append(f"\n### {name}\n\nA whole config of training, as above.\n")

@@ -33,6 +33,8 @@ def expert_usage(
 ) -> Float64[np.ndarray, "L E"]:
     """How much of each layer's work each expert does, over the observed points of all series.
 
+    Of a model that decides for patches or segments, such a decision counts as a point does here.
+
     Args:
       source: a forecaster or a model that has experts.
       inputs: series, as `Forecaster.forecast` takes them; missing points do not count.
@@ -70,7 +72,7 @@ def expert_usage(
 
 def usage_sums(
     logits: Float[Array, "L B T E"],
-    mask: Bool[Array, "B T"],
+    mask: Bool[Array, "B T"] | Bool[Array, "L B T"],
     num_experts_per_tok: int,
     *,
     bias: Float[Array, "L E"] | None = None,
@@ -78,7 +80,8 @@ def usage_sums(
 ) -> Float[Array, "L E"]:
     """How many (point, choice) pairs went to each expert, or the sum of their weights.
 
-    Only points under the mask count; `bias` is the selection bias of each layer.
+    Only points under the mask count, which is one for all layers or one for each; `bias` is the
+    selection bias of each layer.
     """
     if not weighted:
         counts = mask.astype(jnp.float32)
@@ -87,7 +90,7 @@ def usage_sums(
     per_layer = None if bias is None else bias[:, None, None, :]
     routing = route(logits, num_experts_per_tok, per_layer)
     # Where a point does not count, its weight may be anything, even not a number.
-    weights = jnp.where(mask[None, :, :, None], routing.weights, 0)
+    weights = jnp.where(mask[..., None], routing.weights, 0)
     chosen = jax.nn.one_hot(routing.indices, logits.shape[-1], dtype=jnp.float32)
     return jnp.einsum("lbtk,lbtke->le", weights, chosen)
 
@@ -105,11 +108,13 @@ def _sums_of_batch(
     model = nnx.merge(graph, params)
     family = family_of(model.config)
     bias, k = family.selection_bias(params), family.experts_per_token(model.config)
-    logits = model(x, mask).router_logits
-    bias = None if bias is None else bias[...]
-    # Whether every observed point of a series has finite logits.
-    finite = jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
-    return usage_sums(logits, mask, k, bias=bias, weighted=weighted), finite
+    output = model(x, mask)
+    logits, bias = output.router_logits, None if bias is None else bias[...]
+    # A model whose decisions are of patches or segments says which of them are of any points.
+    counted = mask if output.counts is None else output.counts
+    # Whether every decision about a series has finite logits.
+    finite = jnp.all(jnp.isfinite(logits) | ~counted[..., None], axis=(0, 2, 3))
+    return usage_sums(logits, counted, k, bias=bias, weighted=weighted), finite
 
 
 def _sparse_engine(source: Forecaster | nnx.Module) -> Engine:
