@@ -16,10 +16,13 @@ the same rounds run
            `published.py`. Where its results have other norms, a line says so.
 
 Rows are named `blocked forward+backward 4096`: implementation, pass, tokens; then the size unless
-it is base, and the dtype unless it is float32. Their ratio is our time over the reference's: below
-1, ours is faster. `GFLOP/s` are those that the mathematics asks for, 6 * T * K * D * F forward and
-three times that forward+backward, beside the rate of one large matrix product in the same rounds.
-`temporaries` is memory beside arguments and results, as the compiler plans it.
+it is base, the dtype unless it is float32, and `segments of 4` where --segments has the first of
+four tokens decide for all of them. The router then reads a quarter of the tokens, and whole
+segments are sorted, gathered and put back; `decisions` are the router and the top-k alone. The
+ratio is our time over the reference's: below 1, ours is faster. `GFLOP/s` are those that the
+mathematics asks for, 6 * T * K * D * F forward and three times that forward+backward, beside the
+rate of one large matrix product in the same rounds. `temporaries` is memory beside arguments and
+results, as the compiler plans it.
 
 The floor: a forward pass cannot take less than 6 * T * K * D * F / peak, the whole three times
 that. The dense reference does exactly this work, so against one that runs at the peak the ratio
@@ -44,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.published import layer_arrays
 from timemoe_jax.nn.experts.compute import IMPLEMENTATIONS, expert_ffn
-from timemoe_jax.nn.experts.routing import route
+from timemoe_jax.nn.experts.routing import Routing, route
 from timemoe_jax.nn.experts.weights import ExpertWeights
 
 NUM_EXPERTS, CHOICES = 8, 2
@@ -63,6 +66,7 @@ class Work(NamedTuple):
     size: str
     tokens: int
     dtype: str
+    segment: int = 1  # tokens of a decision
 
     @property
     def suffix(self) -> str:
@@ -70,6 +74,7 @@ class Work(NamedTuple):
         parts = [str(self.tokens)]
         parts += [self.size] if self.size != "base" else []
         parts += [self.dtype] if self.dtype != "float32" else []
+        parts += [f"segments of {self.segment}"] if self.segment > 1 else []
         return " ".join(parts)
 
     def flops(self, kind: str) -> int:
@@ -91,13 +96,28 @@ class Compiled(NamedTuple):
         return measure.timed(lambda: self.run(*self.arguments))
 
 
-def sparse(implementation: str) -> Layer:
+def decide(x: Float[Array, "T D"], router: Float[Array, "D E"], segment: int) -> Routing:
+    """What the first token of each segment decides."""
+    first = x if segment == 1 else x[::segment]
+    return route(first.astype(jnp.float32) @ router.astype(jnp.float32), CHOICES)
+
+
+def sparse(implementation: str, segment: int) -> Layer:
     """Router, top-k and experts, as in `timemoe_jax.nn.experts.layer`."""
 
     def layer(x: Float[Array, "T D"], kernels: Kernels) -> Float[Array, "T D"]:
         router, *experts = kernels
-        logits = x.astype(jnp.float32) @ router.astype(jnp.float32)
-        return expert_ffn(x, route(logits, CHOICES), ExpertWeights(*experts), implementation)
+        routing = decide(x, router, segment)
+        return expert_ffn(x, routing, ExpertWeights(*experts), implementation)
+
+    return layer
+
+
+def decisions(segment: int) -> Layer:
+    """Router and top-k alone."""
+
+    def layer(x: Float[Array, "T D"], kernels: Kernels) -> Float[Array, "S K"]:
+        return decide(x, kernels[0], segment).weights
 
     return layer
 
@@ -171,8 +191,12 @@ class Bench:
         layers = self._layers(work)
         sides = {name: one.side for name, one in layers.items()}
         sides |= self._published_sides(work, layers)
+        sides["decisions"] = self._decisions(work)
         timings = measure.interleave({**sides, "peak": self.peak.side}, self.rounds)
         self.peak.see(timings.pop("peak"))
+        routing = timings.pop("decisions").best * 1e3
+        self.report.add(f"decisions {work.suffix}", routing, "ms")
+        print(f"{f'decisions {work.suffix}':42} {routing:10.2f} ms", flush=True)
         for name, timing in timings.items():
             who, kind = name.split()
             self.pace[who, kind, work.size] = timing.best / work.tokens
@@ -193,7 +217,8 @@ class Bench:
         )
         layers = {}
         for who in ("SwiGLU", *self.implementations):
-            layer, own = (swiglu, dense) if who == "SwiGLU" else (sparse(who), kernels)
+            sparse_layer = (sparse(who, work.segment), kernels)
+            layer, own = (swiglu, dense) if who == "SwiGLU" else sparse_layer
             for kind in PASSES:
                 if self._too_long(who, kind, work):
                     continue
@@ -201,6 +226,13 @@ class Bench:
                 if one is not None:
                     layers[f"{who} {kind}"] = one
         return layers
+
+    def _decisions(self, work: Work) -> measure.Side:
+        """Router and top-k of a work."""
+        arrays = layer_arrays(work.tokens, *SIZES[work.size], NUM_EXPERTS)
+        x, router = jnp.asarray(arrays[0], work.dtype), jnp.asarray(arrays[1][0], work.dtype)
+        run = jax.jit(decisions(work.segment))
+        return measure.timed(lambda: run(x, (router,)))
 
     def _too_long(self, who: str, kind: str, work: Work) -> bool:
         pace = self.pace.get((who, kind, work.size), 0.0)
@@ -228,7 +260,7 @@ class Bench:
 
     def _published_sides(self, work: Work, layers: dict[str, Compiled]) -> dict[str, measure.Side]:
         """The published layer's, after comparing what it computes with what ours do."""
-        if self.published is None:
+        if self.published is None or work.segment > 1:
             return {}
         kinds = [kind for kind in PASSES if not self._too_long("pytorch", kind, work)]
         if not kinds:
@@ -302,6 +334,7 @@ def parse() -> argparse.Namespace:
     measure.add_flags(parser)
     parser.add_argument("--sizes", help=f"of {','.join(SIZES)}; default base,ultra, base if quick")
     parser.add_argument("--tokens", help=f"default {','.join(map(str, TOKENS))}; 512 if quick")
+    parser.add_argument("--segments", default="1", help="tokens of a decision, such as 1,4")
     parser.add_argument("--implementations", help=f"default {','.join(IMPLEMENTATIONS)}")
     parser.add_argument(
         "--limit", type=float, default=20, help="skip what would take longer, in seconds per call"
@@ -312,6 +345,10 @@ def parse() -> argparse.Namespace:
         args.tokens or ("512" if args.quick else ",".join(map(str, TOKENS)))
     )
     args.tokens = sorted(int(tokens) for tokens in args.tokens)
+    args.segments = [int(segment) for segment in measure.names(args.segments)]
+    odd = [t for t in args.tokens for s in args.segments if s < 1 or t % s]
+    if odd:
+        parser.error(f"--segments must divide every number of --tokens, but not {odd[0]}")
     args.implementations = measure.names(args.implementations or ",".join(IMPLEMENTATIONS))
     args.rounds = args.rounds or (2 if args.quick else 5)
     for flag, known in (("sizes", SIZES), ("implementations", IMPLEMENTATIONS)):
@@ -334,7 +371,8 @@ def main() -> None:
     try:
         for size in args.sizes:
             for tokens in args.tokens:
-                bench.run(Work(size, tokens, args.dtype))
+                for segment in args.segments:
+                    bench.run(Work(size, tokens, args.dtype, segment))
     finally:  # a run given up still leaves its rows
         report.add("matrix product", bench.peak.rate / 1e9, "GFLOP/s")
         print(f"{'matrix product':42} {bench.peak.rate / 1e9:.1f} GFLOP/s")

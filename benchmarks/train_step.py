@@ -3,6 +3,7 @@
 python benchmarks/train_step.py
 python benchmarks/train_step.py --shapes 4x512 --published-python PYTHON --published-code CHECKOUT
 python benchmarks/train_step.py --memory
+python benchmarks/train_step.py --family seg_moe --sizes small --shapes 32x512
 
 An update is forward, the loss of all heads and the balancing loss, backward, clipping by the
 global norm, AdamW. Ours is `timemoe_jax.training.step.make_train_step`. The published one is its
@@ -25,6 +26,10 @@ costs 2 forward and 4 backward per point. Attention costs 12 * L * T * D per poi
 causal mask leaves half. Nothing that is computed again counts. The peak is the rate of one large
 matrix product in the same rounds.
 
+--family seg_moe and --family mohets measure an encoder instead: a forward pass and an update of so
+many windows of --variates series, without the published implementation beside it; see
+`encoder_step.py`.
+
 --memory makes a few updates of 1x4096, so that the peak memory is theirs alone; for the base model
 in float32 it stands beside its goal, 6 GB.
 """
@@ -42,7 +47,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import measure
+from benchmarks import encoder_step, measure
 from benchmarks.published import peak_memory, reset_peak_memory, step_values
 from configs import time_moe_base, time_moe_large, time_moe_ultra
 from timemoe_jax.checkpoints.published import write_published
@@ -234,6 +239,8 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     measure.add_flags(parser)
     known = (*SIZES, "tiny")
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
+    parser.add_argument("--family", default="time_moe", choices=("time_moe", *encoder_step.SIZES))
+    parser.add_argument("--variates", type=int, default=21, help="of a window of an encoder")
     parser.add_argument("--shapes", help="windows x points; default 4x512,1x4096; 2x64 if quick")
     parser.add_argument("--remat", default="none", choices=REMAT_POLICIES, help="of our update")
     parser.add_argument("--memory", action="store_true", help="peak memory of 1x4096 updates")
@@ -241,6 +248,9 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     if args.memory and args.shapes:
         parser.error("--memory has a shape of its own; leave --shapes out")
     default = "1x4096" if args.memory else "2x64" if args.quick else "4x512,1x4096"
+    if args.family != "time_moe":
+        args.rounds = args.rounds or (2 if args.quick else 5)
+        return args, []
     sizes = measure.names(args.sizes or ("tiny" if args.quick else "base"))
     unknown = set(sizes) - set(known)
     if unknown:
@@ -261,6 +271,9 @@ def main() -> None:
     args, works = parse()
     measure.prepare()
     print(f"{measure.describe_machine()}, {args.dtype}")
+    if args.family != "time_moe":
+        encoder_step.run(args)
+        return
     published = measure.start_published(args)
     report = measure.Report(args.json)
     peak = measure.MatrixPeak(args.dtype, args.quick)

@@ -17,6 +17,8 @@ from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
+from timemoe_jax.models.mohets.config import MohetsConfig
+from timemoe_jax.models.seg_moe.config import SegMoeConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_tracker.config import TimeTrackerConfig
 from timemoe_jax.training.config import RunConfig
@@ -30,8 +32,19 @@ A config file returns an `ml_collections.ConfigDict`; what it leaves out has the
 command line overrides any field: `--config.train.num_steps=500`. A field that does not exist, a
 value of another type and a value out of range are errors before anything is computed.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Families:
+    """The section `model` of a run whose `model.family` is another: it has these fields instead."""
+
+    seg_moe: SegMoeConfig
+    mohets: MohetsConfig
+
+
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
+    ("Models of other families", Families, {}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
@@ -62,7 +75,7 @@ def _sections(config: type, families: dict[str, type]) -> list[str]:
     inner = {f.name: families.get(f.name, _class_of(f)) for f in dataclasses.fields(config)}
     inner = {name: kind for name, kind in inner.items() if dataclasses.is_dataclass(kind)}
     own = _table(config, skip=set(inner))
-    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own else []
+    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own or config is Families else []
     for name, kind in inner.items():
         if kind is RunConfig:  # of a study: as for training
             parts.append(f"\n### {name}\n\nA whole config of training, as above.\n")

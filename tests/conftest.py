@@ -37,6 +37,7 @@ import jaxtyping
 # answer those with errors of their own.
 COMPUTING = (
     *("nn", "models.decoding", "models.quantiles", "models.time_moe.model"),
+    *("models.encoder.model", "models.encoder.windows", "models.encoder.decoding"),
     *("training.losses", "training.context_scaling", "training.objective", "training.step"),
     "forecasting.scoring.metrics",
 )

@@ -28,6 +28,7 @@ from timemoe_jax.config import from_mapping
 from timemoe_jax.errors import CheckpointError, ConfigError, listed
 from timemoe_jax.models.base import ModelConfig, abstract_model
 
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 ACCEPTED = (
     "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, "
     "the folder of one step, or the name of a bundled model"
@@ -62,6 +63,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     place = _named(path)
     if not place.exists():
         raise CheckpointError(_absent(os.fspath(path), place))
+    if place.suffix in PICKLED:
+        raise CheckpointError(_pickled(place))
     if not place.is_dir():
         raise CheckpointError(f"{place} is a file; give {ACCEPTED}")
     if is_published(place):
@@ -140,6 +143,22 @@ def _named(path: str | os.PathLike[str]) -> Any:
     return place
 
 
+def _pickled(file: Any) -> str:
+    """What to do with weights that only unpickling would read."""
+    script = (
+        "import json, torch; from safetensors.torch import save_file; "
+        f"held = torch.load({str(file)!r}, map_location='cpu', weights_only=True); "
+        "weights = held.get('model_state_dict', held); "
+        "save_file({k.removeprefix('module.'): v.contiguous() for k, v in weights.items()}, "
+        "'model.safetensors'); json.dump(held.get('config', {}), open('config.json', 'w'))"
+    )
+    return (
+        f"{file} is a pickle, which may run any code, and is not read here; turn it into "
+        "safetensors where PyTorch is installed, which with weights_only=True reads tensors alone, "
+        f'and give the folder of the two files: python -c "{script}"'
+    )
+
+
 def _absent(path: str, place: Any) -> str:
     text = f"{place} does not exist; give {ACCEPTED}; {bundled.available()}"
     if hub.is_name(path) and not place.parent.exists():
@@ -158,6 +177,8 @@ def _locate(place: Any) -> tuple[Any, int]:
     if steps := list_steps(place):
         return place, steps[-1]
     names = sorted(f.name for f in place.iterdir())
+    if pickled := [name for name in names if name.endswith(PICKLED)]:
+        raise CheckpointError(_pickled(place / pickled[0]))
     held = f"holds only {listed(names, 5)}" if names else "is empty"
     raise CheckpointError(f"{place} {held}, so it is no checkpoint; give {ACCEPTED}")
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,25 +57,17 @@ def read_published(folder: str | os.PathLike[str]) -> Published:
     """
     path = Path(folder)
     source_config = read_json(path / "config.json")
-    form = published_family(source_config.get("model_type")).published
+    form = published_family(source_config).published
     assert form is not None
     try:
         config, unknown = form.read_config(source_config)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    files = _tensor_files(path)
+    tensors = _Tensors(path, _tensor_files(path))
     expected = _expected_shapes(config)
-    _check_names(path, expected, files)
-    tensors = _Tensors(path, files)
+    _check_names(path, expected, tensors.names - {*form.constants(config)})
     _check_shapes(path, expected, tensors)
-    flat = {}
-    for rule in _format(config).tensors(config):
-        parts = [tensors.read(name) for name in _names(rule, config)]
-        parts = [part.T if rule.transpose else part for part in parts]
-        leading = _leading(rule, config).values()
-        flat[rule.path] = (
-            np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
-        )
+    flat = {rule.path: _read(rule, config, tensors) for rule in form.tensors(config)}
     _, params = abstract_model(config)
     values = {name: flat[name] for name in flatten(params)}
     return Published(config, unflatten(params, values), source_config, unknown)
@@ -112,7 +104,8 @@ def write_published(
     path.mkdir(parents=True, exist_ok=True)
     tensors = _as_tensors(config, params)
     published = dict(source_config or derived)
-    published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
+    if "model_type" in published:  # else it holds a constructor's arguments, and nothing besides
+        published.setdefault("torch_dtype", str(next(iter(tensors.values())).dtype))
     files = _write_shards(path, tensors, max_shard_bytes)
     # Last, since a folder without it is no model: an interrupted write leaves nothing that loads.
     (path / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
@@ -126,17 +119,42 @@ def _format(config: ModelConfig) -> PublishedFormat:
     return family.published
 
 
-def _leading(tensor: PublishedTensor, config: ModelConfig) -> dict[str, int]:
-    """The stacked axes of a parameter, and their sizes."""
+def _leading(tensor: PublishedTensor, config: ModelConfig) -> dict[str, Sequence[int]]:
+    """The stacked axes of a parameter, and what each is a stack of."""
     sizes = _format(config).axis_sizes(config)
-    return {axis: size for axis, size in sizes.items() if f"{{{axis}}}" in tensor.name}
+    every = {axis: range(size) for axis, size in sizes.items() if f"{{{axis}}}" in tensor.name}
+    return {**every, "expert": tensor.experts} if tensor.experts else {**every}
 
 
-def _names(rule: PublishedTensor, config: ModelConfig) -> list[str]:
-    """The tensors a parameter is stacked from, in the order of its leading axes."""
+def _names(rule: PublishedTensor, config: ModelConfig) -> list[tuple[str, ...]]:
+    """The tensors a parameter is stacked from, in the order of its leading axes.
+
+    Each is one, or two that are side by side.
+    """
     axes = _leading(rule, config)
-    indices = itertools.product(*map(range, axes.values()))
-    return [rule.name.format(**dict(zip(axes, index, strict=True))) for index in indices]
+    indices = [dict(zip(axes, i, strict=True)) for i in itertools.product(*axes.values())]
+    both = (rule.name, rule.second) if rule.second else (rule.name,)
+    return [tuple(name.format(**index) for name in both) for index in indices]
+
+
+def _read(rule: PublishedTensor, config: ModelConfig, tensors: "_Tensors") -> np.ndarray:
+    """One parameter, from the tensors that it is stacked from."""
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors.read(name)
+        return tensor.T if rule.transpose else tensor
+
+    parts = [
+        read(names[0]) if len(names) == 1 else np.concatenate([read(n) for n in names], axis=-1)
+        for names in _names(rule, config)
+    ]
+    leading = [len(axis) for axis in _leading(rule, config).values()]
+    return np.stack(parts).reshape(*leading, *parts[0].shape) if leading else parts[0]
+
+
+def _widths(rule: PublishedTensor, size: int) -> tuple[int, ...]:
+    """How much of a parameter's last axis each of its tensors has."""
+    return (rule.first_size, size - rule.first_size) if rule.second else (size,)
 
 
 def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -144,9 +162,11 @@ def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes = shapes_of(flatten(abstract_model(config)[1]))
     expected = {}
     for rule in _format(config).tensors(config):
-        shape = shapes.pop(rule.path)[len(_leading(rule, config)) :]
-        for name in _names(rule, config):
-            expected[name] = shape[::-1] if rule.transpose else shape
+        *inner, last = shapes.pop(rule.path)[len(_leading(rule, config)) :]
+        for names in _names(rule, config):
+            for name, width in zip(names, _widths(rule, last), strict=True):
+                shape = (*inner, width)
+                expected[name] = shape[::-1] if rule.transpose else shape
     assert not shapes, f"parameters without a published name: {sorted(shapes)}"
     return expected
 
@@ -158,9 +178,11 @@ def _as_tensors(config: ModelConfig, params: nnx.State) -> dict[str, np.ndarray]
     for rule in _format(config).tensors(config):
         value = flat[rule.path]
         parts = value.reshape(-1, *value.shape[len(_leading(rule, config)) :])
-        for name, part in zip(_names(rule, config), parts, strict=True):
-            tensors[name] = np.ascontiguousarray(part.T if rule.transpose else part)
-    return tensors
+        for names, whole in zip(_names(rule, config), parts, strict=True):
+            ends = np.cumsum(_widths(rule, whole.shape[-1]))[:-1]
+            for name, part in zip(names, np.split(whole, ends, axis=-1), strict=True):
+                tensors[name] = np.ascontiguousarray(part.T if rule.transpose else part)
+    return tensors | _format(config).constants(config)
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
@@ -201,15 +223,21 @@ class _Tensors:
                 f"{folder}: the index names tensors not there: {listed(absent, 20)}"
             )
 
+        # Weights that were trained on several devices have one more level in their names.
+        self._stored = {name.removeprefix("module."): name for name in files}
+        self.names = {*self._stored}
+
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._open[self._files[name]].get_slice(name).get_shape())
+        stored = self._stored[name]
+        return tuple(self._open[self._files[stored]].get_slice(stored).get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        return self._open[self._files[name]].get_tensor(name)
+        stored = self._stored[name]
+        return self._open[self._files[stored]].get_tensor(stored)
 
 
-def _check_names(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+def _check_names(path: Path, expected: Mapping[str, Any], found: set[str]) -> None:
+    missing, unexpected = sorted(set(expected) - found), sorted(found - set(expected))
     problems = [f"missing tensors: {listed(missing, 20)}"] if missing else []
     problems += [f"unexpected tensors: {listed(unexpected, 20)}"] if unexpected else []
     if problems:

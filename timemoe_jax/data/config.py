@@ -44,6 +44,8 @@ class DataConfig:
     # How many aligned series, such as columns of a table, make one window [C, T] for a model that
     # reads them together; 0: every series by itself.
     variates: int = 0
+    # Whether joint windows carry the calendar of their times, for a model with covariates.
+    calendar: bool = False
     packing_bleeds: bool = False  # as published: attention and targets cross from series to series
     stride: int = 0  # distance between windows of a sequence; 0: length
     # Rates that windows to train on are read at, with weights, as "1:4,2,1/4": 2 takes means of 2
@@ -67,6 +69,10 @@ class DataConfig:
     validation_fraction: float = 0.0  # of the sequences, held out whole
     # Of each sequence, its last part: held out, and forecast from all that comes before.
     validation_tail: float = 0.0
+    # The published splits of a table: only so many first points of each series are trained on, and
+    # the windows that end in the next ones are validated on; what follows is left alone. 0: all.
+    train_rows: int = 0
+    validation_rows: int = 0  # after train_rows
     # Regular times of a table that have no row are missing points, as `forecast` takes them.
     fill_absent: bool = False
     synthetic_sequences: int = 0  # a fixed number of generated series, when path is empty
@@ -92,6 +98,10 @@ class DataConfig:
             f"{self.resolutions!r}; joint windows are for 'windows' at the series' own rate",
         )
         require(
+            not self.calendar or self.variates > 0,
+            f"calendar is {self.calendar}, but variates is 0; it is of windows of several variates",
+        )
+        require(
             not (self.variates and self.synthetic_share),
             f"variates is {self.variates}, but synthetic_share {self.synthetic_share}; series "
             "generated without end have no series beside them",
@@ -107,7 +117,12 @@ class DataConfig:
         )
         held_out = (
             *("validation_path", "validation_sources"),
-            *("validation_fraction", "validation_tail"),
+            *("validation_fraction", "validation_tail", "validation_rows"),
+        )
+        require_not_negative(self, "train_rows", "validation_rows")
+        require(
+            self.train_rows > 0 or not self.validation_rows,
+            f"validation_rows is {self.validation_rows}, but train_rows is 0: no rows are left",
         )
         in_use = [f"{name} ({value!r})" for name in held_out if (value := getattr(self, name))]
         require(len(in_use) <= 1, f"{' and '.join(in_use)} exclude each other")

@@ -249,3 +249,33 @@ class HeadSource(_DelegatingSource):
 
     def _locate(self, i: int) -> tuple[SequenceSource, int]:
         return self._source, i
+
+
+class SpanSource(_DelegatingSource):
+    """Points `start` to `stop` of each series of another source, as far as there are any."""
+
+    def __init__(self, source: SequenceSource, start: int, stop: int):
+        self._source = source
+        self._start = start
+        self.lengths = np.clip(source.lengths - start, 0, stop - start).astype(np.int64)
+        self.skipped_files = source.skipped_files
+        self.ignored_columns, self.frequency = source.ignored_columns, source.frequency
+
+    def groups(self) -> Int64[np.ndarray, " num_sequences"]:
+        """Those of the source."""
+        return self._source.groups()
+
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """Those of the source, of the points that are read."""
+        times, length = self._source.times(i), self.lengths.item(self._checked(i))
+        return None if times is None else times[self._start : self._start + length]
+
+    def _read(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        return self._source.read(i, self._start + start, self._start + stop)
+
+    def read_stored(self, i: int, start: int, stop: int) -> Float[np.ndarray, " _"]:
+        """As `SequenceSource.read_stored` says."""
+        return self._source.read_stored(i, self._start + start, self._start + stop)
+
+    def _locate(self, i: int) -> tuple[SequenceSource, int]:
+        return self._source, i

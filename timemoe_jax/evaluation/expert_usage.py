@@ -35,6 +35,8 @@ def expert_usage(
 ) -> Float64[np.ndarray, "*N L E"]:
     """How much of each layer's work each expert does, over the observed points of all series.
 
+    Of a model that decides for patches or segments, such a decision counts as a point does here.
+
     Args:
       source: a forecaster or a model that has experts.
       inputs: series, as `Forecaster.forecast` takes them; missing points do not count.
@@ -79,7 +81,7 @@ def expert_usage(
 
 def usage_sums(
     logits: Float[Array, "L B T E"],
-    mask: Bool[Array, "B T"],
+    mask: Bool[Array, "B T"] | Bool[Array, "L B T"],
     num_experts_per_tok: int,
     *,
     bias: Float[Array, "L E"] | None = None,
@@ -88,8 +90,8 @@ def usage_sums(
 ) -> Float[Array, "L E"]:
     """How many (point, choice) pairs went to each expert, or the sum of their weights.
 
-    Only points under the mask count; `bias` is the selection bias of each layer, and the scoring
-    that of `route`.
+    Only points under the mask count, which is one for all layers or one for each; `bias` is the
+    selection bias of each layer, and the scoring that of `route`.
     """
     if not weighted:
         counts = mask.astype(jnp.float32)
@@ -100,7 +102,7 @@ def usage_sums(
     per_layer = None if bias is None else bias[:, None, None, :]
     routing = route(logits, num_experts_per_tok, per_layer, scoring)
     # Where a point does not count, its weight may be anything, even not a number.
-    weights = jnp.where(mask[None, :, :, None], routing.weights, 0)
+    weights = jnp.where(mask[..., None], routing.weights, 0)
     chosen = jax.nn.one_hot(routing.indices, logits.shape[-1], dtype=jnp.float32)
     return jnp.einsum("lbtk,lbtke->le", weights, chosen)
 
@@ -120,19 +122,24 @@ def _sums_of_batch(
     bias, k = family.selection_bias(params), family.experts_per_token(model.config)
     stride = family.stride(model.config)
     x, mask = whole_positions(x, mask, stride)
-    logits = model(x, mask).router_logits
-    # Of a joint model every variate is a row, and of a patch that reads something counts.
+    output = model(x, mask)
+    # Of a joint model every variate is a row, and of a patch that reads something counts. A model
+    # whose decisions are of segments says which of them are of any points.
+    logits = output.router_logits
     logits = logits.reshape(len(logits), -1, *logits.shape[-2:])
-    mask = observed_positions(mask.reshape(-1, mask.shape[-1]), stride)
+    counted = output.counts
+    if counted is None:
+        counted = observed_positions(mask.reshape(-1, mask.shape[-1]), stride)
+    counted = jnp.broadcast_to(counted.reshape(-1, *logits.shape[1:3]), logits.shape[:3])
     bias = None if bias is None else bias[...]
-    # Whether every observed point of a series has finite logits.
-    finite = jnp.all(jnp.isfinite(logits) | ~mask[None, :, :, None], axis=(0, 2, 3))
+    # Whether every decision about a series has finite logits.
+    finite = jnp.all(jnp.isfinite(logits) | ~counted[..., None], axis=(0, 2, 3))
 
-    def of_series(logits: Float[Array, "L T E"], mask: Bool[Array, " T"]) -> Float[Array, "L E"]:
+    def of_series(logits: Float[Array, "L T E"], mask: Bool[Array, "L T"]) -> Float[Array, "L E"]:
         how = functools.partial(usage_sums, bias=bias, weighted=weighted, scoring=family.scoring)
-        return how(logits[:, None], mask[None], k)
+        return how(logits[:, None], mask[:, None], k)
 
-    return jax.vmap(of_series, in_axes=(1, 0))(logits, mask), finite
+    return jax.vmap(of_series, in_axes=(1, 1))(logits, counted), finite
 
 
 def _sparse_engine(source: Forecaster | nnx.Module) -> Engine:

@@ -24,11 +24,16 @@ class Call(NamedTuple):
     engine: Engine
     inputs: Inputs
     settings: Settings
+    marks: Any = None  # of the calendar [N, M, S], for a model that reads them
+
+    @property
+    def contexts(self) -> list[Context]:
+        """What is read of each series."""
+        return self.inputs.contexts(self.settings.context_length, self.marks)
 
     def forecast(self) -> Forecasts:
         """Forecasts the horizon after each series."""
-        contexts = self.inputs.contexts(self.settings.context_length)
-        found, count = self.engine.run(contexts, self.settings), len(self.inputs.series)
+        found, count = self.engine.run(self.contexts, self.settings), len(self.inputs.series)
         quantiles = None if found.quantiles is None else found.quantiles[:count]
         return Forecasts(found.point[:count], quantiles)
 
@@ -73,7 +78,19 @@ class Call(NamedTuple):
             channelwise=several and not joint,
             joint=joint,
             names=tuple(self.inputs.names),
+            filled=self._filled(),
         )
+
+    def _filled(self) -> Any:
+        """How many points the model read that were filled in, where it has no mask for them."""
+        family, config = self.engine.family, self.engine.config
+        if not family.encoder:
+            return None
+        shortest = family.shortest_context(config)
+        counts = [
+            int(np.isnan(c.values).sum()) + max(0, shortest - len(c.values)) for c in self.contexts
+        ]
+        return self.inputs.shaped(np.array(counts))
 
     def calibrate(self, levels: Sequence[float], others: Any = None) -> Calibrated:
         """Calibrates on earlier errors of each series, or on those of other series."""

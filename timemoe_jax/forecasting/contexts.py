@@ -30,6 +30,8 @@ class Context(NamedTuple):
       scaled_by: how many of the first values say how the context is standardized; None is all.
       ahead: what follows the context and its gap, where it is known: of a covariate of a joint
         model. Such a context has no gap.
+      marks: of the calendar [M, S], for a model that reads them; contexts of one item share them.
+      end: the index in the marks of the point after the last value.
     """
 
     values: Float64[np.ndarray, " _"]
@@ -38,6 +40,8 @@ class Context(NamedTuple):
     item: int | None = None
     scaled_by: int | None = None
     ahead: Float64[np.ndarray, " H"] | None = None
+    marks: Float[np.ndarray, "M S"] | None = None
+    end: int = 0
 
     @classmethod
     def of(
@@ -61,7 +65,14 @@ class Context(NamedTuple):
     def until(self, gap: int) -> "Context":
         """The same with a shorter gap, the points in between missing."""
         missing = np.full(self.gap - gap, np.nan)
-        return self._replace(values=np.concatenate([self.values, missing]), gap=gap)
+        longer = np.concatenate([self.values, missing])
+        return self._replace(values=longer, gap=gap, end=self.end + len(missing))
+
+    def marks_of(self, length: int, steps: int) -> Float[np.ndarray, "M W"]:
+        """The marks of so many last points and of those to forecast, the nearest beyond them."""
+        assert self.marks is not None
+        index = self.end - length + np.arange(length + steps)
+        return self.marks[:, np.clip(index, 0, self.marks.shape[1] - 1)]
 
 
 class Beside(NamedTuple):
@@ -132,8 +143,13 @@ class Inputs:
                 stacklevel=5,
             )
 
-    def contexts(self, length: int) -> list[Context]:
-        """What is read of each series, and of what is beside them: at most `length` last points."""
+    def contexts(
+        self, length: int, marks: Float[np.ndarray, "N M S"] | None = None
+    ) -> list[Context]:
+        """What is read of each series, and of what is beside them: at most `length` last points.
+
+        Marks are those of each item's points and of those to forecast.
+        """
         items = self.items
         if items is None and self.channels is not None:
             items = [i // self.channels for i in range(len(self.series))]
@@ -141,6 +157,12 @@ class Inputs:
             Context.of(series, length, self.names[i], None if items is None else items[i])
             for i, series in enumerate(self.series)
         ]
+        if marks is not None and items is not None:
+            ends = [len(s) - c.gap for s, c in zip(self.series, contexts, strict=True)]
+            contexts = [
+                context._replace(marks=marks[items[i]], end=ends[i])
+                for i, context in enumerate(contexts)
+            ]
         return contexts + [other.context(length) for other in self.beside]
 
     def missing(self, length: int) -> Any:

@@ -65,14 +65,15 @@ class _Group(NamedTuple):
 
     length: int  # of the padded contexts
     steps: int  # to decode, including those of the gap
-    variates: int = 1  # rows of a window of a joint model
+    variates: int = 1  # rows of a window of several variates
     ahead: int = 0  # points after the contexts that are read where they are known: 0 or the steps
+    marks: int = 0  # rows of marks that are read with those
 
 
 ABSENT = Context(np.zeros(0), 0, "an absent variate")
 
-# `compute(params, x, mask, steps)`: anything that is computed of a batch.
-Compute = Callable[[nnx.State, Any, Any, int], Any]
+# `compute(params, x, mask, steps, *marks)`: anything that is computed of a batch.
+Compute = Callable[..., Any]
 
 
 class Engine:
@@ -86,29 +87,33 @@ class Engine:
         mesh: jax.sharding.Mesh | None = None,
     ):
         forks.check()
-        self._family = family_of(config)
-        self.config = self._family.for_inference(config, _dtype(dtype, params))
+        self.family = family_of(config)
+        self.config = self.family.for_inference(config, _dtype(dtype, params))
         self.graph, _ = abstract_model(self.config)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self.params = _cast(params, jnp.dtype(self.config.dtype), self._family)
+        self.params = _cast(params, jnp.dtype(self.config.dtype), self.family)
         self._parts = 1
         if self._mesh is not None:
-            places = partitioning.shardings(self.params, self._mesh, self._family.rules())
+            places = partitioning.shardings(self.params, self._mesh, self.family.rules())
             self.params = jax.device_put(self.params, places)
             self._parts = math.prod(self._mesh.shape[axis] for axis in partitioning.BATCH)
         # The largest batch that was found to fit, by group.
         self._fitting: dict[_Group, int] = {}
 
         def run(
-            params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], horizon: int
+            params: nnx.State,
+            x: Float[Array, "B *C T"],
+            mask: Bool[Array, "B *C T"],
+            *marks: Float[Array, "B M S"],
+            horizon: int,
         ) -> Decoded:
             axes = tuple(range(1, mask.ndim))
             mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
-            return self._family.decode(nnx.merge(self.graph, params), x, mask, horizon)
+            return self.family.decode(nnx.merge(self.graph, params), x, mask, horizon, *marks)
 
         def run_known(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
             mask |= ~mask.any(axis=(1, 2), keepdims=True)
-            return self._family.decode_known(nnx.merge(self.graph, params), x, mask, horizon)
+            return self.family.decode_known(nnx.merge(self.graph, params), x, mask, horizon)
 
         def read(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
             model = nnx.merge(self.graph, params)
@@ -136,7 +141,7 @@ class Engine:
     @property
     def joint(self) -> bool:
         """Whether the series of an item are read together."""
-        return self._family.joint
+        return self.family.joint
 
     @property
     def num_programs(self) -> int:
@@ -150,12 +155,14 @@ class Engine:
         size = sum(p.size for p in jax.tree.leaves(self.params))
         if not size:
             return 0.0
-        active = size - self._family.idle_parameters(self.config, self.params)
-        return 2.0 * active / self._family.stride(self.config)
+        active = size - self.family.idle_parameters(self.config, self.params)
+        return 2.0 * active / self.family.stride(self.config)
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """Checks a context length, or chooses it: see `Forecaster.usable_context`."""
         limit = self.config.max_position_embeddings
+        # The window of an encoder slides over what it has forecast: that takes no room in it.
+        horizon = 0 if self.family.encoder else horizon
         if context_length is None:
             context_length = min(limit - horizon, self.config.default_context or limit)
             if context_length < 1:
@@ -233,8 +240,9 @@ class Engine:
 
     def reads_along(self, gap: int, horizon: int) -> bool:
         """Whether `along` says what forecasts after such gaps would: where one head does it all."""
-        every_point = not self._family.joint and self._family.stride(self.config) == 1
-        return every_point and len(self._plan(_gap_bucket(gap) + horizon)) == 1
+        every_point = self.family.stride(self.config) == 1
+        alone = every_point and not (self.family.joint or self.family.encoder)
+        return alone and len(self._plan(_gap_bucket(gap) + horizon)) == 1
 
     def along(
         self,
@@ -310,7 +318,8 @@ class Engine:
                         how = (height, settings.normalize, group.ahead)
                         batch = Batch.of(chosen, group.length, *how)
                         x, mask = (self._shaped(a, group) for a in (batch.x, batch.mask))
-                        computed = self._call(compute, x, mask, group.steps)
+                        marks = _marks(chosen, group, bucket)
+                        computed = self._call(compute, x, mask, group.steps, *marks)
                     except (jax.errors.JaxRuntimeError, MemoryError) as error:
                         self._halve(group, bucket, error, chosen[0].label)
                         continue
@@ -341,7 +350,8 @@ class Engine:
         """Which contexts are read together: each alone, or those of an item by a joint model."""
         windows: dict[int, list[int]] = collections.defaultdict(list)
         for i, context in enumerate(contexts):
-            item = context.item if self._family.joint else None
+            together = self.family.joint or context.marks is not None
+            item = context.item if together else None
             windows[-1 - i if item is None else item].append(i)
         return list(windows.values())
 
@@ -356,7 +366,7 @@ class Engine:
 
     def _shaped(self, rows: np.ndarray, group: _Group) -> np.ndarray:
         """Rows [R, T] as the model reads them: [B, T], or [B, C, T] of a joint model."""
-        if not self._family.joint:
+        if not (self.family.joint or group.marks):
             return rows
         return rows.reshape(-1, group.variates, group.length + group.ahead)
 
@@ -373,9 +383,11 @@ class Engine:
         length = max(len(context.values) for context in window)
         # Gaps are rounded up to a few sizes, so that each does not need a program of its own.
         room = max(limit - length - horizon, gap)
-        gap = min(_gap_bucket(gap), room)
+        gap = _gap_bucket(gap) if self.family.encoder else min(_gap_bucket(gap), room)
         heads, plan = self.config.horizon_lengths, self.config.forecast_plan
         steps = rounded_horizon(gap + horizon, heads, plan)
+        if (marks := window[0].marks) is not None:
+            return _Group(length_bucket(length), steps, len(window), marks=len(marks))
         known = any(context.ahead is not None for context in window)
         variates = power_of_two(len(window))
         return _Group(length_bucket(length), steps, variates, steps if known else 0)
@@ -393,17 +405,17 @@ class Engine:
         logging.warning("a batch of %d series did not fit; going on with halves", tried)
 
     def _decoded(
-        self, params: nnx.State, x: Float[Array, "B *C T"], mask: Bool[Array, "B *C T"], steps: int
+        self, params: nnx.State, x: Array, mask: Array, steps: int, *marks: Array
     ) -> Decoded:
-        self._tell_if_new(self._decode, x, steps)
-        return self._decode(params, x, mask, horizon=steps)
+        self._tell_if_new(self._decode, x, steps, *marks)
+        return self._decode(params, x, mask, *marks, horizon=steps)
 
     def _decoded_known(self, params: nnx.State, x: Array, mask: Array, steps: int) -> Decoded:
         self._tell_if_new(self._decode_known, x, steps)
         return self._decode_known(params, x, mask, horizon=steps)
 
-    def _tell_if_new(self, programs: Programs, x: Any, steps: int) -> None:
-        if not programs.holds(x, steps):
+    def _tell_if_new(self, programs: Programs, x: Any, steps: int, *marks: Any) -> None:
+        if not programs.holds(x, *marks, horizon=steps):
             shown = f"{len(x)} series of {x.shape[-1]} points and {steps} to forecast"
             tell(lambda: f"compiling a program for {shown}, once")
 
@@ -413,15 +425,16 @@ class Engine:
         x: Float[np.ndarray, "B *C T"],
         mask: Bool[np.ndarray, "B *C T"],
         steps: int,
+        *marks: Float[np.ndarray, "B M S"],
     ) -> Any:
         """Runs a program and waits for it, so that a lack of memory shows here."""
         forks.check()
         if self._mesh is None:
-            return jax.block_until_ready(compute(self.params, x, mask, steps))
+            return jax.block_until_ready(compute(self.params, x, mask, steps, *marks))
         sharding = partitioning.batch_sharding(self._mesh)
         with partitioning.use_mesh(self._mesh):
-            x, mask = jax.device_put((x, mask), sharding)
-            return jax.block_until_ready(compute(self.params, x, mask, steps))
+            x, mask, *there = jax.device_put((x, mask, *marks), sharding)
+            return jax.block_until_ready(compute(self.params, x, mask, steps, *there))
 
     def _bucket(self, count: int, size: int, length: int, more: bool) -> int:
         """Rows of a batch of `count` series: one of few sizes, a multiple of the mesh's parts."""
@@ -430,7 +443,7 @@ class Engine:
 
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
         if batch_size == "auto":
-            each = self._family.bytes_per_series(self.config, group.length, group.steps)
+            each = self.family.bytes_per_series(self.config, group.length, group.steps)
             fitting = max(1, int(_batch_bytes() // (each * group.variates)))
             size = min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1)) * self._parts
         else:
@@ -441,6 +454,18 @@ class Engine:
 def _engine_of(config: ModelConfig, flat: dict[str, np.ndarray], dtype: str) -> Engine:
     """The engine that was pickled."""
     return Engine(config, unflatten(abstract_model(config)[1], flat), dtype)
+
+
+def _marks(
+    contexts: Sequence[Context], group: _Group, windows: int
+) -> tuple[Float[np.ndarray, "B M S"], ...]:
+    """The marks of the windows of a batch, if the model is to read them."""
+    if not group.marks:
+        return ()
+    marks = np.zeros((windows, group.marks, group.length + group.steps), np.float32)
+    for row, context in zip(marks, contexts[:: group.variates], strict=False):
+        row[:] = context.marks_of(group.length, group.steps)
+    return (marks,)
 
 
 def _gap_bucket(gap: int) -> int:

@@ -151,12 +151,14 @@ class Forecaster:
         intervals: str = "auto",
         calibration: Any = None,
         non_negative: bool = False,
+        marks: Any = None,
     ) -> Forecast:
         """Forecasts each series from its own last points.
 
         A missing value (NaN) is masked, never imputed, and keeps its place in time; where the last
         values of a series are missing, they are forecast too, so that the result always follows
-        the end of the input.
+        the end of the input. A model without masks (Seg-MoE, MoHETS) reads missing values as the
+        line between their neighbors, and `filled` of the result counts them.
 
         Args:
           inputs: one series [T], several [N, T], a list of series of different lengths, or
@@ -179,6 +181,9 @@ class Forecaster:
           calibration: series, as `inputs`, whose errors calibrate instead of each series' own; only
             with "conformal".
           non_negative: of values that cannot be below 0: points and quantiles below it become 0.
+          marks: of a model with covariates, the calendar of the T points of each item and of the
+            `horizon` after them, [N, M, T + horizon] (`data.calendar.calendar_marks`); its variates
+            are then read together. Without marks it forecasts every series by itself.
 
         Returns:
           point forecasts and quantiles, float64, in the shape of the input.
@@ -188,6 +193,8 @@ class Forecaster:
         """
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
+        if marks is not None:
+            call = call._replace(marks=self._marks(marks, call, source))
         levels = () if source is None else tuple(check_levels(quantile_levels).tolist())
         forecasts = call.forecast()
         quantiles = call.quantiles(forecasts, source, levels, calibration)
@@ -356,6 +363,10 @@ class Forecaster:
             model is joint.
           options: of `forecast`, such as `context_length` and `non_negative`.
 
+        A model with covariates reads the calendar of the times, where the frame holds its variates,
+        as columns or as ids with the same times, and no quantiles are asked for; else it forecasts
+        every series by itself, without the calendar. `attrs["calendar"]` says which.
+
         Returns:
           a pandas DataFrame with columns id, time, "target_name", "predictions" and a level each;
           ids and times are of the types that they came in. Its `attrs` hold the frequency ("freq",
@@ -380,7 +391,9 @@ class Forecaster:
             date_format=date_format,
         )
         options["quantile_levels"] = quantile_levels
-        return forecast_frame(self.forecast, prepared, joint=joint, **options).frame
+        variates = self.engine.family.covariate_variates(self.config)
+        options |= {"joint": joint, "variates": variates}
+        return forecast_frame(self.forecast, prepared, **options).frame
 
     def warmup(
         self,
@@ -422,6 +435,33 @@ class Forecaster:
         parsed.warn_if_short(horizon)
         settings = self.engine.settings(horizon, *options)
         return Call(self.engine, parsed, settings)
+
+    def _marks(self, marks: Any, call: Call, source: str | None) -> Any:
+        """Checks marks beside the series that they are of."""
+        variates = self.engine.family.covariate_variates(self.config)
+        inputs, horizon = call.inputs, call.settings.horizon
+        if not variates:
+            raise DataError("marks are given, but the model has no covariates; leave them out")
+        if source is not None:
+            raise DataError(
+                "marks are given together with quantile_levels, but the errors that make quantiles "
+                "would be of forecasts without them; give one of the two"
+            )
+        if inputs.channels != variates:
+            raise DataError(
+                f"marks are given, but inputs is not [N, {variates}, T]: with marks the model "
+                f"reads its {variates} variates together, in the order of its training"
+            )
+        array = np.asarray(marks, np.float32)
+        array = array[None] if array.ndim == 2 else array
+        items, length = len(inputs.series) // variates, len(inputs.series[0])
+        shapes = [(items, rows, length + horizon) for rows in (4, 5)]
+        if array.shape not in shapes or not np.isfinite(array).all():
+            raise DataError(
+                f"marks must be finite numbers [N, M, T + horizon], which is {shapes[1]} or, of "
+                f"hours, {shapes[0]}, but is {array.shape}"
+            )
+        return array
 
     def _intervals(
         self, asked: str, levels: Sequence[float] | None, calibration: Any

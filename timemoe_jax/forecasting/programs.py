@@ -29,7 +29,7 @@ _unknown: set[str] = set()  # options that this version of XLA has refused: newe
 
 
 class Programs:
-    """`function(params, x, mask, horizon)`, compiled for each shape of x and horizon.
+    """`function(params, x, mask, *more, horizon)`, compiled for each shape of x and horizon.
 
     Args:
       function: of arrays [B, ...], but for the horizon, a whole number that its shape depends on.
@@ -46,34 +46,34 @@ class Programs:
         self._kept: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         self._lock, self._compiling = threading.Lock(), threading.Lock()
 
-    def __call__(self, params: Any, x: Any, mask: Any, horizon: int) -> Any:
+    def __call__(self, params: Any, x: Any, mask: Any, *more: Any, horizon: int) -> Any:
         """The function's result; compiles first where no program for the shapes is kept."""
-        key = (x.shape, str(x.dtype), horizon)
+        key = _key(x, more, horizon)
         with self._lock:
             program = self._kept.get(key)
         if program is None:
-            program = self._compiled(key, params, x, mask)
+            program = self._compiled(key, params, x, mask, *more)
         with self._lock:
             self._kept[key] = self._kept.pop(key, program)  # the newest is the last
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-        return program(params, x, mask)
+        return program(params, x, mask, *more)
 
-    def _compiled(self, key: Any, params: Any, x: Any, mask: Any) -> Any:
+    def _compiled(self, key: Any, params: Any, x: Any, mask: Any, *more: Any) -> Any:
         """One thread compiles at a time, so that no program is compiled twice."""
         with self._compiling:
             with self._lock:
                 if key in self._kept:
                     return self._kept[key]
-            lowered = self._jitted.lower(params, x, mask, horizon=key[-1])
+            lowered = self._jitted.lower(params, x, mask, *more, horizon=key[-1])
             program = compile_with(lowered, compiler_options(math.prod(x.shape) * self._operations))
             with self._lock:
                 self._kept[key] = program
             return program
 
-    def holds(self, x: Any, horizon: int) -> bool:
+    def holds(self, x: Any, *more: Any, horizon: int) -> bool:
         """Whether a call would find its program compiled."""
-        return (x.shape, str(x.dtype), horizon) in self._kept
+        return _key(x, more, horizon) in self._kept
 
     def lower(self, params: Any, x: Any, mask: Any, horizon: int) -> Any:
         """As `lower` of a function that JAX compiles: for a look at the program."""
@@ -81,6 +81,10 @@ class Programs:
 
     def _cache_size(self) -> int:
         return len(self._kept)
+
+
+def _key(x: Any, more: tuple[Any, ...], horizon: int) -> tuple[Any, ...]:
+    return (x.shape, str(x.dtype), *(each.shape for each in more), horizon)
 
 
 def compiler_options(operations: float) -> Mapping[str, Any]:

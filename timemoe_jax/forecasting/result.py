@@ -22,6 +22,9 @@ class Forecast:
       joint: whether each series was forecast from all series of its item: a joint model reads the
         channels of an array, or the targets of an id, together.
       names: what each series, or each channel, was called.
+      filled: how many points of each context were filled in, since the model has no mask: missing
+        ones by the line between their neighbors, and points before too short a context by its
+        first value; None of a model with masks.
     """
 
     point: Float64[np.ndarray, "N *C H"]
@@ -33,6 +36,7 @@ class Forecast:
     channelwise: bool = False
     joint: bool = False
     names: tuple[str, ...] = ()
+    filled: Int[np.ndarray, "N *C"] | None = None
 
     def to_frame(self) -> Any:
         """The forecasts as a long table, a pandas DataFrame of N * C * H rows.

@@ -40,8 +40,8 @@ DEFAULT_FAMILY = "time_moe"
 FORECAST_PLANS = ("fitting", "covering")
 # Families that come with the library, and the module that holds the `FAMILY` of each.
 _BUNDLED = {
-    "time_moe": "timemoe_jax.models.time_moe.family",
-    "time_tracker": "timemoe_jax.models.time_tracker.family",
+    name: f"timemoe_jax.models.{name}.family"
+    for name in ("time_moe", "seg_moe", "mohets", "time_tracker")
 }
 _REGISTERED: dict[str, "Family"] = {}
 
@@ -102,10 +102,17 @@ class ModelOutput(NamedTuple):
     N is T divided by the stride of the family.
     """
 
-    predictions: dict[int, Any]  # horizon P -> the P values after each position [B, *C, N, P]
+    # Horizon P -> the P values after each position [B, *C, N, P]; of an encoder the value P points
+    # after it alone, [B, *C, T, 1].
+    predictions: dict[int, Any]
     hidden: Any  # [B, *C, N, D], what the heads read
     router_logits: Any = None  # [L, B, *C, N, E]; None of a model without routers
     dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
+    # Of a model whose decisions are not of single points: which of the logits are decisions about
+    # anything, [L, B, *C, T] bool, and what dropout left of the routers' probabilities, if anything
+    # was drawn, [L, B, *C, T, E].
+    counts: Any = None
+    probabilities: Any = None
 
 
 class Dimension(NamedTuple):
@@ -122,12 +129,25 @@ class PublishedTensor(NamedTuple):
     path: str  # of the parameter, dotted
     name: str  # of the tensors; {layer} and {expert} run over the leading axes of the parameter
     transpose: bool = False  # PyTorch keeps linear maps as [out, in]
+    # Where a parameter is two tensors, side by side along its last axis: the name of the second,
+    # and how much of the axis is the first.
+    second: str = ""
+    first_size: int = 0
+    experts: tuple[int, ...] = ()  # which ones a leading axis holds; () is all of them
 
 
 class PublishedFormat:
     """The weights of a family as its authors publish them: `config.json` and safetensors."""
 
     model_type: ClassVar[str]  # of config.json
+
+    def recognizes(self, published: Mapping[str, Any]) -> bool:
+        """Whether a config.json is of such a model."""
+        return published.get("model_type") == self.model_type
+
+    def constants(self, config: Any) -> dict[str, Any]:
+        """Tensors of published weights that are no parameters: written, and ignored when read."""
+        return {}
 
     def read_config(self, published: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """The typed config, and the names of the fields of config.json that were not understood."""
@@ -162,6 +182,11 @@ class Family:
     # Whether an update draws something within the model: it is then called with `draws` [B], uint32
     # numbers that follow from the seed and the update, one for each window. Without it draws none.
     draws: ClassVar[bool] = False
+    # Whether a model reads its window both ways, and says the window that begins `horizon_lengths`
+    # points later: it is not causal, it reads at most `max_position_embeddings` points, and goes
+    # any number of points beyond them. It takes univariate and joint windows alike, a `key` for
+    # what is drawn while training, and packed windows never.
+    encoder: ClassVar[bool] = False
     published: ClassVar[PublishedFormat | None] = None
     # Fields of the config that do not change what the parameters compute beyond rounding, and so
     # are no part of an exported model.
@@ -263,6 +288,17 @@ class Family:
         """About what forecasting one series of a batch takes in memory."""
         return 64 * (context + horizon)
 
+    def shortest_context(self, config: Any) -> int:
+        """The fewest points that a model reads; a shorter context is filled up."""
+        return 1
+
+    def covariate_variates(self, config: Any) -> int:
+        """How many variates a model reads together with marks of the calendar; 0: it reads none.
+
+        `decode` of such a family takes `marks`, and its model does.
+        """
+        return 0
+
     def dimensions(self, config: Any) -> Sequence[Dimension]:
         """What the axes of a mesh must divide; a ConfigError of a model that has no such axis."""
         return ()
@@ -315,10 +351,10 @@ def family_of(config: ModelConfig) -> Family:
     return get_family(config.family)
 
 
-def published_family(model_type: Any) -> Family:
-    """The family whose published weights have this `model_type`; Time-MoE where none has it."""
+def published_family(published: Mapping[str, Any]) -> Family:
+    """The family that recognizes a published config.json; Time-MoE where none does."""
     families = [get_family(name) for name in family_names()]
-    found = [f for f in families if f.published and f.published.model_type == model_type]
+    found = [f for f in families if f.published and f.published.recognizes(published)]
     return found[0] if found else get_family(DEFAULT_FAMILY)
 
 

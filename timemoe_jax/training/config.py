@@ -163,7 +163,8 @@ class RunConfig:
             f"({self.optimizer.decay_steps}) must together be at most train.num_steps "
             f"({self.train.num_steps})",
         )
-        least = family_of(self.model).least_context(self.model)
+        family, variates = family_of(self.model), self.data.variates
+        least, joint = family.least_context(self.model), family.joint
         in_context = self.data.standardization == "context" and self.data.context_min >= least
         require(
             not least or in_context,
@@ -172,18 +173,18 @@ class RunConfig:
             f"its context: give 'context' and at least {least}",
         )
         require_not_negative(self, "seed")
-        joint = family_of(self.model).joint
         require(
-            joint == (self.data.variates > 0),
-            f"data.variates is {self.data.variates}, but models of the family "
+            family.encoder or joint == (variates > 0),
+            f"data.variates is {variates}, but models of the family "
             f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
         )
-        variates = self.data.variates
         require(
-            not joint or family_of(self.model).scored_variates(self.model, variates) > 0,
+            not joint or family.scored_variates(self.model, variates) > 0,
             f"config.model leaves none of the {variates} variates of a window to forecast",
         )
         self._check_patches()
+        if family.encoder:
+            self._check_encoder()
 
     def _check_patches(self) -> None:
         stride, data = family_of(self.model).stride(self.model), self.data
@@ -195,4 +196,35 @@ class RunConfig:
             stride == 1 or data.policy == "windows",
             f"data.policy is {data.policy!r}, but the model reads patches of {stride} points; it "
             "needs 'windows'",
+        )
+
+    def _check_encoder(self) -> None:
+        """What a model needs that reads its window whole."""
+        step, data, loss = self.model.horizon_lengths[0], self.data, self.loss
+        kind = f"models of the family {self.model.family!r}"
+        covariates = family_of(self.model).covariate_variates(self.model)
+        require(
+            (covariates > 0) == data.calendar and covariates in (0, data.variates),
+            f"the model reads {covariates} variates together with the calendar, but data.variates "
+            f"is {data.variates} and data.calendar {data.calendar}; give those of the model, or a "
+            "model without covariates",
+        )
+        require(
+            data.future == step,
+            f"data.future is {data.future}, but {kind} aim at the window model.horizon_lengths "
+            f"({step}) points later; give that",
+        )
+        require(
+            data.policy == "windows",
+            f"data.policy is {data.policy!r}, but {kind} read a row as one window; give 'windows'",
+        )
+        require(
+            data.standardization == "series",
+            f"data.standardization is {data.standardization!r}, but {kind} scale each window "
+            "themselves; give 'series'",
+        )
+        require(
+            not loss.max_steps_per_position,
+            f"loss.max_steps_per_position is {loss.max_steps_per_position}, but {kind} say one "
+            "value at each position; give 0",
         )

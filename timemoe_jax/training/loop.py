@@ -301,7 +301,8 @@ class Loop:
         sums: dict[str, float] = collections.defaultdict(float)
         dataset = make_batches(self._data.validation, self._config, self._mesh, train=False)
         for batch in itertools.islice(dataset, self._config.train.eval_batches):
-            arrays = self._place({name: batch[name] for name in ("values", "mask")})
+            names = [name for name in batch_arrays(self._config) if name != "segments"]
+            arrays = self._place({name: batch[name] for name in names})
             for name, value in self._validation(state.params, arrays).items():
                 sums[name] += float(value)
         values: dict[str, float] = {}

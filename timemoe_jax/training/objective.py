@@ -77,9 +77,10 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
 
     The key draws which is the last of them; without one every position is read.
     """
-    apart = family_of(config.model).stride(config.model)
+    family = family_of(config.model)
+    apart = family.stride(config.model)
     length, most = config.data.length // apart, config.loss.max_steps_per_position
-    if config.data.future == 1 and not most and apart == 1:
+    if family.encoder or (config.data.future == 1 and not most and apart == 1):
         return None
     at = {}
     for p in config.model.horizon_lengths:
@@ -107,6 +108,7 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         segments=batch.get("segments"),
         at=at,
         scaling=_scaling(config, batch),
+        lagged=family_of(config.model).encoder,
     )
 
 
@@ -133,10 +135,11 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
     the positions to read heads `at` (by default all inputs). If the batch is part of a larger one,
     it also takes the `weights` to divide by, `Targets.counts` of that, and the `share` of this one
     in the routers' losses. A target that is missing or padding never counts, nor does a prediction
-    made from one.
+    made from one. A `key` draws what a model draws while training; without one nothing is drawn.
     """
     graph, _ = abstract_model(config.model)
     stride = family_of(config.model).stride(config.model)
+    encoder = family_of(config.model).encoder
 
     def compute(
         params: nnx.State,
@@ -144,12 +147,16 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         at: dict[int, Array] | None = None,
         weights: dict[int, Array] | None = None,
         share: float = 1.0,
+        key: Array | None = None,
     ) -> tuple[Float[Array, ""], LossParts]:
         x, read, segments = _inputs(config, batch)
         at = read_at(config, None) if at is None else at
         model = nnx.merge(graph, params)
-        drawn = {"draws": batch["draws"]} if "draws" in batch else {}
-        output = model(x, read, segments, **drawn)
+        more: dict[str, Any] = {"key": key} if encoder else {}
+        more |= {"draws": batch["draws"]} if "draws" in batch else {}
+        if "marks" in batch:
+            more["marks"] = batch["marks"][..., : -config.data.future]
+        output = model(x, read, segments, **more)
         targets = targets_of(config, batch, at)
         horizons, quantiles = _forecast_losses(config, model, output, targets, weights)
         total = mean_of_heads(horizons)
@@ -215,13 +222,20 @@ def _statistics(
     """Sums of what the routers decided; padding counts only if the config says so."""
     logits, family = output.router_logits, family_of(config.model)
     bias = family.selection_bias(params)
+    counted = None if config.loss.balance_counts_padding else positions
+    probabilities = output.probabilities
+    if output.counts is not None:  # decisions of segments, of as many as a layer has
+        counted = output.counts.reshape(len(logits), -1, logits.shape[-2]).astype(jnp.float32)
+    if probabilities is not None:
+        probabilities = probabilities.reshape(len(logits), -1, *logits.shape[-2:])
     return router_statistics(
         logits.reshape(len(logits), -1, *logits.shape[-2:]),
         family.experts_per_token(config.model),
-        None if config.loss.balance_counts_padding else positions,
+        counted,
         bias=None if bias is None else bias[...],
         dropped=output.dropped,
         scoring=family.scoring,
+        probabilities=probabilities,
     )
 
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from timemoe_jax.data.calendar import ROWS
 from timemoe_jax.models.base import create_params, family_of
 from timemoe_jax.nn.experts.routing import RouterStatistics
 from timemoe_jax.runtime import partitioning
@@ -82,16 +83,21 @@ def _abstract_state(
 def batch_arrays(config: RunConfig) -> dict[str, Any]:
     """The arrays of a training batch that an update reads, with their dtypes."""
     arrays = {"values": jnp.float32, "mask": jnp.bool_}
+    if config.data.calendar:
+        arrays["marks"] = jnp.float32
     return {**arrays, "segments": jnp.int32} if config.data.segmented else arrays
 
 
 def compile_train_step(config: RunConfig, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The update of `make_train_step`, compiled for a mesh before there is any data."""
     variates = (config.data.variates,) if config.data.variates else ()
-    shape = (config.train.batch_size, *variates, config.data.length + config.data.future)
+    size, points = config.train.batch_size, config.data.length + config.data.future
+    shapes = {"segments": (size, points), "marks": (size, ROWS, points)}
     place = partitioning.batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        name: jax.ShapeDtypeStruct(
+            shapes.get(name, (size, *variates, points)), dtype, sharding=place
+        )
         for name, dtype in batch_arrays(config).items()
     }
     with partitioning.use_mesh(mesh):
@@ -169,23 +175,25 @@ def _accumulate(
     """Loss, its parts and its gradient, added up over the micro-batches of a batch."""
     count = config.train.gradient_accumulation
     of_contexts, of_positions = jax.random.split(key)
+    draws = family_of(config.model).encoder
     batch, at = prepare(config, batch, of_contexts), read_at(config, of_positions)
     weights = targets_of(config, batch, at).counts(config.model.horizon_lengths)
 
-    def one(micro: Batch) -> tuple[Float[Array, ""], LossParts, nnx.State]:
-        (loss, parts), grads = gradient(params, micro, at, weights, 1 / count)
+    def one(micro: Batch, number: Array | int) -> tuple[Float[Array, ""], LossParts, nnx.State]:
+        own = jax.random.fold_in(key, number) if draws else None
+        (loss, parts), grads = gradient(params, micro, at, weights, 1 / count, own)
         return loss, parts, grads
 
     if count == 1:
-        return one(batch)
+        return one(batch, 0)
 
-    def add(total: Any, micro: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(micro)), None
+    def add(total: Any, micro: tuple[Batch, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(*micro)), None
 
     micros = jax.tree.map(functools.partial(_micro_batches, count), batch)
-    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros))
+    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros), 0)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return jax.lax.scan(add, zeros, micros)[0]
+    return jax.lax.scan(add, zeros, (micros, jnp.arange(count)))[0]
 
 
 def _micro_batches(count: int, a: Array) -> Array:

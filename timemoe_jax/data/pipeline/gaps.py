@@ -68,6 +68,10 @@ class FilledSource(SequenceSource):
         """The name that the source has for series `i`."""
         return self._source.label(i)
 
+    def times(self, i: SupportsIndex) -> Shaped[np.ndarray, " T"] | None:
+        """Those of the source; None of a series that was filled."""
+        return None if int(self._checked(i)) in self._filled else self._source.times(i)
+
     def frequency_of(self, i: SupportsIndex) -> str | None:
         """The frequency that the source knows of series `i`."""
         return self._source.frequency_of(i)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from timemoe_jax.data.calendar import ROWS, calendar_marks
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
 from timemoe_jax.data.pipeline.windows import Extent, Numbers, WindowIndex, Windows
 from timemoe_jax.data.series_source import SequenceSource
@@ -46,6 +47,11 @@ class JointIndex:
         cells = len(self) * self.size * variates
         self.padded_points = cells - (int(self._points[-1]) if len(self._points) else 0)
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first series of every piece."""
+        return self._first.tolist()
+
     def __len__(self) -> int:
         return len(self._pieces)
 
@@ -66,20 +72,43 @@ class JointWindows(Windows):
     """Random access to windows of aligned series, each z-scored by its whole series.
 
     Item i is {"values": float32 [C, size], "mask": bool [C, size], "sequence": int64 [C]}; a
-    variate that the group does not have is masked throughout, and its sequence is -1.
+    variate that the group does not have is masked throughout, and its sequence is -1. With a
+    `calendar` there are "marks" too, float32 [5, size] (`data.calendar`), zeros past the end.
+
+    Raises:
+      DataError: a calendar is asked for, but the source does not know its times.
     """
 
     index: JointIndex
 
-    def __init__(self, source: SequenceSource, index: JointIndex):
+    def __init__(self, source: SequenceSource, index: JointIndex, calendar: bool = False):
         self.source, self.index = source, index
         self._series = StandardizedSeries(source)
+        self._marks: dict[int, np.ndarray] = {}  # of all times of a group, by its first series
+        self._calendar = calendar
+        if calendar:
+            for first in index.firsts:
+                self._marks_of(first)
+
+    def _marks_of(self, first: int) -> np.ndarray:
+        if first not in self._marks:
+            times = self.source.times(first)
+            if times is None or np.asarray(times).dtype.kind != "M":
+                raise DataError(
+                    f"data.calendar is on, but {self.source.name(first)} has no column of times; "
+                    "give a table with one, such as a CSV, or turn it off"
+                )
+            self._marks[first] = calendar_marks(times)
+        return self._marks[first]
 
     def batch(self, numbers: Numbers) -> dict[str, np.ndarray]:
         """As `Windows.batch`: "values" and "mask" [B, C, size], "sequence" [B, C]."""
         shape = (len(numbers), self.index.variates, self.index.size)
         values, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sequence = np.full(shape[:2], -1, np.int64)
+        more = {}
+        if self._calendar:
+            more["marks"] = np.zeros((shape[0], ROWS, shape[2]), np.float32)
         rows = np.flatnonzero(numbers >= 0)
         located = zip(*(a.tolist() for a in self.index.locate(numbers[rows])), strict=True)
         for row, (first, variates, start) in zip(rows.tolist(), located, strict=True):
@@ -87,4 +116,6 @@ class JointWindows(Windows):
             for c in range(variates):
                 self._series.read(first + c, start, values[row, c, :stop], mask[row, c, :stop])
             sequence[row, :variates] = range(first, first + variates)
-        return {"values": values, "mask": mask, "sequence": sequence}
+            if self._calendar:
+                more["marks"][row, :, :stop] = self._marks_of(first)[:, start : start + stop]
+        return {"values": values, "mask": mask, "sequence": sequence, **more}

@@ -21,7 +21,7 @@ from timemoe_jax.data.pipeline.resolutions import ResampledWindows
 from timemoe_jax.data.pipeline.splits import Split, split_sequences, split_sources, subset_parts
 from timemoe_jax.data.pipeline.tails import TailIndex, heads_of
 from timemoe_jax.data.pipeline.windows import Index, WindowIndex, Windows, WindowSource
-from timemoe_jax.data.series_source import HeadSource, SequenceSource, SubsetSource
+from timemoe_jax.data.series_source import HeadSource, SequenceSource, SpanSource, SubsetSource
 from timemoe_jax.errors import listed
 
 
@@ -94,6 +94,9 @@ def open_training_data(
     if config.validation_path:
         held_out = open_source(config.validation_path)
         held_out = FilledSource(held_out) if config.fill_absent else held_out
+    elif source is not None and config.validation_rows:
+        first, last = config.train_rows - config.length, config.train_rows + config.validation_rows
+        held_out = SpanSource(source, max(first, 0), last)
     elif source is not None and config.validation_tail:
         heads = heads_of(source.lengths, config.validation_tail)
         tails = TailIndex(source.lengths, heads, config.length, config.future)
@@ -108,6 +111,8 @@ def open_training_data(
     if held_out is not None:
         validation = _windows(held_out, config)
     windows, summary = [], []
+    if source is not None and config.train_rows:
+        source = SpanSource(source, 0, config.train_rows)
     if source is not None:
         packing = config.policy == "packing"
         windows.append(
@@ -164,7 +169,7 @@ def _windows(source: SequenceSource, config: DataConfig) -> WindowSource | Joint
     stride = config.stride or config.length
     if config.variates:
         index = JointIndex(source, config.variates, config.length, stride, config.future)
-        return JointWindows(source, index)
+        return JointWindows(source, index, config.calendar)
     return WindowSource(source, WindowIndex(source.lengths, config.length, stride, config.future))
 
 

@@ -49,6 +49,9 @@ class TimeMoeConfig(ModelConfig):
     # and its logarithm far off: so what leaves its context far behind does not decide the loss
     # (arXiv 2510.15821). For a model without heads of points.
     asinh: bool = False
+    # How many neighboring points share the choice of their first one, of all layers or of each; ():
+    # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
+    segment_lengths: tuple[int, ...] = ()
     # Deviations of the embedding's initial gate and value weights; (): initializer_range. If they
     # are small its silu is almost linear, so that all points are embedded along nearly one line:
     # the first norm takes their size away, and what is left hardly has a sign.
@@ -108,6 +111,16 @@ class TimeMoeConfig(ModelConfig):
             "router_bias is True, but use_dense has no router",
         )
         require(
+            len(self.segment_lengths) in (0, 1, self.num_hidden_layers)
+            and all(s > 0 for s in self.segment_lengths),
+            f"segment_lengths must be (), one positive number, or {self.num_hidden_layers}, one "
+            f"for each layer, but is {self.segment_lengths}",
+        )
+        require(
+            not (self.use_dense and self.segments),
+            f"segment_lengths is {self.segment_lengths}, but use_dense has no router",
+        )
+        require(
             self.shared_expert or not self.use_dense,
             "shared_expert is False, but use_dense has no experts; leave it at True",
         )
@@ -145,6 +158,14 @@ class TimeMoeConfig(ModelConfig):
     def head_dim(self) -> int:
         """Width of one attention head, H."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The points of a decision in each layer; () if every point decides for itself."""
+        lengths = self.segment_lengths
+        if all(s == 1 for s in lengths):
+            return ()
+        return lengths * self.num_hidden_layers if len(lengths) == 1 else lengths
 
     @property
     def expert_size(self) -> int:

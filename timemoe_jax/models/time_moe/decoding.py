@@ -5,7 +5,7 @@ Only the output at the last position is ever read, so the last layer computes no
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from timemoe_jax.models.decoding import Decoded, horizon_plan
 from timemoe_jax.models.time_moe.model import Block, TimeMoe
 from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues, write
+from timemoe_jax.nn.experts.leaders import leaders_of, points_since_start
 from timemoe_jax.runtime import partitioning
 
 
@@ -25,6 +26,22 @@ class Cache(NamedTuple):
     layers: KeyValues  # [L, B, K, S, H]
     mask: Bool[Array, "B S"]  # False where a position must not be read
     position: Int[Array, ""]  # how many are filled
+    led: "Led | None" = None  # of a model whose points share their choices
+
+
+class Led(NamedTuple):
+    """What points to come must know of the leaders before them.
+
+    The points of a series are counted from its first one, whatever a cache holds: it is never cut.
+    A context that is cut and read anew begins a count of its own.
+    """
+
+    logits: Float[Array, "L B E"]  # of each layer's last leader
+    seen: Int[Array, " B"]  # points of each series so far
+
+
+# What a layer adds to a cache: keys and values, and the logits of its last leader if it has any.
+_New = tuple[KeyValues, Float[Array, "B E"] | None]
 
 
 def decode(
@@ -85,20 +102,26 @@ def prefill(
     assert held is not None  # since there is a mask
     observed = held
 
+    since = points_since_start(observed) if model.config.segments else None
+
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        h, new, *_ = block(h, observed)
-        return h, new
+    ) -> tuple[Float[Array, "B T D"], _New]:
+        h, new, logits, _ = block(h, observed, None, _leaders(model, since, index))
+        return h, (new, _last(logits, since))
 
-    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        return block.extend(h, observed, 0, last=True)
+    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, _New]:
+        if since is not None:  # the last token's leader is another, whose output is needed
+            return read(block, h, _last_layer(model))
+        h, new, _ = block.extend(h, observed, 0, last=True)
+        return h, (new, None)
 
-    hidden, new = _through_layers(model, tokens, read, read_last)
+    hidden, (new, logits) = _through_layers(model, tokens, read, read_last)
     room = (size - x.shape[1]) // model.config.patch_size
     layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
     observed = jnp.pad(observed, ((0, 0), (0, room)), constant_values=True)
-    return hidden, Cache(layers, observed, jnp.asarray(tokens.shape[1], jnp.int32))
+    led = None if since is None else Led(logits, since[:, -1] + 1)
+    return hidden, Cache(layers, observed, jnp.asarray(tokens.shape[1], jnp.int32), led)
 
 
 def extend(
@@ -107,31 +130,56 @@ def extend(
     """Reads more points, whole patches, after those in the cache; returns as `prefill` does."""
     tokens, _ = model.tokens(x, None)
     observed = jnp.ones(tokens.shape[:2], bool)
+    led = cache.led
+    since = None if led is None else led.seen[:, None] + jnp.arange(tokens.shape[1])
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
-    ) -> tuple[Array, KeyValues]:
+    ) -> tuple[Array, _New]:
         past = CacheLayer(cache.layers, index, cache.position, cache.mask)
-        return block.extend(h, observed, cache.position, past, last)
+        before = None if led is None else led.logits[index]
+        leaders = _leaders(model, since, index)
+        h, new, logits = block.extend(h, observed, cache.position, past, last, leaders, before)
+        return h, (new, _last(logits, since))
 
-    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, KeyValues]:
-        index = jnp.asarray(model.config.num_hidden_layers - 1, jnp.int32)
-        return read(block, h, index, last=True)
+    def read_last(block: Block, h: Float[Array, "B T D"]) -> tuple[Array, _New]:
+        return read(block, h, _last_layer(model), last=led is None)
 
-    hidden, new = _through_layers(model, tokens, read, read_last)
+    hidden, (new, logits) = _through_layers(model, tokens, read, read_last)
     layers = write(cache.layers, new, cache.position)
-    return hidden, Cache(layers, cache.mask, cache.position + tokens.shape[1])
+    if led is not None:
+        led = Led(logits, led.seen + tokens.shape[1])
+    return hidden, Cache(layers, cache.mask, cache.position + tokens.shape[1], led)
+
+
+def _leaders(
+    model: TimeMoe, since: Int[Array, "B T"] | None, index: Int[Array, ""]
+) -> Int[Array, "B T"] | None:
+    """The leaders of new tokens in a layer, of a model whose tokens have any."""
+    if since is None:
+        return None
+    return leaders_of(since, jnp.array(model.config.segments, jnp.int32)[index])
+
+
+def _last(logits: Float[Array, "B T E"] | None, since: Any) -> Float[Array, "B E"] | None:
+    """The logits that the next tokens of the last segment share."""
+    return None if since is None or logits is None else logits[:, -1]
+
+
+def _last_layer(model: TimeMoe) -> Int[Array, ""]:
+    return jnp.asarray(model.config.num_hidden_layers - 1, jnp.int32)
 
 
 def _through_layers(
     model: TimeMoe,
     tokens: Float[Array, "B T D"],
-    read: Callable[..., tuple[Array, KeyValues]],
-    read_last: Callable[..., tuple[Array, KeyValues]],
-) -> tuple[Float[Array, "B D"], KeyValues]:
+    read: Callable[..., tuple[Array, "_New"]],
+    read_last: Callable[..., tuple[Array, "_New"]],
+) -> tuple[Float[Array, "B D"], Any]:
     """Runs new tokens through all layers, the last one for the last token alone.
 
-    Returns the hidden state of the last token, and the keys and values of all, [L, B, K, T, H].
+    Returns the hidden state of the last token, and of all layers the keys and values of all tokens,
+    [L, B, K, T, H], and the logits of the last leader if there are any, [L, B, E].
     """
     graph, state = nnx.split(model.blocks)
     last = model.config.num_hidden_layers - 1
@@ -147,7 +195,7 @@ def _through_layers(
         weights = partitioning.gather_fsdp(jax.tree.map(one, state), RULES, "blocks.")
         return nnx.merge(graph, weights)
 
-    def step(h: Float[Array, "B T D"], index: Int[Array, ""]) -> tuple[Array, KeyValues]:
+    def step(h: Float[Array, "B T D"], index: Int[Array, ""]) -> tuple[Array, "_New"]:
         return read(block_of(index), h, index)
 
     h, new = jax.lax.scan(step, tokens, jnp.arange(last))

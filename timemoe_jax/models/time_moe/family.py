@@ -22,7 +22,7 @@ class TimeMoeFamily(Family):
     compute_fields = COMPUTE_FIELDS
     free_fields = (
         *INITIALIZATION_FIELDS,
-        *("initializer_range", "apply_aux_loss", "router_aux_loss_factor"),
+        *("initializer_range", "apply_aux_loss", "router_aux_loss_factor", "segment_lengths"),
         *Family.free_fields,
     )
     addable_fields = ("router_bias", "quantile_levels")
@@ -128,6 +128,8 @@ class TimeMoeFamily(Family):
             num_attention_heads=num_heads,
             num_key_value_heads=num_heads,
             use_dense=False,
+            # Those of the first layers, and of the last one for further layers.
+            segment_lengths=(config.segments + config.segments[-1:] * num_layers)[:num_layers],
         )
 
     def dense_like(self, config: TimeMoeConfig) -> TimeMoeConfig:
@@ -139,6 +141,7 @@ class TimeMoeFamily(Family):
                 use_dense=True,
                 router_bias=False,
                 shared_expert=True,
+                segment_lengths=(),
                 intermediate_size=width,
             )
 

@@ -4,6 +4,8 @@ The layers are stacked (a leading L axis on every parameter) and run by `jax.lax
 compile time does not grow with depth.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +18,7 @@ from timemoe_jax.models.time_moe.sharding import RULES
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
+from timemoe_jax.nn.experts.leaders import leaders_of, points_since_start
 from timemoe_jax.nn.lag_start import start_at_lags
 from timemoe_jax.nn.layers import REMAT, PatchEmbedding, PointEmbedding, RMSNorm, SwiGLU
 from timemoe_jax.runtime import partitioning
@@ -63,11 +66,14 @@ class Block(nnx.Module):
             )
 
     def _feed_forward(
-        self, x: Float[Array, "B T D"]
+        self,
+        x: Float[Array, "B T D"],
+        leaders: Int[Array, "B T"] | None = None,
+        before: Float[Array, "B E"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"] | None, Float[Array, ""] | None]:
         normed = self.ffn_norm(x)
         if isinstance(self.ffn, SparseMoe):
-            y, logits, dropped = self.ffn(normed)
+            y, logits, dropped = self.ffn(normed, leaders, before)
             return x + y, logits, dropped
         return x + self.ffn(normed), None, None
 
@@ -76,12 +82,13 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B T"] | None,
         segments: Int[Array, "B T"] | None = None,
+        leaders: Int[Array, "B T"] | None = None,
     ) -> tuple[
         Float[Array, "B T D"], KeyValues, Float[Array, "B T E"] | None, Float[Array, ""] | None
     ]:
         """The output, the keys and values, the router's logits and how many pairs were dropped."""
         attended, kv = self.attention(self.attention_norm(x), mask, segments)
-        x, logits, dropped = self._feed_forward(x + attended)
+        x, logits, dropped = self._feed_forward(x + attended, leaders)
         return x, kv, logits, dropped
 
     def extend(
@@ -91,13 +98,19 @@ class Block(nnx.Module):
         position: Int[Array, ""] | int,
         past: CacheLayer | None = None,
         last: bool = False,
-    ) -> tuple[Float[Array, "B R D"], KeyValues]:
-        """Runs new positions against a cache: see `Attention.extend`."""
+        leaders: Int[Array, "B T"] | None = None,
+        before: Float[Array, "B E"] | None = None,
+    ) -> tuple[Float[Array, "B R D"], KeyValues, Float[Array, "B R E"] | None]:
+        """Runs new positions against a cache: see `Attention.extend`, and `SparseMoe`.
+
+        Also returns the router's logits.
+        """
         normed = self.attention_norm(x)
         attended, new = self.attention.extend(normed, mask, position, past, last)
         if last:
             x = x[:, -1:]
-        return self._feed_forward(x + attended)[0], new
+        x, logits, _ = self._feed_forward(x + attended, leaders, before)
+        return x, new, logits
 
 
 class TimeMoe(Heads):
@@ -199,15 +212,22 @@ class TimeMoe(Heads):
         if segments is not None and self.config.patch_size > 1:
             segments = self._patches(segments)[..., -1]
         graph, state = nnx.split(self.blocks)
+        lengths, since = self.config.segments, None
+        if lengths:
+            read = jnp.ones(h.shape[:2], bool) if mask is None else mask
+            since = points_since_start(read, segments)
 
-        def layer(h: Float[Array, "B T D"], weights: nnx.State) -> tuple:
+        def layer(h: Float[Array, "B T D"], own: Any) -> tuple:
+            weights, length = own
             weights = partitioning.gather_fsdp(weights, RULES, "blocks.")
-            h, _, logits, dropped = nnx.merge(graph, weights)(h, mask, segments)
+            leaders = None if since is None else leaders_of(since, length)
+            h, _, logits, dropped = nnx.merge(graph, weights)(h, mask, segments, leaders)
             h = partitioning.constrain(h, partitioning.BATCH)
             return h, (logits, dropped)
 
         if policy := REMAT[self.config.remat]:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
-        h, per_layer = jax.lax.scan(layer, h, state)
+        each = (state, jnp.array(lengths, jnp.int32) if lengths else None)
+        h, per_layer = jax.lax.scan(layer, h, each)
         return self.norm(h), *per_layer

@@ -27,13 +27,14 @@ _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
-    *("patch_size", "point_heads", "asinh"),
+    *("patch_size", "point_heads", "asinh", "segment_lengths"),
     *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.
 _ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
     "router_bias": (False, "the published format has no such bias"),
     "shared_expert": (True, "the published format has no model without a shared expert"),
+    "segments": ((), "in the published implementation every point makes its own choice"),
     "quantile_levels": ((), "the published format has no heads for them"),
     "forecast_plan": ("fitting", "the published implementation has 'fitting'"),
     "patch_size": (1, "the published format has no patches"),
@@ -104,7 +105,8 @@ class TimeMoeFormat(PublishedFormat):
         """The `config.json` of a model; a ConfigError if the published code has no such model."""
         for name, (value, reason) in _ONLY_PUBLISHED.items():
             held = getattr(config, name)
-            require(held == value, f"{name} is {held!r}; {reason}")
+            field = "segment_lengths" if name == "segments" else name
+            require(held == value, f"{field} is {held!r}; {reason}")
         values = dataclasses.asdict(config)
         for name in _UNPUBLISHED:
             del values[name]

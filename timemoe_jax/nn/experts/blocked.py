@@ -1,12 +1,14 @@
 """Routed experts in blocks: the default on a CPU, and exact on every backend.
 
 (token, choice) pairs are sorted by expert, each expert's rows are padded to whole blocks, and a
-loop runs over the blocks in use, each three matrix products with one expert's kernels. The cost
-follows the active parameters, whatever the routing. The backward pass keeps what a dense layer with
+loop runs over the blocks in use, each three matrix products with one expert's kernels. Where a
+decision is of a segment of tokens, a row is the whole segment. The cost follows the active
+parameters, whatever the routing. The backward pass keeps what a dense layer with
 as many active parameters would: two rows of width F per pair. Computing those again would add two
 products to eight; `ModelConfig.remat` does so for whole layers, where memory is short.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from timemoe_jax.nn.experts.kinds import KINDS, Inner, Pre, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights, rank_within, rows
 from timemoe_jax.runtime import partitioning
@@ -94,103 +97,171 @@ def _first(plan: _Plan, e: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.where(e > 0, plan.ends[e - 1], 0)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def blocked(
-    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, inner: Inner
 ) -> Float[Array, "T D"]:
     """`expert_ffn` of the chosen experts alone, a block of one expert's rows at a time."""
-    return _run(x, routing, weights, keep=False)[0]
+    return _run(x, routing, weights, inner, keep=False)[0]
+
+
+def _sizes(x: Array, routing: Routing, weights: ExpertWeights) -> tuple[int, int]:
+    """How many decisions a block holds, and how many tokens a decision is of."""
+    decisions, choices = routing.indices.shape
+    span, num_experts = len(x) // decisions, weights.up.shape[0]
+    block = block_size(len(x), choices, num_experts)
+    return (block if span == 1 else max(1, block // span)), span
+
+
+def _masks(
+    routing: Routing, inner: Inner, token: Array, choice: Array, like: Array
+) -> Array | None:
+    """What dropout multiplies the hidden activations of a block of rows by."""
+    if routing.seeds is None:
+        return None
+    seeds = routing.seeds.at[token, choice].get(mode="fill", fill_value=0)
+    return inner.mask(seeds, like.size // len(seeds)).reshape(like.shape)
 
 
 def _run(
-    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, keep: bool
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, inner: Inner, keep: bool
 ) -> tuple[Float[Array, "T D"], _Plan, tuple[Array, ...]]:
-    """The output, the plan, and with `keep` what the backward pass reads: gate and up [R, F]."""
-    num_experts, size, width = weights.gate.shape
-    tokens, choices = routing.indices.shape
-    block = block_size(tokens, choices, num_experts)
+    """The output, the plan, and with `keep` what the backward pass reads: the products [R, s F].
+
+    They are those with gate and up, and that with down of a kind that goes on from there.
+    """
+    num_experts, size, width = weights.up.shape
+    kind = KINDS[inner.kind]
+    block, span = _sizes(x, routing, weights)
     plan = _plan(routing.indices, num_experts, block)
+    wide = x.reshape(-1, span * size)
 
     def expert(e: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        gate_w, up_w, down_w = (w[e] for w in weights)
+        own = _of_expert(weights, e)
 
         def body(i: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            inputs = rows(x, _slice(plan.token, i, block))
-            gate, up = _product(inputs, gate_w), _product(inputs, up_w)
-            y = _product((jax.nn.silu(gate) * up).astype(x.dtype), down_w)
-            parts = (y, gate, up) if keep else (y,)
-            return tuple(_write(a, i, part) for a, part in zip(carry, parts, strict=True))
+            token = _slice(plan.token, i, block)
+            inputs = rows(wide, token).reshape(-1, size)
+            pre = products(own, lambda w: _product(inputs, w))
+            hidden = kind.hidden(*pre)
+            masks = _masks(routing, inner, token, _slice(plan.choice, i, block), hidden)
+            hidden = hidden if masks is None else hidden * masks
+            y = last = _product(hidden.astype(x.dtype), own.down)
+            parts = (*pre,) if keep else ()
+            if kind.output is not None:
+                y, parts = kind.output(last), ((*parts, last) if keep else parts)
+            return tuple(
+                _write(a, i, part.reshape(block, -1))
+                for a, part in zip(carry, (y, *parts), strict=True)
+            )
 
         return jax.lax.fori_loop(_first(plan, e), plan.ends[e], body, carry)
 
-    widths = (size, width, width) if keep else (size,)
-    start = tuple(_like((plan.token.size, w), x, x.dtype) for w in widths)
+    widths = [size]
+    if keep:
+        widths += [width] * (1 + kind.gated) + [weights.down.shape[2]] * (kind.output is not None)
+    start = tuple(_like((plan.token.size, span * w), x, x.dtype) for w in widths)
     out, *kept = jax.lax.fori_loop(0, num_experts, expert, start)
     picked = rows(out, plan.row).astype(jnp.float32)
     y = jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
-    return y, plan, tuple(kept)
+    return y.reshape(x.shape), plan, tuple(kept)
 
 
-def _forward(x: Any, routing: Routing, weights: ExpertWeights) -> Any:
-    y, plan, kept = _run(x, routing, weights, keep=True)
+def _of_expert(weights: ExpertWeights, e: Int[Array, ""]) -> ExpertWeights:
+    """The kernels of one expert."""
+    gate = None if weights.gate is None else weights.gate[e]
+    return ExpertWeights(gate, weights.up[e], weights.down[e])
+
+
+def _forward(x: Any, routing: Routing, weights: ExpertWeights, inner: Inner) -> Any:
+    y, plan, kept = _run(x, routing, weights, inner, keep=True)
     return y, (x, routing, weights, plan, kept)
 
 
 def _backward(
-    residuals: Any, d_y: Float[Array, "T D"]
+    inner: Inner, residuals: Any, d_y: Float[Array, "T D"]
 ) -> tuple[Float[Array, "T D"], Routing, ExpertWeights]:
     """Goes block by block like the forward pass; the gradients of the kernels add up in the carry.
 
     With h = silu(g) * u, g = x Wg, u = x Wu and y = w (h Wd), and a = dy Wd^T:
     dw = <h, a>, dh = w a, du = dh silu(g), dg = dh u silu'(g), and dx, dWg, dWu, dWd follow.
     """
-    x, routing, weights, plan, (gates, ups) = residuals
-    tokens, choices = routing.indices.shape
-    block = block_size(tokens, choices, weights.gate.shape[0])
+    x, routing, weights, plan, kept = residuals
+    block, span = _sizes(x, routing, weights)
+    wide, d_wide = (a.reshape(-1, span * x.shape[1]) for a in (x, d_y))
 
     def expert(e: Int[Array, ""], carry: tuple) -> tuple:
-        d_rows, d_weight, *d_kernels = carry
-        gate_w, up_w, down_w = (w[e] for w in weights)
+        d_rows, d_weight, d_kernels = carry
+        own = _of_expert(weights, e)
 
         def body(i: Int[Array, ""], carry: tuple) -> tuple:
-            d_rows, d_weight, d_gate_w, d_up_w, d_down_w = carry
+            d_rows, d_weight, d_own = carry
             token, choice = _slice(plan.token, i, block), _slice(plan.choice, i, block)
-            inputs, d_out = rows(x, token), rows(d_y, token)
+            inputs, d_out = (rows(a, token).reshape(-1, x.shape[1]) for a in (wide, d_wide))
             weight = routing.weights.at[token, choice].get(mode="fill", fill_value=0)[:, None]
-            gate, up = (_slice(a, i, block).astype(jnp.float32) for a in (gates, ups))
-            sigmoid = jax.nn.sigmoid(gate)
-            silu = gate * sigmoid
-            hidden = silu * up
-            back = _product(d_out, down_w.T)
-            d_hidden = weight * back
-            d_up = (d_hidden * silu).astype(x.dtype)
-            d_gate = (d_hidden * up * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
-            weighted = (weight * hidden).astype(x.dtype)
+            each = jnp.repeat(weight, span, axis=0) if span > 1 else weight
+            saved = tuple(_slice(a, i, block).astype(jnp.float32) for a in kept)
+            saved = tuple(a.reshape(block * span, -1) for a in saved)
+            back = _of_block(inner, own, saved, inputs, d_out, each, (routing, token, choice))
+            d_inputs, d_each, d_new = back
             return (
-                _write(d_rows, i, _product(d_gate, gate_w.T) + _product(d_up, up_w.T)),
-                _write(d_weight, i, jnp.sum(hidden * back, axis=1)),
-                d_gate_w + _product(inputs.T, d_gate),
-                d_up_w + _product(inputs.T, d_up),
-                d_down_w + _product(weighted.T, d_out),
+                _write(d_rows, i, d_inputs.reshape(block, -1)),
+                _write(d_weight, i, jnp.sum(d_each.reshape(block, -1), axis=1)),
+                jax.tree.map(jnp.add, d_own, d_new),
             )
 
-        own = (_like(w.shape[1:], x) for w in weights)
-        start = (d_rows, d_weight, *own)
-        d_rows, d_weight, *own = jax.lax.fori_loop(_first(plan, e), plan.ends[e], body, start)
-        return d_rows, d_weight, *(d.at[e].set(o) for d, o in zip(d_kernels, own, strict=True))
+        start = (d_rows, d_weight, jax.tree.map(lambda w: _like(w.shape[1:], x), weights))
+        d_rows, d_weight, d_own = jax.lax.fori_loop(_first(plan, e), plan.ends[e], body, start)
+        return d_rows, d_weight, jax.tree.map(lambda d, o: d.at[e].set(o), d_kernels, d_own)
 
-    carry = (
-        _like((plan.token.size, x.shape[1]), x, x.dtype),
+    carry: Any = (
+        _like((plan.token.size, wide.shape[1]), x, x.dtype),
         _like((plan.token.size,), x),
-        *(_like(w.shape, x) for w in weights),
+        jax.tree.map(lambda w: _like(w.shape, x), weights),
     )
-    carry = jax.lax.fori_loop(0, weights.gate.shape[0], expert, carry)
-    d_rows, d_weight, *d_kernels = carry
+    d_rows, d_weight, d_kernels = jax.lax.fori_loop(0, weights.up.shape[0], expert, carry)
     d_x = jnp.sum(rows(d_rows, plan.row).astype(jnp.float32), axis=1).astype(x.dtype)
     no_gradient: Any = np.zeros(routing.indices.shape, jax.dtypes.float0)
-    d_routing = Routing(no_gradient, rows(d_weight, plan.row))
-    d_weights = (d.astype(w.dtype) for d, w in zip(d_kernels, weights, strict=True))
-    return d_x, d_routing, ExpertWeights(*d_weights)
+    d_seeds = None if routing.seeds is None else no_gradient
+    d_routing = Routing(no_gradient, rows(d_weight, plan.row), d_seeds)
+    d_weights = jax.tree.map(lambda d, w: d.astype(w.dtype), d_kernels, weights)
+    return d_x.reshape(x.shape), d_routing, d_weights
+
+
+def _of_block(
+    inner: Inner,
+    own: ExpertWeights,
+    kept: tuple[Array, ...],
+    inputs: Float[Array, "R D"],
+    d_out: Float[Array, "R D"],
+    weight: Float[Array, "R 1"],
+    drawn: tuple[Routing, Array, Array],
+) -> tuple[Float[Array, "R D"], Float[Array, "R F"], ExpertWeights]:
+    """The backward pass of one block: of its inputs, its weights (to be summed), its kernels."""
+    kind = KINDS[inner.kind]
+    pre: Pre = kept if kind.output is None else kept[:-1]
+    hidden, pull = kind.pull(pre)
+    masks = _masks(drawn[0], inner, drawn[1], drawn[2], hidden)
+    hidden = hidden if masks is None else hidden * masks
+    if kind.output is None:
+        back = _product(d_out, own.down.T)
+        d_weight, d_hidden = hidden * back, weight * back
+        d_down = _product((weight * hidden).astype(inputs.dtype).T, d_out)
+    else:
+        y, pull_output = jax.vjp(kind.output, kept[-1])
+        d_weight = y * d_out
+        (d_last,) = pull_output(weight * d_out.astype(jnp.float32))
+        d_last = d_last.astype(inputs.dtype)
+        d_hidden = _product(d_last, own.down.T)
+        d_down = _product(hidden.astype(inputs.dtype).T, d_last)
+    d_hidden = d_hidden if masks is None else d_hidden * masks
+    d_pre = tuple(d.astype(inputs.dtype) for d in pull(d_hidden))
+    kernels = [w for w in (own.gate, own.up) if w is not None]
+    pairs = list(zip(d_pre, kernels, strict=True))
+    d_inputs = functools.reduce(jnp.add, [_product(d, w.T) for d, w in pairs])
+    d_kernels = [_product(inputs.T, d) for d in d_pre]
+    d_gate = d_kernels[0] if kind.gated else None
+    return d_inputs, d_weight, ExpertWeights(d_gate, d_kernels[-1], d_down)
 
 
 blocked.defvjp(_forward, _backward)

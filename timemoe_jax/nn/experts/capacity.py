@@ -7,10 +7,10 @@ and is counted.
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from timemoe_jax.nn.experts.kinds import KINDS, Inner, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights, rank_within, rows
 
@@ -44,17 +44,27 @@ def dropped(indices: Int[Array, "T K"], num_experts: int, factor: float) -> Int[
 
 
 def with_capacity(
-    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, factor: float
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, inner: Inner, factor: float
 ) -> Float[Array, "T D"]:
     """A fixed number of rows per expert, all experts in one batched product."""
-    num_experts, size = weights.gate.shape[0], x.shape[1]
+    num_experts, size = weights.up.shape[0], x.shape[1]
+    decisions, kind = len(routing.indices), KINDS[inner.kind]
     room = capacity(routing.indices.size, num_experts, factor)
     slot = slots(routing.indices, num_experts, room)
-    inputs = rows(x, fill(slot, num_experts * room)).reshape(num_experts, room, size)
+    inputs = rows(x.reshape(decisions, -1), fill(slot, num_experts * room))
+    inputs = inputs.reshape(num_experts, -1, size)
 
     def product(a: Float[Array, "E C I"], b: Float[Array, "E I O"]) -> Float[Array, "E C O"]:
         return jnp.einsum("eci,eio->eco", a, b, preferred_element_type=jnp.float32)
 
-    hidden = jax.nn.silu(product(inputs, weights.gate)) * product(inputs, weights.up)
-    y = product(hidden.astype(x.dtype), weights.down).reshape(-1, size)
-    return jnp.einsum("tkd,tk->td", rows(y, slot), routing.weights).astype(x.dtype)
+    hidden = kind.hidden(*products(weights, lambda w: product(inputs, w)))
+    if routing.seeds is not None:
+        # Several choices share no slot, so that each slot has the seed of one.
+        drawn = jnp.zeros((num_experts * room,), jnp.uint32)
+        drawn = drawn.at[slot].set(routing.seeds, mode="drop")
+        masks = inner.mask(drawn, hidden.size // len(drawn))
+        hidden = hidden * masks.reshape(hidden.shape)
+    y = product(hidden.astype(x.dtype), weights.down)
+    y = (y if kind.output is None else kind.output(y)).reshape(num_experts * room, -1)
+    picked = jnp.einsum("tkd,tk->td", rows(y, slot), routing.weights)
+    return picked.astype(x.dtype).reshape(x.shape)

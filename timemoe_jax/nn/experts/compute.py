@@ -4,9 +4,11 @@ Every token x goes to the K experts of its routing, and receives
 
     y = sum_k weight_k * down_e(silu(gate_e(x)) * up_e(x)),   e = index_k
 
-without a capacity limit, unless one is asked for (arXiv 2409.16040, Eq. 5 to 7). `expert_ffn` is
-the only entry. `dense` computes every expert for every token: the reference to read and to compare
-with. The others compute only the chosen experts:
+without a capacity limit, unless one is asked for (arXiv 2409.16040, Eq. 5 to 7); other kinds of
+experts are those of `kinds`. A decision may be of several tokens in a row, a segment, which are
+then gathered, computed and put back together. `expert_ffn` is the only entry. `dense` computes
+every expert for every token: the reference to read and to compare with. The others compute only the
+chosen experts:
 
     blocked    a loop over blocks of one expert's rows      the default on a CPU
     grouped    grouped matrix products of the backend       the default on accelerators
@@ -23,6 +25,7 @@ from jaxtyping import Array, Float
 from timemoe_jax.nn.experts.blocked import blocked
 from timemoe_jax.nn.experts.capacity import dropped, with_capacity
 from timemoe_jax.nn.experts.grouped import grouped, has_tokamax
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights
 from timemoe_jax.runtime import partitioning
@@ -32,26 +35,36 @@ logger = logging.getLogger(__name__)
 
 
 def _dense(
-    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, factor: float
+    x: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, inner: Inner, factor: float
 ) -> Float[Array, "T D"]:
     """Every expert on every token; the weights of those not chosen are zero."""
-    num_experts = weights.gate.shape[0]
+    num_experts = weights.up.shape[0]
     chosen = jax.nn.one_hot(routing.indices, num_experts, dtype=jnp.float32)
     combine = jnp.einsum("tke,tk->te", chosen, routing.weights)
-    gate = jnp.einsum("td,edf->etf", x, weights.gate)
-    up = jnp.einsum("td,edf->etf", x, weights.up)
-    out = jnp.einsum("etf,efd->etd", jax.nn.silu(gate) * up, weights.down)
+    span = len(x) // len(combine)
+    if span > 1:
+        combine = jnp.repeat(combine, span, axis=0)
+    kind = KINDS[inner.kind]
+    hidden = kind.hidden(*products(weights, lambda w: jnp.einsum("td,edf->etf", x, w)))
+    if routing.seeds is not None:
+        # A token that is given to one expert twice would need two draws; a router never does so.
+        seeds = jnp.einsum("tke,tk->et", chosen.astype(jnp.uint32), routing.seeds)
+        masks = inner.mask(seeds.reshape(-1), span * hidden.shape[-1])
+        hidden = hidden * masks.reshape(hidden.shape).astype(x.dtype)
+    out = jnp.einsum("etf,efd->etd", hidden, weights.down)
+    if kind.output is not None:
+        out = kind.output(out)
     return jnp.einsum("etd,te->td", out.astype(jnp.float32), combine).astype(x.dtype)
 
 
 Implementation = Callable[
-    [Float[Array, "T D"], Routing, ExpertWeights, float],
+    [Float[Array, "T D"], Routing, ExpertWeights, Inner, float],
     Float[Array, "T D"],
 ]
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "dense": _dense,
-    "blocked": lambda x, routing, weights, factor: blocked(x, routing, weights),
-    "grouped": lambda x, routing, weights, factor: grouped(x, routing, weights),
+    "blocked": lambda x, routing, weights, inner, factor: blocked(x, routing, weights, inner),
+    "grouped": lambda x, routing, weights, inner, factor: grouped(x, routing, weights, inner),
     "capacity": with_capacity,
 }
 
@@ -81,25 +94,32 @@ def expert_ffn(
     weights: ExpertWeights,
     implementation: str = "auto",
     capacity_factor: float = CAPACITY_FACTOR,
+    inner: Inner = SWIGLU,
 ) -> Float[Array, "T D"]:
     """Applies to each token its chosen experts, weighted.
 
     Args:
       x: the tokens.
-      routing: indices and weights [T, K]; an index outside [0, E) is computed by nobody.
+      routing: indices and weights [T, K]; an index outside [0, E) is computed by nobody. Or of
+        fewer decisions [T / s, K], each of s consecutive tokens.
       weights: the kernels, of x's dtype.
       implementation: "dense" (every expert on every token: the readable reference), "blocked",
         "grouped", "capacity", or "auto" (grouped where the backend has a fast one, else blocked).
         All but "capacity" compute the same function.
       capacity_factor: of "capacity": rows of an expert over an even share.
+      inner: the kind of the experts, and the rate of the dropout that `routing.seeds` draw.
 
     Raises:
       ValueError: the implementation is not known, or needs what is not installed.
     """
+    if len(routing.indices) == 0 or len(x) % len(routing.indices):
+        raise ValueError(
+            f"routing has {len(routing.indices)} decisions, which do not divide {len(x)} tokens"
+        )
     compute = IMPLEMENTATIONS[resolve(implementation)]
     # Under shard_map all of it varies between devices where the tokens do.
     weights = jax.tree.map(lambda w: partitioning.vary_like(w, x), weights)
-    return compute(x, routing, weights, capacity_factor)
+    return compute(x, routing, weights, inner, capacity_factor)
 
 
 def count_dropped(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner, products
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights
 
@@ -109,27 +110,41 @@ def grouped(
     x: Float[Array, "T D"],
     routing: Routing,
     weights: ExpertWeights,
+    inner: Inner = SWIGLU,
     library: str | None = None,
 ) -> Float[Array, "T D"]:
     """`expert_ffn` of the chosen experts alone, all at once; by default the backend's library."""
     library = library or product_library(jax.default_backend())
-    tokens, choices = routing.indices.shape
-    num_experts = weights.gate.shape[0]
+    decisions, choices = routing.indices.shape
+    span, kind = len(x) // decisions, KINDS[inner.kind]
+    num_experts = weights.up.shape[0]
     flat = routing.indices.reshape(-1)
     # Nobody's pairs come last, after every group.
     expert = jnp.where((flat >= 0) & (flat < num_experts), flat, num_experts)
     order = jnp.argsort(expert, stable=True)
     inverse = jnp.argsort(order)
     sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
-    somebody = jnp.arange(tokens * choices) < jnp.sum(sizes)
+    somebody = jnp.arange(len(x) * choices) < span * jnp.sum(sizes)
 
-    pairs = jnp.broadcast_to(x[:, None], (tokens, choices, x.shape[1])).reshape(-1, x.shape[1])
-    inputs = _permute(pairs, order, inverse)
-    gate = grouped_product(inputs, weights.gate, sizes, library)
-    up = grouped_product(inputs, weights.up, sizes, library)
+    wide = x.reshape(decisions, -1)
+    pairs = jnp.broadcast_to(wide[:, None], (decisions, choices, wide.shape[1]))
+    inputs = _permute(pairs.reshape(-1, wide.shape[1]), order, inverse).reshape(-1, x.shape[1])
+    sizes = span * sizes
+    pre = products(weights, lambda w: grouped_product(inputs, w, sizes, library))
     # The kernels leave anything in rows of nobody; zeros keep their gradient at zero.
-    hidden = jnp.where(somebody[:, None], jax.nn.silu(gate) * up, 0).astype(x.dtype)
+    pre = tuple(jnp.where(somebody[:, None], a, 0) for a in pre) if kind.output else pre
+    hidden = kind.hidden(*pre)
+    if routing.seeds is not None:
+        masks = inner.mask(routing.seeds.reshape(-1)[order], span * hidden.shape[1])
+        hidden = hidden * masks.reshape(hidden.shape)
+    hidden = jnp.where(somebody[:, None], hidden, 0).astype(x.dtype)
     y = grouped_product(hidden, weights.down, sizes, library)
     y = jnp.where(somebody[:, None], y, 0)
-    picked = _permute(y, inverse, order).reshape(tokens, choices, -1)
-    return jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
+    y = y if kind.output is None else kind.output(y)
+    picked = _permute(y.reshape(decisions * choices, -1), inverse, order)
+    picked = picked.reshape(decisions, choices, -1)
+    if kind.output is not None:  # which is not 0 of 0: nobody's pairs add nothing all the same
+        mine = (flat >= 0) & (flat < num_experts)
+        picked = jnp.where(mine.reshape(decisions, choices, 1), picked, 0)
+    y = jnp.einsum("tkd,tk->td", picked, routing.weights).astype(x.dtype)
+    return y.reshape(x.shape)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from timemoe_jax.nn.experts.leaders import led
 from timemoe_jax.nn.experts.parallel import Experts, Options
 from timemoe_jax.nn.experts.routing import route
 from timemoe_jax.nn.layers import Initializer, Linear, SwiGLU
@@ -57,10 +58,18 @@ class SparseMoe(nnx.Module):
         self.num_experts_per_tok = num_experts_per_tok
 
     def __call__(
-        self, x: Float[Array, "B T D"]
+        self,
+        x: Float[Array, "B T D"],
+        leaders: Int[Array, "B T"] | None = None,
+        before: Float[Array, "B E"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T E"], Float[Array, ""]]:
-        """Returns the output, the router's logits (float32) and the dropped (token, choice)s."""
+        """Returns the output, the router's logits (float32) and the dropped (token, choice)s.
+
+        With `leaders` the choice of each token is its leader's, and so are its logits: see
+        `nn.experts.leaders`. `before` are the logits of the last leader before the tokens.
+        """
         logits = self.router(x)
+        logits = logits if leaders is None else led(logits, leaders, before)
         bias = None if self.selection_bias is None else self.selection_bias[...]
         routing = route(logits.reshape(-1, logits.shape[-1]), self.num_experts_per_tok, bias)
         routed, dropped = self.experts(x, routing)

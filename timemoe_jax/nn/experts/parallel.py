@@ -29,13 +29,13 @@ from jaxtyping import Array, Float
 from timemoe_jax.nn.experts import EXCHANGES
 from timemoe_jax.nn.experts.capacity import capacity, fill, slots
 from timemoe_jax.nn.experts.compute import count_dropped, expert_ffn
+from timemoe_jax.nn.experts.kinds import KINDS, SWIGLU, Inner
 from timemoe_jax.nn.experts.routing import Routing
 from timemoe_jax.nn.experts.weights import ExpertWeights, rows
 from timemoe_jax.nn.layers import Initializer
 from timemoe_jax.runtime import partitioning
 
 _WIDE, _NARROW = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")
-_KERNELS: Any = ExpertWeights(*(_WIDE, _WIDE, _NARROW))  # type: ignore[arg-type]
 
 
 class Options(NamedTuple):
@@ -44,6 +44,7 @@ class Options(NamedTuple):
     implementation: str  # on each device, see `expert_ffn`
     factor: float  # the capacity factor of "capacity" and of "all_to_all"
     exchange: str  # "all_gather" or "all_to_all", between the devices of the `expert` axis
+    inner: Inner = SWIGLU  # what the experts are
 
 
 def apply_experts(
@@ -62,13 +63,14 @@ def apply_experts(
         y, dropped = _compute(x.reshape(-1, x.shape[-1]), routing, weights, options)
         return y.reshape(x.shape), dropped
     batch = P(partitioning.BATCH)
+    gate: Any = None if weights.gate is None else _WIDE
     mapped = partitioning.per_device(
         functools.partial(_device, options=options),
-        in_specs=(batch, batch, _KERNELS),
+        in_specs=(batch, batch, (gate, _WIDE, _NARROW)),
         out_specs=(P("tensor", partitioning.BATCH), P("tensor", partitioning.BATCH)),
     )
-    per_token = jax.tree.map(lambda a: a.reshape(*x.shape[:2], -1), routing)
-    parts, dropped = mapped(x, per_token, weights)
+    per_series = jax.tree.map(lambda a: a.reshape(x.shape[0], -1, a.shape[-1]), routing)
+    parts, dropped = mapped(x, per_series, tuple(weights))
     # Devices along `tensor` hold parts of a sum, but dropped the same tokens.
     return jnp.sum(parts, axis=0), jnp.sum(dropped[0])
 
@@ -81,20 +83,21 @@ def _compute(
 ) -> _Result:
     """The experts of one device."""
     how = (options.implementation, options.factor)
-    dropped = count_dropped(routing, weights.gate.shape[0], *how)
-    return expert_ffn(tokens, routing, weights, *how), dropped
+    dropped = count_dropped(routing, weights.up.shape[0], *how)
+    return expert_ffn(tokens, routing, weights, *how, options.inner), dropped
 
 
 def _device(
-    x: Float[Array, "B T D"], routing: Routing, weights: ExpertWeights, options: Options
+    x: Float[Array, "B T D"], routing: Routing, kernels: Any, options: Options
 ) -> tuple[Float[Array, "1 B T D"], Float[Array, "1 1"]]:
     """One device's part of the tokens, of the experts, and of their widths."""
     tokens, routing = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), (x, routing))
     gather = functools.partial(jax.lax.all_gather, axis_name="fsdp", tiled=True)
+    gate, up, down = kernels
     weights = ExpertWeights(
-        gate=gather(weights.gate, axis=1),
-        up=gather(weights.up, axis=1),
-        down=gather(weights.down, axis=2),
+        gate=None if gate is None else gather(gate, axis=1),
+        up=gather(up, axis=1),
+        down=gather(down, axis=2),
     )
     if jax.lax.axis_size("expert") == 1:
         y, dropped = _compute(tokens, routing, weights, options)
@@ -109,7 +112,7 @@ def _gather_tokens(
     tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """All tokens of the group, computed by those who hold their experts, added up at home."""
-    held = weights.gate.shape[0]
+    held = weights.up.shape[0]
     tokens, routing = jax.tree.map(
         lambda a: jax.lax.all_gather(a, "expert", tiled=True), (tokens, routing)
     )
@@ -117,7 +120,7 @@ def _gather_tokens(
     indices = routing.indices - held * jax.lax.axis_index("expert")
     # An even share of an expert is that of all experts, of which only a part is here.
     options = options._replace(factor=options.factor / jax.lax.axis_size("expert"))
-    y, dropped = _compute(tokens, Routing(indices, routing.weights), weights, options)
+    y, dropped = _compute(tokens, routing._replace(indices=indices), weights, options)
     return jax.lax.psum_scatter(y, "expert", tiled=True), dropped
 
 
@@ -125,7 +128,7 @@ def _send_tokens(
     tokens: Float[Array, "T D"], routing: Routing, weights: ExpertWeights, options: Options
 ) -> _Result:
     """Each token to the devices that hold its experts, as far as there is room, and back."""
-    held, devices = weights.gate.shape[0], jax.lax.axis_size("expert")
+    held, devices = weights.up.shape[0], jax.lax.axis_size("expert")
     room = capacity(routing.indices.size, devices, options.factor)
     slot = slots(routing.indices // held, devices, room)
 
@@ -133,16 +136,21 @@ def _send_tokens(
         parts = a.reshape(devices, room, *a.shape[1:])
         return jax.lax.all_to_all(parts, "expert", 0, 0).reshape(a.shape)
 
-    received = exchange(rows(tokens, fill(slot, devices * room)))
+    wide = tokens.reshape(len(slot), -1)  # a row for each decision, of one token or of several
+    received = exchange(rows(wide, fill(slot, devices * room))).reshape(-1, tokens.shape[1])
     # An empty slot is nobody's: its expert is one past the last.
     expert = jnp.full((devices * room,), held).at[slot].set(routing.indices % held, mode="drop")
     # The room between devices has the factor in it already.
     options = options._replace(factor=1.0)
-    one_each = Routing(exchange(expert)[:, None], jnp.ones((devices * room, 1)))
+    seeds = None
+    if routing.seeds is not None:
+        drawn = jnp.zeros((devices * room,), jnp.uint32)
+        seeds = exchange(drawn.at[slot].set(routing.seeds, mode="drop"))[:, None]
+    one_each = Routing(exchange(expert)[:, None], jnp.ones((devices * room, 1)), seeds)
     y, dropped = _compute(received, one_each, weights, options)
-    picked = rows(exchange(y), slot).astype(jnp.float32)
+    picked = rows(exchange(y.reshape(devices * room, -1)), slot).astype(jnp.float32)
     y = jnp.einsum("tkd,tk->td", picked, routing.weights).astype(tokens.dtype)
-    return y, dropped + jnp.sum(slot == devices * room)
+    return y.reshape(tokens.shape), dropped + jnp.sum(slot == devices * room)
 
 
 class Experts(nnx.Module):
@@ -159,8 +167,10 @@ class Experts(nnx.Module):
         options: Options,
         rngs: nnx.Rngs,
     ):
-        wide, narrow = (num_experts, d_model, d_hidden), (num_experts, d_hidden, d_model)
-        self.gate = nnx.Param(init(rngs.params(), wide, jnp.float32))
+        kind = KINDS[options.inner.kind]
+        wide = (num_experts, d_model, kind.width(d_hidden))
+        narrow = (num_experts, d_hidden, kind.width(d_model))
+        self.gate = nnx.Param(init(rngs.params(), wide, jnp.float32)) if kind.gated else None
         self.up = nnx.Param(init(rngs.params(), wide, jnp.float32))
         self.down = nnx.Param(init(rngs.params(), narrow, jnp.float32))
         self.dtype = dtype
@@ -170,6 +180,7 @@ class Experts(nnx.Module):
         self, x: Float[Array, "B T D"], routing: Routing
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Applies the chosen experts to every token; also counts the dropped (token, choice)s."""
-        kernels = (self.gate[...], self.up[...], self.down[...])
-        weights = ExpertWeights(*(kernel.astype(self.dtype) for kernel in kernels))
+        gate = None if self.gate is None else self.gate[...].astype(self.dtype)
+        up, down = self.up[...].astype(self.dtype), self.down[...].astype(self.dtype)
+        weights = ExpertWeights(gate, up, down)
         return apply_experts(x.astype(self.dtype), routing, weights, self.options)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 SCORINGS = ("softmax", "similarity")
 TINY = 1e-9  # beside it a similarity is 0
@@ -24,6 +24,8 @@ class Routing(NamedTuple):
 
     indices: Int[Array, "*T K"]
     weights: Float[Array, "*T K"]
+    # Of the dropout within the experts, one for each choice; None drops nothing.
+    seeds: UInt32[Array, "*T K"] | None = None
 
 
 class RouterStatistics(NamedTuple):
@@ -58,9 +60,18 @@ def route(
     "similarity" the logits are similarities, which take the place of the probabilities, and the
     weights are divided by their sum.
     """
-    probabilities = logits.astype(jnp.float32)
-    if scoring == "softmax":
-        probabilities = jax.nn.softmax(probabilities, axis=-1)
+    if scoring == "similarity":
+        return choose(logits.astype(jnp.float32), num_experts_per_tok, bias, renormalize=True)
+    return choose(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), num_experts_per_tok, bias)
+
+
+def choose(
+    probabilities: Float[Array, "*T E"],
+    num_experts_per_tok: int,
+    bias: Float[Array, "... E"] | None = None,
+    renormalize: bool = False,
+) -> Routing:
+    """As `route`, of probabilities; `renormalize` divides the weights by their sum."""
     scores = jax.lax.stop_gradient(probabilities)
     if bias is not None:
         scores = scores + jax.lax.stop_gradient(bias).astype(jnp.float32)
@@ -74,7 +85,7 @@ def route(
         weights.append(jnp.sum(jnp.where(chosen, probabilities, 0), axis=-1))
         scores = jnp.where(chosen, -jnp.inf, scores)
     of_chosen = jnp.stack(weights, axis=-1)
-    if scoring == "similarity":
+    if renormalize:
         of_chosen = of_chosen / jnp.maximum(jnp.sum(of_chosen, axis=-1, keepdims=True), TINY)
     return Routing(jnp.stack(indices, axis=-1), of_chosen)
 
@@ -82,21 +93,25 @@ def route(
 def router_statistics(
     logits: Float[Array, "*L B T E"],
     num_experts_per_tok: int,
-    mask: Float[Array, "B T"] | None = None,
+    mask: Float[Array, "B T"] | Float[Array, "*L B T"] | None = None,
     *,
     bias: Float[Array, "*L E"] | None = None,
     dropped: Float[Array, "*L"] | None = None,
     scoring: str = "softmax",
+    probabilities: Float[Array, "*L B T E"] | None = None,
 ) -> RouterStatistics:
     """Sums what the routers of all layers decided.
 
-    The mask is 1 where a token counts and 0 where it is padding; None counts every token. The bias
-    is the selection bias of each layer, as `route` was given it. The dropped pairs of each layer
-    are those that no expert computed, padding among them; None stands for none. The probability of
-    an expert by the scoring "similarity" is its share of the sum of all similarities.
+    The mask is 1 where a token counts and 0 where it is padding, in all layers or in each; None
+    counts every token. The bias is the selection bias of each layer, as `route` was given it. The
+    dropped pairs of each layer are those that no expert computed, padding among them; None stands
+    for none. The probability of an expert by the scoring "similarity" is its share of the sum of
+    all similarities. The probabilities are those that chose, where they are not the softmax of the
+    logits.
     """
     *layers, batch, time, num_experts = logits.shape
     tokens = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
+    t = "bt" if tokens.ndim == 2 else "...bt"
     in_logs = logits.astype(jnp.float32)
     if scoring == "similarity":
         in_logs = jnp.log(jnp.maximum(in_logs, TINY))
@@ -104,15 +119,19 @@ def router_statistics(
     log_z = jax.nn.logsumexp(in_logs, axis=-1)
     p = jnp.exp(log_p)
     per_layer = None if bias is None else bias[..., None, None, :]
-    given = jax.lax.stop_gradient(logits)
-    indices = route(given, num_experts_per_tok, per_layer, scoring).indices
+    if probabilities is None:
+        given, chosen_by = p, jax.lax.stop_gradient(logits)
+        indices = route(chosen_by, num_experts_per_tok, per_layer, scoring).indices
+    else:
+        given = probabilities
+        indices = choose(probabilities, num_experts_per_tok, per_layer).indices
     chosen = jax.nn.one_hot(indices, num_experts, dtype=jnp.float32)
     return RouterStatistics(
-        choices=jnp.einsum("...btke,bt->...ke", chosen, tokens),
-        probabilities=jnp.einsum("...bte,bt->...e", p, tokens),
-        entropy=jnp.einsum("...bte,...bte,bt->...", p, -log_p, tokens),
-        squared_log_normalizer=jnp.einsum("...bt,bt->...", jnp.square(log_z), tokens),
-        tokens=jnp.broadcast_to(jnp.sum(tokens), tuple(layers)),
+        choices=jnp.einsum(f"...btke,{t}->...ke", chosen, tokens),
+        probabilities=jnp.einsum(f"...bte,{t}->...e", given, tokens),
+        entropy=jnp.einsum(f"...bte,...bte,{t}->...", p, -log_p, tokens),
+        squared_log_normalizer=jnp.einsum(f"...bt,{t}->...", jnp.square(log_z), tokens),
+        tokens=jnp.broadcast_to(jnp.sum(tokens, axis=(-2, -1)), tuple(layers)),
         dropped=jnp.zeros(tuple(layers)) if dropped is None else dropped,
         pairs=jnp.full(tuple(layers), float(batch * time * num_experts_per_tok)),
     )

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 
 
 class ExpertWeights(NamedTuple):
-    """The three kernels of all experts."""
+    """The kernels of all experts; a kind without a gate has none (`nn.experts.kinds`)."""
 
-    gate: Float[Array, "E D F"]
+    gate: Float[Array, "E D F"] | None
     up: Float[Array, "E D F"]
     down: Float[Array, "E F D"]
 

@@ -1,0 +1,1 @@
+"""MoHETS: an encoder of patches with Fourier experts, a convolution and a calendar."""

@@ -1,0 +1,1 @@
+"""Seg-MoE: an encoder of patches whose experts see time in segments."""
