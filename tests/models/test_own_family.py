@@ -195,7 +195,9 @@ def test_a_joint_forecast_reads_the_variates_of_an_item_and_no_others():
 
 
 def test_what_does_not_fit_is_an_error(table):
-    with pytest.raises(ConfigError, match=r"family is 'lineer'; known: time_moe, linear"):
+    with pytest.raises(
+        ConfigError, match=r"family is 'lineer'; known: time_moe, seg_moe, mohets, linear"
+    ):
         config_of(table, family="lineer")
     with pytest.raises(ConfigError, match=r"config\.model has no field 'num_experts'"):
         config_of(table, family="linear", num_experts=4)

@@ -57,20 +57,13 @@ class Targets(NamedTuple):
     segments: Int[Array, "B S+1"] | None = None
     # By horizon, the positions at which that head was read; None is all S of them.
     at: Mapping[int, Int[Array, " R"]] | None = None
-    # Whether a head P says of each position the value P points later alone, as an encoder does. Its
-    # predictions are made from the whole window, so that they count wherever their targets do.
-    lagged: bool = False
 
     def following(self, horizon: int) -> Float[Array, "B R P"]:
         """The values that the head of a horizon aims at."""
-        if self.lagged:
-            return self._later(self.values, horizon)
         return following(self.values, horizon, self.at[horizon] if self.at else None)
 
     def counted(self, horizon: int) -> Float[Array, "B R P"]:
         """1 where the target of a position's step counts; past the end nothing does."""
-        if self.lagged:
-            return self._later(self.mask, horizon)
         at = self.at[horizon] if self.at else None
         counted = following(self.mask, horizon, at)
         read = slice(None) if at is None else at
@@ -78,12 +71,6 @@ class Targets(NamedTuple):
             aimed_at = following(self.segments[:, 1:], horizon, at)
             counted = counted * (aimed_at == self.segments[:, :-1][:, read, None])
         return counted if self.positions is None else counted * self.positions[:, read, None]
-
-    def _later(self, values: Float[Array, "B S"], horizon: int) -> Float[Array, "B T 1"]:
-        """The values so many points after the positions, and zeros past the end."""
-        length = values.shape[1] if self.positions is None else self.positions.shape[1]
-        padded = jnp.pad(values, ((0, 0), (0, horizon)))
-        return padded[:, horizon - 1 : horizon - 1 + length, None]
 
     def counts(self, horizon_lengths: Iterable[int]) -> dict[int, Float[Array, ""]]:
         """How many (position, step) targets of each head count."""
@@ -102,6 +89,26 @@ class Targets(NamedTuple):
             None if self.positions is None else cut(self.positions),
             None if self.segments is None else cut(self.segments, 1),
         )
+
+
+class LaterTargets(Targets):
+    """What an encoder aims at: of each position the value P points later alone.
+
+    Its predictions are made from the whole window, so that they count wherever their targets do.
+    """
+
+    def following(self, horizon: int) -> Float[Array, "B T 1"]:
+        """The value so many points after each position, 0 past the end."""
+        return self._later(self.values, horizon)
+
+    def counted(self, horizon: int) -> Float[Array, "B T 1"]:
+        """1 where that counts; past the end nothing does."""
+        return self._later(self.mask, horizon)
+
+    def _later(self, values: Float[Array, "B S"], horizon: int) -> Float[Array, "B T 1"]:
+        length = values.shape[1] if self.positions is None else self.positions.shape[1]
+        padded = jnp.pad(values, ((0, 0), (0, horizon)))
+        return padded[:, horizon - 1 : horizon - 1 + length, None]
 
 
 def forecast_losses(

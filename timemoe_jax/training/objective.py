@@ -84,13 +84,13 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
 def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) -> losses.Targets:
     """The targets of every row of a batch: its points from the second on."""
     read = batch["mask"][..., : -config.data.future]
-    return losses.Targets(
+    kind = losses.LaterTargets if family_of(config.model).encoder else losses.Targets
+    return kind(
         values=_rows(batch["values"][..., 1:]),
         mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
         positions=_rows(batch.get("positions", read.astype(jnp.float32))),
         segments=batch.get("segments"),
         at=at,
-        lagged=family_of(config.model).encoder,
     )
 
 
