@@ -32,19 +32,12 @@ A config file returns an `ml_collections.ConfigDict`; what it leaves out has the
 command line overrides any field: `--config.train.num_steps=500`. A field that does not exist, a
 value of another type and a value out of range are errors before anything is computed.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Families:
-    """The section `model` of a run whose `model.family` is another: it has these fields instead."""
-
-    seg_moe: SegMoeConfig
-    mohets: MohetsConfig
-
-
-PROGRAMS = (
+FAMILIES = """
+The section `model` of a run whose `model.family` is another has the fields of that family.
+"""
+PROGRAMS: tuple[tuple[str, type | None, dict[str, type]], ...] = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
-    ("Models of other families", Families, {}),
+    ("Models of other families", None, {"seg_moe": SegMoeConfig, "mohets": MohetsConfig}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
@@ -66,7 +59,11 @@ def page() -> str:
     parts = [INTRODUCTION]
     for title, config, families in PROGRAMS:
         parts.append(f"\n## {title}\n")
-        parts += _sections(config, families)
+        if config is None:
+            parts.append(FAMILIES)
+            parts += [_section(name, kind) for name, kind in families.items()]
+        else:
+            parts += _sections(config, families)
     return "".join(parts)
 
 
@@ -75,13 +72,17 @@ def _sections(config: type, families: dict[str, type]) -> list[str]:
     inner = {f.name: families.get(f.name, _class_of(f)) for f in dataclasses.fields(config)}
     inner = {name: kind for name, kind in inner.items() if dataclasses.is_dataclass(kind)}
     own = _table(config, skip=set(inner))
-    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own or config is Families else []
+    parts = [f"\n{_first_paragraph(config)}\n\n{own}"] if own else []
     for name, kind in inner.items():
         if kind is RunConfig:  # of a study: as for training
             parts.append(f"\n### {name}\n\nA whole config of training, as above.\n")
             continue
-        parts.append(f"\n### {name}\n\n{_first_paragraph(kind)}\n\n{_table(kind, skip=set())}")
+        parts.append(_section(name, kind))
     return parts
+
+
+def _section(name: str, kind: type) -> str:
+    return f"\n### {name}\n\n{_first_paragraph(kind)}\n\n{_table(kind, skip=set())}"
 
 
 def _class_of(field: dataclasses.Field) -> object:

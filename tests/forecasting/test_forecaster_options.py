@@ -243,7 +243,7 @@ def counted(monkeypatch):
     def last_value(model, x, mask, horizon):
         return Decoded(jnp.repeat(x[:, -1:], horizon, axis=1), None)
 
-    monkeypatch.setattr(model.engine._family, "decode", last_value)
+    monkeypatch.setattr(model.engine.family, "decode", last_value)
     return model
 
 
@@ -390,7 +390,7 @@ def test_what_a_series_is_thought_to_take_is_about_what_the_compiler_plans():
     )
     if plan is None:
         pytest.skip("this backend does not tell")
-    thought = model.engine._family.bytes_per_series(model.config, length, HORIZON)
+    thought = model.engine.family.bytes_per_series(model.config, length, HORIZON)
     assert 1 / 3 < plan.temp_size_in_bytes / batch / thought < 3
 
 

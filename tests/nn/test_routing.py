@@ -12,14 +12,14 @@ from timemoe_jax.nn.experts.routing import route, router_statistics
 
 def test_chosen_keep_their_probability():
     probabilities = jnp.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]])
-    indices, weights = route(jnp.log(probabilities), 2)
+    indices, weights, _ = route(jnp.log(probabilities), 2)
     np.testing.assert_array_equal(indices, [[1, 2], [0, 2]])
     np.testing.assert_allclose(weights, [[0.5, 0.3], [0.7, 0.2]], rtol=1e-6)
 
 
 def test_the_softmax_is_over_all_experts_not_the_chosen():
-    _, one = route(jnp.zeros((4, 8)), 1)
-    _, three = route(jnp.zeros((4, 8)), 3)
+    _, one, _ = route(jnp.zeros((4, 8)), 1)
+    _, three, _ = route(jnp.zeros((4, 8)), 3)
     np.testing.assert_allclose(one, np.full((4, 1), 1 / 8), rtol=1e-6)
     np.testing.assert_allclose(three, np.full((4, 3), 1 / 8), rtol=1e-6)
 
@@ -42,7 +42,7 @@ def test_weights_are_float32_for_bfloat16_logits():
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
 def test_best_first_and_distinct(seed, k):
     logits = np.random.default_rng(seed).normal(size=(6, 5)).astype(np.float32)
-    indices, weights = route(jnp.asarray(logits), k)
+    indices, weights, _ = route(jnp.asarray(logits), k)
     np.testing.assert_array_equal(indices, np.argsort(-logits, axis=1)[:, :k])
     assert np.all(np.diff(weights, axis=1) <= 0)
     assert np.all(np.sum(weights, axis=1) <= 1 + 1e-6)
@@ -50,7 +50,7 @@ def test_best_first_and_distinct(seed, k):
 
 def test_a_bias_chooses_but_does_not_weigh():
     probabilities = jnp.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
-    indices, weights = route(jnp.log(probabilities), 2, jnp.array([0.0, -0.4, 0.4]))
+    indices, weights, _ = route(jnp.log(probabilities), 2, jnp.array([0.0, -0.4, 0.4]))
     # Scores .5, -.1, .6 and .1, .2, .7.
     np.testing.assert_array_equal(indices, [[2, 0], [2, 1]])
     np.testing.assert_allclose(weights, [[0.2, 0.5], [0.3, 0.6]], rtol=1e-6)

@@ -60,22 +60,15 @@ class Targets(NamedTuple):
     # What values are scaled by where they are aimed at from each position, and the bound of what
     # they then are, 0 for none; None takes them as they are.
     scaling: "Scaling | None" = None
-    # Whether a head P says of each position the value P points later alone, as an encoder does. Its
-    # predictions are made from the whole window, so that they count wherever their targets do.
-    lagged: bool = False
 
     def following(self, horizon: int) -> Float[Array, "B R P"]:
         """The values that the head of a horizon aims at."""
-        if self.lagged:
-            return self._later(self.values, horizon)
         at = self.at[horizon] if self.at else None
         values = following(self.values, horizon, at)
         return values if self.scaling is None else self.scaling.apply(values, at)
 
     def counted(self, horizon: int) -> Float[Array, "B R P"]:
         """1 where the target of a position's step counts; past the end nothing does."""
-        if self.lagged:
-            return self._later(self.mask, horizon)
         at = self.at[horizon] if self.at else None
         counted = following(self.mask, horizon, at)
         read = slice(None) if at is None else at
@@ -83,12 +76,6 @@ class Targets(NamedTuple):
             aimed_at = following(self.segments[:, 1:], horizon, at)
             counted = counted * (aimed_at == self.segments[:, :-1][:, read, None])
         return counted if self.positions is None else counted * self.positions[:, read, None]
-
-    def _later(self, values: Float[Array, "B S"], horizon: int) -> Float[Array, "B T 1"]:
-        """The values so many points after the positions, and zeros past the end."""
-        length = values.shape[1] if self.positions is None else self.positions.shape[1]
-        padded = jnp.pad(values, ((0, 0), (0, horizon)))
-        return padded[:, horizon - 1 : horizon - 1 + length, None]
 
     def counts(self, horizon_lengths: Iterable[int]) -> dict[int, Float[Array, ""]]:
         """How many (position, step) targets of each head count."""
@@ -109,6 +96,26 @@ class Scaling(NamedTuple):
         read = slice(None) if at is None else at
         scaled = (values - self.mean[:, read, None]) / self.deviation[:, read, None]
         return jnp.clip(scaled, -self.clip, self.clip) if self.clip > 0 else scaled
+
+
+class LaterTargets(Targets):
+    """What an encoder aims at: of each position the value P points later alone.
+
+    Its predictions are made from the whole window, so that they count wherever their targets do.
+    """
+
+    def following(self, horizon: int) -> Float[Array, "B T 1"]:
+        """The value so many points after each position, 0 past the end."""
+        return self._later(self.values, horizon)
+
+    def counted(self, horizon: int) -> Float[Array, "B T 1"]:
+        """1 where that counts; past the end nothing does."""
+        return self._later(self.mask, horizon)
+
+    def _later(self, values: Float[Array, "B S"], horizon: int) -> Float[Array, "B T 1"]:
+        length = values.shape[1] if self.positions is None else self.positions.shape[1]
+        padded = jnp.pad(values, ((0, 0), (0, horizon)))
+        return padded[:, horizon - 1 : horizon - 1 + length, None]
 
 
 def forecast_losses(

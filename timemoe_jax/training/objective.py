@@ -101,14 +101,14 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
     if read.ndim == 3:
         count = family_of(config.model).scored_variates(config.model, read.shape[1])
         positions = positions * (jnp.arange(read.shape[1]) < count)[:, None]
-    return losses.Targets(
+    kind = losses.LaterTargets if family_of(config.model).encoder else losses.Targets
+    return kind(
         values=_rows(batch["values"][..., 1:]),
         mask=_rows(batch["mask"][..., 1:]).astype(jnp.float32),
         positions=_rows(positions),
         segments=batch.get("segments"),
         at=at,
         scaling=_scaling(config, batch),
-        lagged=family_of(config.model).encoder,
     )
 
 
