@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
+from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
@@ -57,6 +58,18 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     return {**batch, "values": scaled.values.reshape(mask.shape), "positions": positions}
 
 
+def heads_read(config: RunConfig) -> dict[int, int]:
+    """The horizons of the heads that the loss is of, and how many steps of each count."""
+    horizon, lengths = config.loss.horizon, config.model.horizon_lengths
+    if not horizon:
+        return {p: p for p in lengths}
+    steps: dict[int, int] = {}
+    for p in horizon_plan(horizon, lengths, config.model.forecast_plan):
+        steps[p] = max(steps.get(p, 0), min(p, horizon))
+        horizon -= p
+    return dict(sorted(steps.items()))
+
+
 def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
     """Every variate of every window as a row."""
     return a.reshape(-1, a.shape[-1])
@@ -71,8 +84,8 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
     if config.data.future == 1 and not most:
         return None
     at = {}
-    for p in config.model.horizon_lengths:
-        stride = min(-(-p // most), length) if most and key is not None else 1
+    for p, steps in heads_read(config).items():
+        stride = min(-(-steps // most), length) if most and key is not None else 1
         # Counted from the end, where contexts are longest, so that what is left over is early.
         first: Array | int = length % stride
         if key is not None and stride > 1:
@@ -90,6 +103,7 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         positions=_rows(batch.get("positions", read.astype(jnp.float32))),
         segments=batch.get("segments"),
         at=at,
+        steps=heads_read(config),
     )
 
 
@@ -142,18 +156,20 @@ def _forecast_losses(
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The losses of the point heads, and of the quantile heads if there are any."""
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
-    predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
+    heads = tuple(heads_read(config))
+    predictions = {p: output.predictions[p] for p in heads}
+    predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in predictions.items()}
     if targets.at is not None:  # else the compiler would compute them all
         predictions = {p: model.head(hidden[:, read], p) for p, read in targets.at.items()}
-    delta = config.loss.huber_delta
-    horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
+    delta, kind = config.loss.huber_delta, config.loss.kind
+    horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights, kind=kind)
     if not config.model.quantile_levels:
         return horizons, {}
     quantiles = losses.quantile_losses(
         model.quantile_head,
         hidden,
         targets,
-        horizon_lengths=config.model.horizon_lengths,
+        horizon_lengths=heads,
         levels=config.model.quantile_levels,
         weights=weights,
     )
