@@ -4,12 +4,9 @@
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from timemoe_jax.cli.config_program import Program, start
-
-if TYPE_CHECKING:
-    from timemoe_jax.training.config import RunConfig
 
 TRAIN = """Trains a model from a config.
 
@@ -18,7 +15,8 @@ timemoe train --config=smoke --workdir=out/smoke
 A config is one that comes along, by its name, or a file. Any field can be overridden:
 --config.train.num_steps=500. Run the same command again to resume from the newest checkpoint. On
 several hosts the same command is started on each of them, with --distributed=auto or the three
-flags that say which process it is: docs/scaling.md. In a clone, train_main.py is the same program.
+flags that say which process it is: docs/scaling.md. A config with a section "finetune" fine-tunes a checkpoint: docs/finetuning.md. In a
+clone, train_main.py is the same program.
 """
 EVALUATE = """Evaluates a checkpoint on ETT, Weather or any CSV, beside naive forecasts.
 
@@ -42,15 +40,20 @@ def train(argv: Sequence[str] | None = None) -> None:
     """Trains a model; by default with the arguments of the process."""
     from timemoe_jax.runtime import distributed
     from timemoe_jax.training import run as training
-    from timemoe_jax.training.config import RunConfig
+    from timemoe_jax.training.finetuning.config import AnyRunConfig, FinetuneRunConfig
 
-    def run(config: "RunConfig", workdir: str, *processes: str | None) -> None:
+    def run(config: Any, workdir: str, *processes: str | None) -> None:
         distributed.start(*processes)
-        training.run(config, workdir)
+        if isinstance(config, FinetuneRunConfig):
+            from timemoe_jax.training.finetuning.tune import run_files
+
+            run_files(config, workdir)
+        else:
+            training.run(config, workdir)
 
     workdir = ("workdir", "Where the run writes, and resumes from.")
     flags = distributed.FLAGS
-    start(Program(RunConfig, run, TRAIN, [workdir], flags, distributed.exit_now), argv)
+    start(Program(AnyRunConfig, run, TRAIN, [workdir], flags, distributed.exit_now), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:

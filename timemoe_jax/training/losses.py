@@ -117,9 +117,10 @@ def forecast_losses(
 ) -> dict[int, Float[Array, ""]]:
     """Mean error of each head over the targets that count (arXiv 2409.16040, Eq. 9).
 
-    It is Huber's, which turns linear at `delta`, or of another `kind`: see `point_loss`. The `weights` are what to divide the sums by, by default
-    `targets.counts`: micro-batches pass the counts of the whole batch, so that their losses add up
-    to its loss. The loss of a head without a target is 0.
+    It is Huber's, which turns linear at `delta`, or of another `kind`: see `point_loss`. The
+    `weights` are what to divide the sums by, by default `targets.counts`: micro-batches pass the
+    counts of the whole batch, so that their losses add up to its loss. The loss of a
+    head without a target is 0.
     """
     weights = targets.counts(predictions) if weights is None else weights
     losses = {}

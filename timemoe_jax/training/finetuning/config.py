@@ -1,6 +1,7 @@
 """The configuration of fine-tuning."""
 
 import dataclasses
+from typing import Any
 
 from timemoe_jax.config import (
     NORMALIZATIONS,
@@ -10,7 +11,7 @@ from timemoe_jax.config import (
     require_positive,
 )
 from timemoe_jax.runtime.config import MeshConfig
-from timemoe_jax.training.config import LOSSES
+from timemoe_jax.training.config import LOSSES, RunConfig
 
 MODES = ("full", "heads", "no_router", "lora")
 TARGETS = ("attention", "experts", "shared", "heads")
@@ -37,18 +38,18 @@ class FinetuneConfig:
     huber_delta: float = 2.0  # errors beyond this, in deviations of the context, count linearly
     learning_rate: float = 0.0  # the largest, after the warm-up; 0: the best of search_rates
     # Tried in short runs of search_steps updates; the better half is tried for twice as many.
-    search_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-    search_steps: int = 15  # updates of the first trial of each rate
+    search_rates: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    search_steps: int = 6  # updates of the first trial of each rate
     # "auto": that which the model was trained with, where its checkpoint says so, else "adamw".
     algorithm: str = "auto"
     weight_decay: float = 0.0  # decoupled, times the learning rate
     warmup_share: float = 0.1  # of the updates: a linear rise; then a cosine falls to 0
-    num_steps: int = 200  # updates at most
+    num_steps: int = 100  # updates at most
     batch_size: int = 16  # windows of an update
     gradient_accumulation: int = 1  # micro-batches that an update adds up
     # The last points of each series, held out for validation; 0: a fifth, at least a horizon.
     validation_points: int = 0
-    validation_windows: int = 256  # forecasts of a validation, at most
+    validation_windows: int = 128  # forecasts of a validation, at most
     eval_every: int = 0  # updates between validations; 0: a tenth of num_steps
     patience: int = 4  # validations in a row without a better one that end the run
     max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
@@ -112,3 +113,12 @@ class FinetuneRunConfig:
     # A bundled model's name, a run's workdir, a checkpoint or a published folder.
     checkpoint: str = "nano"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+class AnyRunConfig:
+    """A run of either kind: one with a section `finetune` fine-tunes a checkpoint."""
+
+    @classmethod
+    def class_of(cls, mapping: Any, where: str) -> type[Any]:
+        """The config class of a mapping; `from_mapping` asks for it."""
+        return FinetuneRunConfig if "finetune" in mapping else RunConfig

@@ -1,4 +1,4 @@
-"""The loop of fine-tuning: that of a run, with forecasts that decide what is kept and when to end."""
+"""The loop of fine-tuning: that of a run, with forecasts that decide what is kept."""
 
 import dataclasses
 import math

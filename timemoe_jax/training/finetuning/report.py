@@ -35,8 +35,9 @@ class Plan:
     def __str__(self) -> str:
         epochs = self.updates * self.batch_size / self.windows
         lines = [
-            f"fine-tuning: {self.series:,} series, {self.points:,} points, {self.windows:,} windows"
-            f"; at most {self.updates:,} updates of {self.batch_size} windows ({epochs:.1f} epochs)",
+            f"fine-tuning: {self.series:,} series, {self.points:,} points, {self.windows:,} "
+            f"windows; at most {self.updates:,} updates of {self.batch_size} windows, which is "
+            f"{epochs:.1f} epochs",
             f"context {self.context:,}, horizon {self.horizon:,}, normalization "
             f"{self.normalization!r}; validation: {self.held_out:,} forecasts at the end of the "
             "series",

@@ -6,6 +6,7 @@ Nothing is returned that forecasts what was held out worse than the start does.
 import dataclasses
 import json
 import math
+import os
 import time
 import warnings
 import zlib
@@ -19,9 +20,12 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax.checkpoints.adapters import ADAPTER_FILE, Adapter, merge, write_adapter
+from timemoe_jax.checkpoints.load import LoadedModel, load_model
 from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
 from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.corpus.staging import write_json
+from timemoe_jax.data.formats.open import open_source
+from timemoe_jax.data.pipeline.gaps import FilledSource
 from timemoe_jax.data.pipeline.training_data import TrainingData
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import ConfigError, DataError
@@ -30,7 +34,7 @@ from timemoe_jax.runtime import distributed, partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training.config import OptimizerConfig, RunConfig
-from timemoe_jax.training.finetuning.config import FinetuneConfig
+from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunConfig
 from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
 from timemoe_jax.training.finetuning.search import search_rate
@@ -57,6 +61,13 @@ class Start(NamedTuple):
     digest: str  # of these: `checksums.weights_digest`
     source: str  # its path or name
     optimizer: Mapping[str, Any] | None = None  # what trained it, where that is known
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, name: str) -> "Start":
+        """A model that was loaded by a path or a name, which an adapter will look for it by."""
+        config = dataclasses.replace(loaded.config, dtype="float32")
+        found = os.path.abspath(name) if os.path.exists(name) else name
+        return cls(config, loaded.params, loaded.digest, found, loaded.optimizer)
 
 
 class Tuned(NamedTuple):
@@ -105,6 +116,19 @@ def fine_tune(
     if not quiet:
         say(what_next(workdir))
     return tuned
+
+
+def run_files(config: FinetuneRunConfig, workdir: str | Path) -> Tuned:
+    """Fine-tunes a checkpoint on files, as a config says; absent times are missing points.
+
+    Raises:
+      CheckpointError: `config.checkpoint` cannot be loaded.
+      DataError, ConfigError: as `fine_tune`.
+    """
+    source = FilledSource(open_source(config.data.path))
+    mesh = partitioning.make_mesh(config.mesh)
+    start = Start.of(load_model(config.checkpoint), config.checkpoint)
+    return fine_tune(start, source, config.finetune, workdir, mesh)
 
 
 def context_of(model: ModelConfig, config: FinetuneConfig) -> int:
@@ -174,7 +198,7 @@ class _Session:
             context=data.windows.index.length,
             variates=getattr(data.windows.index, "variates", 0),
             algorithm=algorithm,
-            source=start.source,
+            source=start.source or "the start",
         )
         check_fits(run, mesh)
         parts = split(start.params, family, config)
@@ -399,6 +423,6 @@ def _checksum(source: SequenceSource) -> int:
     """CRC-32 of all values, so that a run is only resumed on the same data."""
     found = 0
     for i, length in enumerate(source.lengths.tolist()):
-        values = np.ascontiguousarray(source.read_stored(i, 0, length))
-        found = zlib.crc32(values.view(np.uint8), found)
+        values = source.read_stored(i, 0, length)
+        found = zlib.crc32(values.tobytes(), found)
     return found

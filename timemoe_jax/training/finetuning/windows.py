@@ -63,9 +63,9 @@ def split_in_time(
     if longest < LEAST_CONTEXT:
         most = int(lengths.max(initial=0))
         raise DataError(
-            f"the longest series has {most:,} points, of which {int(held_out.max(initial=0)):,} are "
-            f"held out; a horizon of {horizon} cannot be learned from so few: give longer series "
-            "or a shorter horizon"
+            f"the longest series has {most:,} points, of which "
+            f"{int(held_out.max(initial=0)):,} are held out; a horizon of "
+            f"{horizon} cannot be learned from so few: give longer series or a shorter horizon"
         )
     context = min(context, -(-longest // _LENGTHS) * _LENGTHS)
     if min(context, longest) < horizon:
