@@ -14,9 +14,10 @@ import typing
 from pathlib import Path
 
 from timemoe_jax.evaluation.config import EvalConfig
-from timemoe_jax.evaluation.studies.config import StudyConfig
+from timemoe_jax.evaluation.studies.config import FinetuneStudyConfig, StudyConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.finetuning.config import FinetuneRunConfig
 
 PAGE = Path(__file__).with_name("config.md")
 INTRODUCTION = """# Every field of the configs
@@ -29,8 +30,10 @@ value of another type and a value out of range are errors before anything is com
 """
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
+    ("Fine-tuning (`train_main.py` with a section `finetune`)", FinetuneRunConfig, {}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
+    ("Studies of fine-tuning (`study_main.py`)", FinetuneStudyConfig, {}),
 )
 
 

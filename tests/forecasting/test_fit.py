@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,10 +95,10 @@ class MeanModel(nnx.Module):
     """Forecasts every variate by a multiple of the mean of all variates at the last point."""
 
     def __init__(self, config):
-        self.config, self.weight = config, nnx.Param(np.zeros(config.horizon_lengths[-1:]) + 0.1)
+        self.config, self.weight = config, nnx.Param(jnp.zeros(config.horizon_lengths[-1:]) + 0.1)
 
     def __call__(self, x, mask=None, segments=None):
-        x = x if mask is None else np.multiply(x, mask)
+        x = x if mask is None else jnp.where(mask, x, 0)
         hidden = x.mean(axis=-2, keepdims=True) + 0 * x
         hidden = hidden[..., None]
         return ModelOutput({p: self.head(hidden, p) for p in self.config.horizon_lengths}, hidden)

@@ -15,8 +15,9 @@ timemoe train --config=smoke --workdir=out/smoke
 A config is one that comes along, by its name, or a file. Any field can be overridden:
 --config.train.num_steps=500. Run the same command again to resume from the newest checkpoint. On
 several hosts the same command is started on each of them, with --distributed=auto or the three
-flags that say which process it is: docs/scaling.md. A config with a section "finetune" fine-tunes a checkpoint: docs/finetuning.md. In a
-clone, train_main.py is the same program.
+flags that say which process it is: docs/scaling.md. A config with a section
+"finetune" fine-tunes a checkpoint: docs/finetuning.md. In a clone, train_main.py is the same
+program.
 """
 EVALUATE = """Evaluates a checkpoint on ETT, Weather or any CSV, beside naive forecasts.
 
@@ -25,10 +26,11 @@ timemoe evaluate --config=eval_ltsf --config.checkpoint=PATH --config.data_dir=D
 A dataset is the name of a CSV under the data directory or a path: --config.datasets=ETTh1,my.csv
 In a clone, eval_main.py is the same program.
 """
-STUDY = """Runs a study: a scaling study, or the paper's ablations, of any training config.
+STUDY = """Runs a study: a scaling study, the paper's ablations, or what fine-tuning brings.
 
 timemoe study --config=scaling --workdir=out/scaling
 timemoe study --config=ablations --workdir=out/ablations
+timemoe study --config=finetune_study --workdir=out/finetune_study
 
 The config to vary is one for training, named behind a colon, and any field can be overridden:
 --config=scaling:smoke --config.base.train.batch_size=8. Run the same command again to resume:
@@ -66,11 +68,20 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
 
 def study(argv: Sequence[str] | None = None) -> None:
     """Runs a study; by default with the arguments of the process."""
-    from timemoe_jax.evaluation.studies.config import StudyConfig
-    from timemoe_jax.evaluation.studies.reports import run_study
+    from timemoe_jax.evaluation.studies.config import AnyStudyConfig, FinetuneStudyConfig
+
+    def run(config: Any, workdir: str) -> None:
+        if isinstance(config, FinetuneStudyConfig):
+            from timemoe_jax.evaluation.studies.finetuning import run_finetune_study
+
+            run_finetune_study(config, workdir)
+        else:
+            from timemoe_jax.evaluation.studies.reports import run_study
+
+            run_study(config, workdir)
 
     workdir = ("workdir", "Where the study writes, and resumes from.")
-    start(Program(StudyConfig, run_study, STUDY, [workdir]), argv)
+    start(Program(AnyStudyConfig, run, STUDY, [workdir]), argv)
 
 
 # The commands by their names, with the lines of help.
