@@ -1,4 +1,4 @@
-"""The published fine-tuning: one epoch on the train split of a benchmark (arXiv 2409.16040, Table 4).
+"""The published fine-tuning: one epoch on the train split of a benchmark (Table 4 of the paper).
 
 python train_main.py --config=configs/finetune_published.py:ETTh1 --workdir=out/etth1_published \
     --config.data.path=PATH_TO/ETTh1.csv --config.train.init_from=PATH_TO/TimeMoE-50M

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import run_here
+from tiny_model import TUNABLE
 
-from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.checkpoints.load import load_model, save_model
 from timemoe_jax.cli import main as cli
+from timemoe_jax.models.base import create_params
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +24,24 @@ def csv(tmp_path_factory):
     return path
 
 
-def test_both_doors_find_the_same(golden, csv, tmp_path, capsys):
-    few = {"learning_rate": 1e-3, "num_steps": 2, "batch_size": 4, "context_length": 16}
-    few |= {"horizon": 4, "validation_windows": 128}
-    command = ["finetune", csv, "--checkpoint", golden, "--out", tmp_path / "a", "--horizon", 4]
-    command += ["--learning-rate", 1e-3, "--steps", 2, "--batch-size", 4, "--context-length", 16]
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_model(folder, TUNABLE, create_params(TUNABLE, 0))
+    return folder
+
+
+def test_both_doors_find_the_same(checkpoint, csv, tmp_path, capsys):
+    few = {"learning_rate": 1e-3, "num_steps": 2, "batch_size": 8, "horizon": 4}
+    command = ["finetune", csv, "--checkpoint", checkpoint, "--out", tmp_path / "a"]
+    command += ["--horizon", 4, "--learning-rate", 1e-3, "--steps", 2, "--batch-size", 8]
     cli.main([str(each) for each in command])
     said = capsys.readouterr().out
     assert "fine-tuning: 2 series, 240 points" in said
     assert "zero-shot: MSE" in said
     assert "timemoe forecast FILE --checkpoint" in said
     flags = [f"--config.finetune.{name}={value}" for name, value in few.items()]
-    config = ["--config=configs/finetune.py", f"--config.checkpoint={golden}"]
+    config = ["--config=configs/finetune.py", f"--config.checkpoint={checkpoint}"]
     config += [f"--config.data.path={csv}", f"--workdir={tmp_path / 'b'}"]
     done = run_here("train_main.py", *config, *flags)
     assert done.returncode == 0, done.stderr
@@ -45,10 +53,10 @@ def test_both_doors_find_the_same(golden, csv, tmp_path, capsys):
     assert "predictions" in capsys.readouterr().out
 
 
-def test_mistakes_are_one_line(csv, golden, tmp_path, capsys):
+def test_mistakes_are_one_line(csv, checkpoint, tmp_path, capsys):
     for arguments, message in (
         (["--learning-rate", "best"], "--learning-rate must be a number or auto"),
-        (["--horizon", "70", "--checkpoint", str(golden)], "contexts of"),
+        (["--horizon", "40", "--checkpoint", str(checkpoint)], "contexts of"),
     ):
         with pytest.raises(SystemExit) as caught:
             cli.main(["finetune", str(csv), "--out", str(tmp_path / "x"), *arguments])

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
-from tiny_model import TINY
+from tiny_model import TUNABLE as MODEL
 
 from timemoe_jax import DataError, Forecaster
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.forecasting.fitting import Columns, source_of
 from timemoe_jax.models.base import Family, ModelConfig, ModelOutput, create_params, register
 
-MODEL = dataclasses.replace(TINY, max_position_embeddings=64, default_context=32)
 FEW = {"learning_rate": 1e-2, "num_steps": 4, "batch_size": 8, "validation_windows": 8}
 
 
@@ -58,16 +57,16 @@ def test_arrays_lists_frames_and_files_are_the_same_series(tmp_path, capsys):
 
 def test_a_new_forecaster_that_says_what_it_is(capsys, tmp_path):
     forecaster = Forecaster(MODEL, create_params(MODEL, 0), disk_cache=False)
-    before = forecaster.forecast(waves(), 8).point
-    out = forecaster.fit(frame(), 8, covariates="price", workdir=tmp_path, **FEW)
+    before = forecaster.forecast(waves(), 4).point
+    out = forecaster.fit(frame(), 4, covariates="price", workdir=tmp_path, **FEW)
     said = capsys.readouterr().out
-    for text in ("2 series", "horizon 8", "context 32", "trained: full", "memory per device"):
+    for text in ("2 series", "horizon 4", "context 32", "trained: full", "memory per device"):
         assert text in said
     assert "zero-shot: MSE" in said
-    np.testing.assert_array_equal(forecaster.forecast(waves(), 8).point, before)
+    np.testing.assert_array_equal(forecaster.forecast(waves(), 4).point, before)
     assert out.tuning.tuned.mse <= out.tuning.zero_shot.mse
     if out.tuning.kept:
-        assert not np.array_equal(out.forecast(waves(), 8).point, before)
+        assert not np.array_equal(out.forecast(waves(), 4).point, before)
     assert load_model(tmp_path).digest == out.digest
     files = {each.name for each in tmp_path.iterdir()}
     assert {"report.json", "metrics.jsonl", "checkpoints", "state", "config.json"} <= files

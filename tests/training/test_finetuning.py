@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import TINY
+from tiny_model import TUNABLE as MODEL
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.checkpoints.adapters import merge, read_adapter
@@ -34,9 +34,6 @@ from timemoe_jax.training.finetuning.validation import Errors, Validator
 from timemoe_jax.training.finetuning.windows import split_in_time, validation_windows
 from timemoe_jax.training.step import TrainState
 
-MODEL = dataclasses.replace(
-    TINY, router_bias=True, initializer_range=0.2, max_position_embeddings=64, default_context=32
-)
 HORIZON = 4
 CONFIG = FinetuneConfig(
     horizon=HORIZON, learning_rate=3e-2, num_steps=20, batch_size=8, validation_windows=16

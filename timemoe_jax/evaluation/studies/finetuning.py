@@ -100,8 +100,8 @@ def _runs(
         return {"test": case.score(forecasts(Forecaster(start.config, start.params)))}
 
     def linear() -> Result:
-        held = case.validation_points or case.horizon
-        heads = [len(values) - held for values in case.series]
+        after = case.validation_points or case.horizon
+        heads = [len(values) - after for values in case.series]
         length = min([context, *(len(c) for c in case.contexts)])
         found = fit_linear_map(case.series, heads, length, case.horizon)
         if found is None:
