@@ -33,14 +33,14 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.pipeline import batches as pipeline
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import DataError, TimeMoeError
-from timemoe_jax.evaluation.held_out import CLIP, HeldOutScores, score
+from timemoe_jax.evaluation.held_out import HeldOutScores, score
 from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
 from timemoe_jax.forecasting.forecaster import Forecaster
+from timemoe_jax.forecasting.scoring.linear_map import LinearMap, Products, usable
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.training.config import RunConfig
 
 BATCH = 64
-FLAT = 1e-3  # a context of a smaller deviation is flat, in the units of its window
 UNITS = {"mse": "variances", "mae": "deviations"}  # of each context
 
 
@@ -72,15 +72,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class LinearForecaster:
-    """Forecasts by one matrix; has of `Forecaster` what `held_out.score` asks for.
-
-    Args:
-      matrix: from a z-scored context to a future in the same units.
-    """
+    """Forecasts by one map; has of `Forecaster` what `held_out.score` asks for."""
 
     def __init__(self, matrix: Float64[np.ndarray, "T H"]):
-        self.matrix = matrix
-        longest = (matrix.shape[1],)
+        self.map, self.matrix = LinearMap(matrix), matrix
+        longest = (self.matrix.shape[1],)
         self.config = TimeMoeConfig(horizon_lengths=longest, forecast_plan="covering")
 
     def usable_context(self, context_length: int, horizon: int) -> int:
@@ -95,27 +91,8 @@ class LinearForecaster:
     def forecast(
         self, context: Float64[np.ndarray, "B T"], horizon: int, **_: Any
     ) -> SimpleNamespace:
-        """The next points in `point` [B, horizon]; a missing one is read as the context's mean."""
-        mean, deviation = (f(context, axis=1, keepdims=True) for f in (np.nanmean, np.nanstd))
-        scaled = np.nan_to_num(np.clip((context - mean) / deviation, -CLIP, CLIP))
-        return SimpleNamespace(point=(scaled @ self.matrix[:, :horizon]) * deviation + mean)
-
-
-def usable(windows: Float64[np.ndarray, "B S"], context: int) -> Float64[np.ndarray, "K S"]:
-    """The windows to fit to, z-scored by their first `context` points and cut; NaN is missing."""
-    first = windows[:, :context]
-    kept = np.isfinite(windows).all(axis=1)
-    kept[kept] = first[kept].std(axis=1) > FLAT
-    mean, deviation = (f(first[kept], axis=1, keepdims=True) for f in (np.mean, np.std))
-    return np.clip((windows[kept] - mean) / deviation, -CLIP, CLIP)
-
-
-def least_squares(
-    products: Float64[np.ndarray, "T T"], targets: Float64[np.ndarray, "T H"], ridge: float
-) -> Float64[np.ndarray, "T H"]:
-    """The matrix W that (X'X + ridge mean(diag(X'X)) I) W = X'Y."""
-    size = len(products)
-    return np.linalg.solve(products + ridge * np.trace(products) / size * np.eye(size), targets)
+        """The next points in `point` [B, horizon]."""
+        return SimpleNamespace(point=self.map.forecast(context, horizon))
 
 
 def fit(
@@ -135,23 +112,20 @@ def fit(
         repeat=True,
         num_threads=0,
     )
-    products, targets = np.zeros((context, context)), np.zeros((context, horizon))
-    used = left_out = 0
+    products = Products(context, horizon)
+    left_out = 0
     for batch in batches:
         values = np.where(batch["mask"], batch["values"], np.nan).astype(np.float64)
         whole = usable(values[:, : context + horizon], context)
         left_out += len(values) - len(whole)
-        rows = whole[: count - used]
-        x, y = rows[:, :context], rows[:, context:]
-        weight = 1 / (1 + np.square(y).mean(axis=1, keepdims=True))
-        products += x.T @ (weight * x)
-        targets += x.T @ (weight * y)
-        used += len(rows)
-        if used >= count:
+        products.add(whole[: count - products.count])
+        if products.count >= count:
             break
         if left_out > 20 * count:
-            raise DataError(f"{left_out:,} windows are flat or incomplete, {used:,} are not")
-    return LinearForecaster(least_squares(products, targets, ridge)), left_out
+            raise DataError(
+                f"{left_out:,} windows are flat or incomplete, {products.count:,} are not"
+            )
+    return LinearForecaster(products.solve(ridge).matrix), left_out
 
 
 def show(found: dict[str, HeldOutScores], horizons: tuple[int, ...], report: Report) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
-from timemoe_jax.evaluation.studies.config import StudyConfig
+from timemoe_jax.evaluation.studies.config import FinetuneStudyConfig, StudyConfig
 from timemoe_jax.models.mohets.config import MohetsConfig
 from timemoe_jax.models.seg_moe.config import SegMoeConfig
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_tracker.config import TimeTrackerConfig
 from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.finetuning.config import FinetuneRunConfig
 
 PAGE = Path(__file__).with_name("config.md")
 INTRODUCTION = """# Every field of the configs
@@ -37,14 +38,19 @@ The section `model` of a run whose `model.family` is another has the fields of t
 """
 PROGRAMS: tuple[tuple[str, type | None, dict[str, type]], ...] = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
-    ("Models of other families", None, {"seg_moe": SegMoeConfig, "mohets": MohetsConfig}),
+    (
+        "Models of other families",
+        None,
+        {"seg_moe": SegMoeConfig, "mohets": MohetsConfig, "time_tracker": TimeTrackerConfig},
+    ),
+    ("Fine-tuning (`train_main.py` with a section `finetune`)", FinetuneRunConfig, {}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
     ("Evaluation on chaotic systems (`benchmark=chaos`)", ChaosConfig, {}),
     ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
-    ("A Time Tracker (`config.model.family` is `time_tracker`)", TimeTrackerConfig, {}),
+    ("Studies of fine-tuning (`study_main.py`)", FinetuneStudyConfig, {}),
 )
 
 

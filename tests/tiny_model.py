@@ -37,6 +37,11 @@ TRACKER = TimeTrackerConfig(
     initializer_range=0.4,
 )
 
+# Of all tests of fine-tuning, at a horizon of 4 in batches of 8: programs are compiled once.
+TUNABLE = dataclasses.replace(
+    TINY, router_bias=True, initializer_range=0.2, max_position_embeddings=64, default_context=32
+)
+
 # Of a run of `train_main.py`; what it lacks is that of configs/smoke.py.
 TINY_RUN: dict[str, Any] = {
     "model.hidden_size": 16,

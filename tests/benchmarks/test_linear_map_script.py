@@ -8,18 +8,19 @@ from processes import run_here
 
 from benchmarks import linear_map
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.scoring.linear_map import least_squares, usable
 
 
 def test_least_squares_find_the_map_that_made_the_data():
     rng = np.random.default_rng(0)
     x, true = rng.normal(size=(200, 6)), rng.normal(size=(6, 3))
-    found = linear_map.least_squares(x.T @ x, x.T @ (x @ true), ridge=1e-12)
+    found = least_squares(x.T @ x, x.T @ (x @ true), ridge=1e-12)
     np.testing.assert_allclose(found, true, atol=1e-8)
 
 
 def test_a_ridge_of_one_halves_what_an_even_spectrum_says():
     """X'X = 4 I, so that (4 + 4) W = X'Y."""
-    found = linear_map.least_squares(4 * np.eye(2), np.array([[8.0], [4.0]]), ridge=1.0)
+    found = least_squares(4 * np.eye(2), np.array([[8.0], [4.0]]), ridge=1.0)
     np.testing.assert_allclose(found, [[1.0], [0.5]])
 
 
@@ -31,7 +32,7 @@ def test_windows_are_scored_by_their_context_and_cut():
             [0.0, 1.0, np.nan, 2.0],
         ]
     )
-    np.testing.assert_allclose(linear_map.usable(windows, 2), [[-1.0, 1.0, 3.0, 10.0]])
+    np.testing.assert_allclose(usable(windows, 2), [[-1.0, 1.0, 3.0, 10.0]])
 
 
 def test_forecasts_follow_scale_and_level():

@@ -7,7 +7,7 @@ import pytest
 from timemoe_jax.cli.config_files import load_config
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
-from timemoe_jax.data.pipeline.tails import TailIndex, heads_of
+from timemoe_jax.data.pipeline.tails import OriginIndex, TailIndex, heads_of
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.data.pipeline.windows import WindowSource
 from timemoe_jax.data.series_source import ArraySource
@@ -103,3 +103,20 @@ def test_own_data_follows_the_number_of_updates(steps):
     assert 1 <= run.train.eval_every <= max(1, steps)
     config.optimizer.warmup_steps = 0  # and can be said otherwise
     assert from_mapping(RunConfig, dict(config.items())).train.num_steps == steps
+
+
+def test_origins_leave_room_on_both_sides_and_short_series_have_their_share():
+    index = OriginIndex(np.array([10, 3, 100]), length=6, future=2, least=3)
+    # Origins 3 to 8 of ten points, none of three, 3 to 98 of a hundred; drawn by their roots.
+    assert index.origins.tolist() == [6, 0, 96]
+    assert len(index) == 24 + 96
+    sequences, starts = index.locate(np.arange(len(index)))
+    assert starts[sequences == 0].tolist() == [-3, -2, -1, 0, 1, 2] * 4
+    assert starts[sequences == 2].tolist() == list(range(-3, 93))
+    assert index.skipped_sequences == 1
+    assert index.extent(0, 1).points == 4 * (6 * 8 - 3 - 2 - 1)
+    values = np.arange(10.0)
+    windows = WindowSource(ArraySource([values]), OriginIndex(np.array([10]), 6, 2, 3))
+    batch = windows.batch(np.array([0, 5]))
+    assert batch["mask"].tolist() == [[False] * 3 + [True] * 5, [True] * 8]
+    assert np.argsort(batch["values"][1]).tolist() == list(range(8))

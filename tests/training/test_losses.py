@@ -383,3 +383,20 @@ def test_an_even_load_has_no_direction(num_experts):
     logits = jnp.eye(num_experts)[None, None]
     direction = selection_bias_direction(router_statistics(logits, 1))
     np.testing.assert_array_equal(direction, np.zeros((1, num_experts)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("huber", 8.0), ("mse", 25.0), ("mae", 5.0), ("pinball", 2.5)]
+)
+def test_kinds_of_point_losses(kind, expected):
+    """Of an error of 5 either way; Huber, linear from 2 on, is 2 * (5 - 2 / 2)."""
+    np.testing.assert_allclose(losses.point_loss(jnp.array([5.0, -5.0]), kind, 2.0), expected)
+
+
+def test_only_the_steps_that_a_forecast_reads_count():
+    """A head of three, of which two steps are read."""
+    targets = Targets(jnp.array([[1.0, 2.0, 9.0]]), jnp.ones((1, 3)), steps={3: 2})
+    predictions = {3: jnp.zeros((1, 3, 3))}
+    found = losses.forecast_losses(predictions, targets, delta=1.0, kind="mae")
+    # At the first position 1 and 2, at the second 2 and 9, at the third 9 alone.
+    np.testing.assert_allclose(found[3], (1 + 2 + 2 + 9 + 9) / 5)

@@ -41,6 +41,7 @@ class Bundle(NamedTuple):
 
     config: ModelConfig
     params: nnx.State  # NumPy arrays in the dtype they are stored in
+    optimizer: dict[str, Any] | None = None  # what trained it, where the folder says so
 
 
 def is_bundle(folder: Any) -> bool:
@@ -55,12 +56,13 @@ def write_bundle(
     params: nnx.State,
     dtype: str = "bfloat16",
     steps: Sequence[int] = (),
+    optimizer: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
     """Writes a model into a new or empty folder; returns the size of each file in bytes, by name.
 
     All parameters are stored in `dtype`: "float32", or "bfloat16", which rounds each by at most one
     part in 256. How to compute the model (`compute_fields` of its family) is not kept; the steps of
-    the run that the parameters are of are.
+    the run that the parameters are of, and its section `optimizer`, are.
 
     Raises:
       CheckpointError: the folder holds something, a parameter is not finite, or a file would be
@@ -75,6 +77,8 @@ def write_bundle(
     left_out = family_of(config).compute_fields
     architecture = {name: value for name, value in values.items() if name not in left_out}
     content = {"format": FORMAT, "steps": [int(step) for step in steps], "model": architecture}
+    if optimizer is not None:
+        content["optimizer"] = dict(optimizer)
     files[MODEL_FILE] = _json(content)
     place.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -107,7 +111,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     except ConfigError as error:
         raise CheckpointError(f"{place}: {error}") from None
     flat = _join(place, {n: data for n, data in files.items() if n.endswith(".safetensors")})
-    return Bundle(config, _as_state(place, config, flat))
+    return Bundle(config, _as_state(place, config, flat), content.get("optimizer"))
 
 
 def read_verified(folder: Any) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from absl import logging
 from flax import nnx
 
 from timemoe_jax.checkpoints import bundled, hub
+from timemoe_jax.checkpoints.adapters import check_base, is_adapter, merge, read_adapter
 from timemoe_jax.checkpoints.bundle import is_bundle, read_bundle
 from timemoe_jax.checkpoints.checksums import DamagedError, weights_digest
 from timemoe_jax.checkpoints.published import is_published, read_published, write_published
@@ -31,7 +32,7 @@ from timemoe_jax.models.base import ModelConfig, abstract_model
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 ACCEPTED = (
     "a published folder (config.json and safetensors), a run's folder, its checkpoints folder, "
-    "the folder of one step, or the name of a bundled model"
+    "the folder of one step, an adapter's folder, or the name of a bundled model"
 )
 
 
@@ -45,6 +46,8 @@ class LoadedModel:
     digest: str  # SHA-256 of the names, dtypes, shapes and bytes of all parameters
     published_config: dict[str, Any] | None  # the published config.json, if it began as one
     step: int | None  # None for published and bundled weights
+    # The section `optimizer` of the run that trained it, where the folder says so.
+    optimizer: Mapping[str, Any] | None = None
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -52,9 +55,10 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
 
     Args:
       path: a published folder, a run's folder, its checkpoints folder, or one step of it; of
-        several steps the newest is taken. Or one of `bundled.NAMES`; where something of that name
-        is in the working directory, that is taken, and the log says so. Or OWNER/NAME of a model
-        of the Hugging Face hub that was fetched before: see `checkpoints.hub`.
+        several steps the newest is taken. Or the folder of an adapter, whose model is then loaded,
+        too. Or one of `bundled.NAMES`; where something of that name is in the working directory,
+        that is taken, and the log says so. Or OWNER/NAME of a model of the Hugging Face hub that
+        was fetched before: see `checkpoints.hub`.
 
     Raises:
       CheckpointError: there is nothing of the kind, it is damaged, or its weights do not fit its
@@ -67,6 +71,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         raise CheckpointError(_pickled(place))
     if not place.is_dir():
         raise CheckpointError(f"{place} is a file; give {ACCEPTED}")
+    if is_adapter(place):
+        return _load_adapted(place)
     if is_published(place):
         config, params, published, unknown = read_published(place)
         if unknown:
@@ -74,8 +80,9 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
             warnings.warn(f"{place}/config.json: not understood, ignored: {names}", stacklevel=2)
         return LoadedModel(config, params, str(place), weights_digest(params), published, None)
     if is_bundle(place):
-        config, params = read_bundle(place)
-        return LoadedModel(config, params, str(place), weights_digest(params), None, None)
+        config, params, optimizer = read_bundle(place)
+        digest = weights_digest(params)
+        return LoadedModel(config, params, str(place), digest, None, None, optimizer)
     folder, step = _locate(place)
     source = folder / str(step)
     try:
@@ -84,8 +91,23 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         params = restore_tree(source, "params", meta, abstract_model(config)[1])
     except DamagedError as error:
         raise damage_report(folder, step, error) from None
-    digest = weights_digest(params)
-    return LoadedModel(config, params, str(source), digest, meta["published_config"], step)
+    digest, optimizer = weights_digest(params), meta["config"].get("optimizer")
+    published = meta["published_config"]
+    return LoadedModel(config, params, str(source), digest, published, step, optimizer)
+
+
+def _load_adapted(place: Any) -> LoadedModel:
+    """The model that an adapter belongs to, with the adapter merged into it."""
+    adapter = read_adapter(place)
+    try:
+        base = load_model(adapter.base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{place} is an adapter of {adapter.base}: {error}") from None
+    check_base(adapter, base.digest, adapter.base)
+    params = merge(base.params, adapter)
+    return dataclasses.replace(
+        base, params=params, source=str(place), digest=weights_digest(params), step=None
+    )
 
 
 def save_model(

@@ -26,7 +26,7 @@ def make_bundle(
         steps: tuple[int, ...] = () if model.step is None else (model.step,)
     else:
         model, steps = load_average(run, average)
-    sizes = write_bundle(folder, model.config, model.params, dtype, steps)
+    sizes = write_bundle(folder, model.config, model.params, dtype, steps, model.optimizer)
     count = sum(p.size for p in jax.tree.leaves(model.params))
     lines = [f"{size:>12,} bytes  {name}" for name, size in sizes.items()]
     of = f"the mean of steps {', '.join(map(str, steps))}" if average > 1 else model.source

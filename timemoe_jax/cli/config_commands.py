@@ -4,12 +4,9 @@
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from timemoe_jax.cli.config_program import Program, start
-
-if TYPE_CHECKING:
-    from timemoe_jax.training.config import RunConfig
 
 TRAIN = """Trains a model from a config.
 
@@ -18,7 +15,9 @@ timemoe train --config=smoke --workdir=out/smoke
 A config is one that comes along, by its name, or a file. Any field can be overridden:
 --config.train.num_steps=500. Run the same command again to resume from the newest checkpoint. On
 several hosts the same command is started on each of them, with --distributed=auto or the three
-flags that say which process it is: docs/scaling.md. In a clone, train_main.py is the same program.
+flags that say which process it is: docs/scaling.md. A config with a section
+"finetune" fine-tunes a checkpoint: docs/finetuning.md. In a clone, train_main.py is the same
+program.
 """
 EVALUATE = """Evaluates a checkpoint on a benchmark, beside other methods.
 
@@ -32,10 +31,11 @@ of a CSV under the data directory or a path: --config.datasets=ETTh1,my.csv
 eval_frame compares methods on the series of your own files: docs/compare_methods.md.
 In a clone, eval_main.py is the same program.
 """
-STUDY = """Runs a study: a scaling study, or the paper's ablations, of any training config.
+STUDY = """Runs a study: a scaling study, the paper's ablations, or what fine-tuning brings.
 
 timemoe study --config=scaling --workdir=out/scaling
 timemoe study --config=ablations --workdir=out/ablations
+timemoe study --config=finetune_study --workdir=out/finetune_study
 
 The config to vary is one for training, named behind a colon, and any field can be overridden:
 --config=scaling:smoke --config.base.train.batch_size=8. Run the same command again to resume:
@@ -47,15 +47,20 @@ def train(argv: Sequence[str] | None = None) -> None:
     """Trains a model; by default with the arguments of the process."""
     from timemoe_jax.runtime import distributed
     from timemoe_jax.training import run as training
-    from timemoe_jax.training.config import RunConfig
+    from timemoe_jax.training.finetuning.config import AnyRunConfig, FinetuneRunConfig
 
-    def run(config: "RunConfig", workdir: str, *processes: str | None) -> None:
+    def run(config: Any, workdir: str, *processes: str | None) -> None:
         distributed.start(*processes)
-        training.run(config, workdir)
+        if isinstance(config, FinetuneRunConfig):
+            from timemoe_jax.training.finetuning.tune import run_files
+
+            run_files(config, workdir)
+        else:
+            training.run(config, workdir)
 
     workdir = ("workdir", "Where the run writes, and resumes from.")
     flags = distributed.FLAGS
-    start(Program(RunConfig, run, TRAIN, [workdir], flags, distributed.exit_now), argv)
+    start(Program(AnyRunConfig, run, TRAIN, [workdir], flags, distributed.exit_now), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
@@ -67,11 +72,20 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
 
 def study(argv: Sequence[str] | None = None) -> None:
     """Runs a study; by default with the arguments of the process."""
-    from timemoe_jax.evaluation.studies.config import StudyConfig
-    from timemoe_jax.evaluation.studies.reports import run_study
+    from timemoe_jax.evaluation.studies.config import AnyStudyConfig, FinetuneStudyConfig
+
+    def run(config: Any, workdir: str) -> None:
+        if isinstance(config, FinetuneStudyConfig):
+            from timemoe_jax.evaluation.studies.finetuning import run_finetune_study
+
+            run_finetune_study(config, workdir)
+        else:
+            from timemoe_jax.evaluation.studies.reports import run_study
+
+            run_study(config, workdir)
 
     workdir = ("workdir", "Where the study writes, and resumes from.")
-    start(Program(StudyConfig, run_study, STUDY, [workdir]), argv)
+    start(Program(AnyStudyConfig, run, STUDY, [workdir]), argv)
 
 
 # The commands by their names, with the lines of help.

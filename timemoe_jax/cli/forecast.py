@@ -343,6 +343,26 @@ _MODEL, _DATA, _INTERVALS = "model and horizon", "how to read DATA", "prediction
 _OUTPUT = "output"
 
 
+def _data_arguments() -> tuple[Argument, ...]:
+    """How a table is read."""
+    layout = "how dates are written, such as %%d/%%m/%%Y; by default it is found"
+    between = "what separates cells of a CSV; by default found: a comma, ; tab or |"
+    mark = "what is before decimals in a CSV: . or ,; by default it is found"
+    read = {"group": _DATA, "metavar": "NAME"}
+    return (
+        argument("--target", action="append", help="target column; may be repeated", **read),
+        argument("--id-column", help="the column that tells series apart", **read),
+        argument("--timestamp-column", help="the column of times", **read),
+        argument("--freq", help="the step between times, such as h or MS", group=_DATA),
+        argument("--date-format", metavar="FORMAT", help=layout, group=_DATA),
+        argument("--separator", metavar="MARK", help=between, group=_DATA),
+        argument("--decimal", metavar="MARK", help=mark, group=_DATA),
+    )
+
+
+DATA_ARGUMENTS = _data_arguments()
+
+
 def _shared(levels: str) -> tuple[Argument, ...]:
     """What both commands take: which model forecasts how much, of which columns."""
     model = (
@@ -352,21 +372,11 @@ def _shared(levels: str) -> tuple[Argument, ...]:
     horizon = f"steps to forecast; by default two seasons, at least {LEAST_HORIZON}"
     length = "read at most the last N points; by default as many as the model holds"
     source = "where they come from: heads of the model, calibrated heads, conformal, or auto"
-    layout = "how dates are written, such as %%d/%%m/%%Y; by default it is found"
-    between = "what separates cells of a CSV; by default found: a comma, ; tab or |"
-    mark = "what is before decimals in a CSV: . or ,; by default it is found"
-    read = {"group": _DATA, "metavar": "NAME"}
     return (
         argument("--checkpoint", help=model, group=_MODEL),
         argument("--horizon", type=int, metavar="H", help=horizon, group=_MODEL),
         argument("--context-length", type=int, metavar="N", help=length, group=_MODEL),
-        argument("--target", action="append", help="target column; may be repeated", **read),
-        argument("--id-column", help="the column that tells series apart", **read),
-        argument("--timestamp-column", help="the column of times", **read),
-        argument("--freq", help="the step between times, such as h or MS", group=_DATA),
-        argument("--date-format", metavar="FORMAT", help=layout, group=_DATA),
-        argument("--separator", metavar="MARK", help=between, group=_DATA),
-        argument("--decimal", metavar="MARK", help=mark, group=_DATA),
+        *DATA_ARGUMENTS,
         argument("--levels", default=levels, help="in percent, such as 80,95", group=_INTERVALS),
         argument("--intervals", default="auto", help=source, group=_INTERVALS),
     )

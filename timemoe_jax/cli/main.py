@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import timemoe_jax
-from timemoe_jax.cli import compare, data, forecast, score
+from timemoe_jax.cli import compare, data, finetune, forecast, score
 from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
 from timemoe_jax.cli.config_commands import PROGRAMS
 from timemoe_jax.cli.programs import INTERRUPTED, report_errors
@@ -15,6 +15,7 @@ Forecast time series with sparse mixture-of-experts models.
 
   timemoe forecast DATA.csv               forecast every series of a CSV or Parquet file
   timemoe forecast DATA.csv --backtest 3  score the model beside seasonal naive on your data
+  timemoe finetune DATA.csv --out DIR     fine-tune the model on your series
   timemoe plot DATA.csv --out PLOT.png    plot forecasts of the last points against the truth
 
 The model that comes along is used unless --checkpoint names another. See timemoe --help for all
@@ -45,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=timemoe_jax.__version__)
     commands = subcommands(parser)
-    add_commands(commands, (*forecast.COMMANDS, score.COMMAND, compare.COMMAND, *COMMANDS))
+    named = (*forecast.COMMANDS, finetune.COMMAND, score.COMMAND, compare.COMMAND, *COMMANDS)
+    add_commands(commands, named)
     for name, (text, _) in PROGRAMS.items():
         commands.add_parser(name, help=text)
     data_parser = commands.add_parser("data", help="download, inspect, clean and convert data")

@@ -1,5 +1,6 @@
 """What all methods for users do: know the names that other libraries have for their arguments."""
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -9,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.training.finetuning.config import FinetuneConfig
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -17,6 +19,8 @@ _OPTIONS = (
     *("context_length", "normalize", "quantile_levels", "batch_size", "progress", "names"),
     *("intervals", "calibration", "non_negative"),
 )
+
+TUNING = frozenset(field.name for field in dataclasses.fields(FinetuneConfig)) - {"horizon"}
 
 # What other libraries (Nixtla's, GluonTS, Darts, AutoGluon, sktime, Chronos, TimesFM) call what.
 _NAMES = {
@@ -70,12 +74,14 @@ class UnknownArgumentError(DataError, TypeError):
 def for_users(method: Callable[Given, Result]) -> Callable[Given, Result]:
     """Has a method refuse a keyword that it does not have, and say which one it has for that.
 
-    Where it takes further options, they are those of `Forecaster.forecast`. It runs under NumPy's
+    Where it takes further `options`, they are those of `Forecaster.forecast`; further `tuning` are
+    fields of `FinetuneConfig`. It runs under NumPy's
     own handling of floating-point errors.
     """
     parameters = inspect.signature(method).parameters
-    known = {name for name in parameters if name not in ("self", "options")}
+    known = {name for name in parameters if name not in ("self", "options", "tuning")}
     known |= {*_OPTIONS} if "options" in parameters else set()
+    known |= {*TUNING} if "tuning" in parameters else set()
 
     @functools.wraps(method)
     def checked(*args: Given.args, **kwargs: Given.kwargs) -> Result:

@@ -90,13 +90,13 @@ class Engine:
         self.family = family_of(config)
         self.config = self.family.for_inference(config, _dtype(dtype, params))
         self.graph, _ = abstract_model(self.config)
-        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self.mesh = mesh if mesh is not None and mesh.size > 1 else None
         self.params = _cast(params, jnp.dtype(self.config.dtype), self.family)
         self._parts = 1
-        if self._mesh is not None:
-            places = partitioning.shardings(self.params, self._mesh, self.family.rules())
+        if self.mesh is not None:
+            places = partitioning.shardings(self.params, self.mesh, self.family.rules())
             self.params = jax.device_put(self.params, places)
-            self._parts = math.prod(self._mesh.shape[axis] for axis in partitioning.BATCH)
+            self._parts = math.prod(self.mesh.shape[axis] for axis in partitioning.BATCH)
         # The largest batch that was found to fit, by group.
         self._fitting: dict[_Group, int] = {}
 
@@ -131,7 +131,7 @@ class Engine:
 
         An engine on a mesh cannot be pickled, since the other process has other devices.
         """
-        if self._mesh is not None:
+        if self.mesh is not None:
             raise DataError(
                 "a forecaster on a mesh cannot be pickled; load it in each process, on its devices"
             )
@@ -429,10 +429,10 @@ class Engine:
     ) -> Any:
         """Runs a program and waits for it, so that a lack of memory shows here."""
         forks.check()
-        if self._mesh is None:
+        if self.mesh is None:
             return jax.block_until_ready(compute(self.params, x, mask, steps, *marks))
-        sharding = partitioning.batch_sharding(self._mesh)
-        with partitioning.use_mesh(self._mesh):
+        sharding = partitioning.batch_sharding(self.mesh)
+        with partitioning.use_mesh(self.mesh):
             x, mask, *there = jax.device_put((x, mask, *marks), sharding)
             return jax.block_until_ready(compute(self.params, x, mask, steps, *there))
 

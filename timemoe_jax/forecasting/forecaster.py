@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from timemoe_jax.forecasting.frames.prepare import prepare_frame
 from timemoe_jax.forecasting.intervals.paths import SAMPLING_LEVELS, sample_paths
 from timemoe_jax.forecasting.result import Forecast
 from timemoe_jax.forecasting.scoring.backtest import Backtest, backtest
+from timemoe_jax.forecasting.tunable import Tunable
 from timemoe_jax.models.base import ModelConfig
 from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import watched
@@ -31,7 +32,7 @@ INTERVALS = ("auto", "heads", "calibrated", "conformal")
 COVARIATES = ("auto", "adjustment", "variates")
 
 
-class Forecaster:
+class Forecaster(Tunable):
     """A model that forecasts series of any length over any horizon.
 
     The forecast of a series does not depend on the others in the call, on their order or on the
@@ -41,6 +42,9 @@ class Forecaster:
       engine: the compiled programs.
       config: of the model, in the dtype that it computes in.
       digest: of the stored parameters, where they were loaded.
+      origin: the path or the name that they were loaded by; "" where they were not.
+      optimizer: what trained them, where that is known.
+      tuning: what `fit` has found, of a forecaster that it has made; else None.
 
     Args:
       config: of the model.
@@ -72,6 +76,8 @@ class Forecaster:
         self.engine = Engine(config, params, dtype, mesh)
         self.config = self.engine.config
         self.digest: str | None = None
+        self.origin = ""
+        self.optimizer: Mapping[str, Any] | None = None
 
     @classmethod
     def from_pretrained(
@@ -93,7 +99,8 @@ class Forecaster:
         """
         loaded = load_model(path)
         forecaster = cls(loaded.config, loaded.params, dtype, mesh, disk_cache)
-        forecaster.digest = loaded.digest
+        forecaster.digest, forecaster.optimizer = loaded.digest, loaded.optimizer
+        forecaster.origin = os.fspath(path)
         return forecaster
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -203,6 +203,13 @@ class Family:
     float32: ClassVar[str] = r"norm|router|selection_bias"
     vectors: ClassVar[frozenset[str]] = frozenset({"bias", "scale", "selection_bias"})
     no_matrices: ClassVar[frozenset[str]] = frozenset({"embed", "router"})
+    # What fine-tuning may train or leave alone, beside the routed experts.
+    parts: ClassVar[Mapping[str, str]] = {
+        "attention": r"(^|\.)attention\.",
+        "shared": r"(^|\.)(shared\.|ffn\.(gate|up|down)\.)",
+        "heads": r"(^|\.)(quantile_)?heads\.",
+        "router": r"(^|\.)router\.",
+    }
 
     def make(self, config: Any, rngs: "nnx.Rngs") -> "nnx.Module":
         """A model with initial parameters."""

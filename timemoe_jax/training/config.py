@@ -9,15 +9,22 @@ from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.runtime.config import MeshConfig
 
 SCHEDULES = ("cosine", "stable")
+LOSSES = ("huber", "mse", "mae", "pinball")
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The training objective: Huber on every head, pinball on quantiles, the balancing loss."""
+    """The training objective: an error of the heads, pinball on quantiles, the balancing loss."""
 
     RENAMED: ClassVar[dict[str, str]] = {"quantile_factor": "quantile_loss_factor"}
 
+    # The error of point heads: "huber", as published; "mse", squares; "mae", absolute values;
+    # "pinball", for models with quantile heads: that of the median, half the absolute value.
+    kind: str = "huber"
     huber_delta: float = 2.0  # errors beyond this count linearly
+    # Points ahead that the loss is of: it is of the heads, and the steps of each, that a forecast
+    # of so many points reads; 0 is all of all heads, as published.
+    horizon: int = 0
     # The published code counts padded positions when it balances the experts.
     balance_counts_padding: bool = False
     # The factor of the router z-loss (arXiv 2202.08906, Eq. 5); 0 leaves it out.
@@ -29,8 +36,9 @@ class LossConfig:
     max_steps_per_position: int = 0
 
     def __post_init__(self) -> None:
+        require_choice(self, "kind", LOSSES)
         require_positive(self, "huber_delta", "quantile_loss_factor")
-        require_not_negative(self, "router_z_loss_factor", "max_steps_per_position")
+        require_not_negative(self, "router_z_loss_factor", "max_steps_per_position", "horizon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +185,11 @@ class RunConfig:
             family.encoder or joint == (variates > 0),
             f"data.variates is {variates}, but models of the family "
             f"{self.model.family!r} read {'several series' if joint else 'one series'} at a time",
+        )
+        require(
+            self.loss.kind != "pinball" or bool(self.model.quantile_levels),
+            "loss.kind is 'pinball', but the model has no quantile heads (model.quantile_levels is "
+            "()); 'mae' is the pinball loss of the median",
         )
         require(
             not joint or family.scored_variates(self.model, variates) > 0,

@@ -25,12 +25,14 @@ class Scaled(NamedTuple):
 def context_lengths(key: Array, mask: Bool[Array, "B T"], shortest: int) -> Int[Array, " B"]:
     """Draws how many of the inputs of each window are its context, from `shortest` up.
 
-    All lengths are equally likely. A series that ends before the shortest is its own context.
+    The shortest is counted from the first observed one, since windows may be padded before it. All
+    lengths are equally likely. A series that ends before the shortest is its own context.
     """
     available = last_observed(mask) + 1
+    least = shortest + jnp.argmax(mask, axis=1)
     share = jax.random.uniform(key, available.shape)
-    drawn = shortest + jnp.floor(share * (available - shortest + 1)).astype(jnp.int32)
-    return jnp.minimum(jnp.maximum(drawn, shortest), available)
+    drawn = least + jnp.floor(share * (available - least + 1)).astype(jnp.int32)
+    return jnp.minimum(jnp.maximum(drawn, least), available)
 
 
 def last_observed(mask: Bool[Array, "B T"]) -> Int[Array, " B"]:

@@ -25,7 +25,7 @@ from timemoe_jax.runtime import distributed, partitioning
 from timemoe_jax.runtime.progress import progress_bar, say
 from timemoe_jax.training.config import ProfileConfig, RunConfig
 from timemoe_jax.training.metrics_log import Meter, MetricsLog
-from timemoe_jax.training.objective import Batch, Metrics
+from timemoe_jax.training.objective import Batch, Metrics, heads_read
 from timemoe_jax.training.step import TrainState, batch_arrays, make_validation
 
 
@@ -149,10 +149,13 @@ class Loop:
         mesh: jax.sharding.Mesh,
         update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
         data: TrainingData,
-        saved: Checkpoints,
+        saved: Checkpoints | None,
         log: MetricsLog | None,
         trace: Trace,
+        quiet: bool = False,
     ):
+        self._quiet = quiet  # nothing is printed
+        self._ended = False  # before the last step, by what a validation says
         self._config = config
         self._mesh = mesh
         self._update = update
@@ -160,7 +163,7 @@ class Loop:
         self._saved = saved
         self._log = log
         self._trace = trace
-        self._validation = make_validation(config)
+        self._validation: Callable[..., Metrics] | None = None
         self._interval: list[dict[str, np.ndarray]] = []
         self._mixed = np.zeros(len(data.mixture.labels))  # points since the last record
         self._in_row = 0  # updates skipped since the last one that was not
@@ -174,13 +177,11 @@ class Loop:
         self._skipped = int(state.skipped)
         pending: _Step | None = None
         stopping = False
-        primary = distributed.is_primary()
+        silent = self._quiet or not distributed.is_primary()
         if start == 0 and train.init_from:
             self._validate(0, state)  # what fine-tuning has to better
-        with progress_bar(
-            total=train.num_steps, initial=step, unit="step", disable=not primary
-        ) as bar:
-            while step < train.num_steps and not stopping:
+        with progress_bar(total=train.num_steps, initial=step, unit="step", disable=silent) as bar:
+            while step < train.num_steps and not (stopping or self._ended):
                 batch = next(batches)
                 self._trace.before(step - start)
                 state, metrics = self._run_update(step, state, batch)
@@ -227,8 +228,13 @@ class Loop:
         }
 
     def _save(self, step: int, state: TrainState, batches: Iterator[Any]) -> None:
-        extra = {"skipped": int(state.skipped)}
-        self._saved.save(step, state.params, state.opt_state, batches, extra)
+        if self._saved is not None:
+            extra = {"skipped": int(state.skipped)}
+            self._saved.save(step, state.params, state.opt_state, batches, extra)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
 
     def _observe(self, done: _Step | None, bar: tqdm) -> None:
         """Looks at the result of an update: counts it, checks it, logs it."""
@@ -281,7 +287,7 @@ class Loop:
         terms = ", ".join(
             f"{name} {float(values[name]):.4f}" for name in ("loss", "balancing_loss")
         )
-        say(
+        self._say(
             f"step {step:,}/{self._config.train.num_steps:,}: {terms}, gradient norm "
             f"{float(values['gradient_norm']):.3f}, lr {float(values['learning_rate']):.2e}, "
             f"{float(values['points_per_second']):,.0f} points/s"
@@ -298,6 +304,8 @@ class Loop:
         """Logs the mean loss of each head over the held-out windows."""
         if self._data.validation is None:
             return
+        if self._validation is None:
+            self._validation = make_validation(self._config)
         sums: dict[str, float] = collections.defaultdict(float)
         dataset = make_batches(self._data.validation, self._config, self._mesh, train=False)
         for batch in itertools.islice(dataset, self._config.train.eval_batches):
@@ -309,12 +317,12 @@ class Loop:
         for kind in ("", "quantile_") if any(n.startswith("quantile") for n in sums) else ("",):
             each = {
                 p: sums[f"{kind}sum_{p}"] / max(sums[f"count_{p}"], 1.0)
-                for p in self._config.model.horizon_lengths
+                for p in heads_read(self._config)
             }
             values[f"validation_{kind}loss"] = sum(each.values()) / len(each)
             values |= {f"validation_{kind}loss_{p}": loss for p, loss in each.items()}
         self._write(step, values)
-        say(f"step {step:,}: validation loss {values['validation_loss']:.4f}")
+        self._say(f"step {step:,}: validation loss {values['validation_loss']:.4f}")
         self._meter.restart()
 
 

@@ -17,6 +17,14 @@ def huber(error: Float[Array, "..."], delta: float) -> Float[Array, "..."]:
     return quadratic * (magnitude - 0.5 * quadratic)
 
 
+def point_loss(error: Float[Array, "..."], kind: str, delta: float) -> Float[Array, "..."]:
+    """The loss of an error: "huber", "mse" (its square), "mae" or "pinball" of the median."""
+    if kind == "huber":
+        return huber(error, delta)
+    magnitude = jnp.abs(error)
+    return {"mse": error * error, "mae": magnitude, "pinball": 0.5 * magnitude}[kind]
+
+
 def pinball(
     quantiles: Float[Array, "*N Q"], targets: Float[Array, "*N"], levels: tuple[float, ...]
 ) -> Float[Array, "*N"]:
@@ -60,20 +68,26 @@ class Targets(NamedTuple):
     # What values are scaled by where they are aimed at from each position, and the bound of what
     # they then are, 0 for none; None takes them as they are.
     scaling: "Scaling | None" = None
+    # By horizon, how many steps of that head count; None is all of them.
+    steps: Mapping[int, int] | None = None
+
+    def steps_of(self, horizon: int) -> int:
+        """How many steps of the head of a horizon count."""
+        return self.steps[horizon] if self.steps else horizon
 
     def following(self, horizon: int) -> Float[Array, "B R P"]:
-        """The values that the head of a horizon aims at."""
+        """The values that the head of a horizon aims at, those of its steps that count."""
         at = self.at[horizon] if self.at else None
-        values = following(self.values, horizon, at)
+        values = following(self.values, self.steps_of(horizon), at)
         return values if self.scaling is None else self.scaling.apply(values, at)
 
     def counted(self, horizon: int) -> Float[Array, "B R P"]:
         """1 where the target of a position's step counts; past the end nothing does."""
-        at = self.at[horizon] if self.at else None
-        counted = following(self.mask, horizon, at)
+        at, steps = self.at[horizon] if self.at else None, self.steps_of(horizon)
+        counted = following(self.mask, steps, at)
         read = slice(None) if at is None else at
         if self.segments is not None:
-            aimed_at = following(self.segments[:, 1:], horizon, at)
+            aimed_at = following(self.segments[:, 1:], steps, at)
             counted = counted * (aimed_at == self.segments[:, :-1][:, read, None])
         return counted if self.positions is None else counted * self.positions[:, read, None]
 
@@ -124,19 +138,21 @@ def forecast_losses(
     *,
     delta: float,
     weights: Mapping[int, Float[Array, ""]] | None = None,
+    kind: str = "huber",
 ) -> dict[int, Float[Array, ""]]:
-    """Mean Huber loss of each head over the targets that count (arXiv 2409.16040, Eq. 9).
+    """Mean error of each head over the targets that count (arXiv 2409.16040, Eq. 9).
 
-    Huber turns linear at `delta`. The `weights` are what to divide the sums by, by default
-    `targets.counts`: micro-batches pass the counts of the whole batch, so that their losses add up
-    to its loss. The loss of a head without a target is 0.
+    It is Huber's, which turns linear at `delta`, or of another `kind`: see `point_loss`. The
+    `weights` are what to divide the sums by, by default `targets.counts`: micro-batches pass the
+    counts of the whole batch, so that their losses add up to its loss. The loss of a
+    head without a target is 0.
     """
     weights = targets.counts(predictions) if weights is None else weights
     losses = {}
     for p, predicted in predictions.items():
-        counted = targets.counted(p)
+        counted, predicted = targets.counted(p), predicted[..., : targets.steps_of(p)]
         error = jnp.where(counted > 0, predicted - targets.following(p), 0)
-        losses[p] = jnp.sum(huber(error, delta) * counted) / jnp.maximum(weights[p], 1)
+        losses[p] = jnp.sum(point_loss(error, kind, delta) * counted) / jnp.maximum(weights[p], 1)
     return losses
 
 
@@ -181,7 +197,8 @@ def quantile_losses(
             following = jnp.arcsinh(following) if squash else following
             aimed_at = jnp.where(counted > 0, following, 0)
             states = hidden[:, (points + 1) // stride - 1]
-            error = pinball(quantile_head(states, p), aimed_at, levels)
+            said = quantile_head(states, p)[..., : targets.steps_of(p), :]
+            error = pinball(said, aimed_at, levels)
             return total + jnp.sum(jnp.where(counted > 0, error, 0)), None
 
         add = jax.checkpoint(add, prevent_cse=False)

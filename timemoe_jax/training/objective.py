@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput, abstract_model, family_of
-from timemoe_jax.models.decoding import observed_positions
+from timemoe_jax.models.decoding import horizon_plan, observed_positions
 from timemoe_jax.nn.experts.routing import RouterStatistics, router_statistics
 from timemoe_jax.training import losses
 from timemoe_jax.training.config import RunConfig
@@ -67,6 +67,18 @@ def prepare(config: RunConfig, batch: Batch, key: Array | None) -> Batch:
     return {**batch, "values": scaled.values.reshape(mask.shape), "positions": positions}
 
 
+def heads_read(config: RunConfig) -> dict[int, int]:
+    """The horizons of the heads that the loss is of, and how many steps of each count."""
+    horizon, lengths = config.loss.horizon, config.model.horizon_lengths
+    if not horizon:
+        return {p: p for p in lengths}
+    steps: dict[int, int] = {}
+    for p in horizon_plan(horizon, lengths, config.model.forecast_plan):
+        steps[p] = max(steps.get(p, 0), min(p, horizon))
+        horizon -= p
+    return dict(sorted(steps.items()))
+
+
 def _rows(a: Shaped[Array, "B *C S"]) -> Shaped[Array, "R S"]:
     """Every variate of every window as a row."""
     return a.reshape(-1, a.shape[-1])
@@ -83,8 +95,8 @@ def read_at(config: RunConfig, key: Array | None) -> dict[int, Int[Array, " R"]]
     if family.encoder or (config.data.future == 1 and not most and apart == 1):
         return None
     at = {}
-    for p in config.model.horizon_lengths:
-        stride = min(-(-p // most), length) if most and key is not None else 1
+    for p, steps in heads_read(config).items():
+        stride = min(-(-steps // most), length) if most and key is not None else 1
         # Counted from the end, where contexts are longest, so that what is left over is early.
         first: Array | int = length % stride
         if key is not None and stride > 1:
@@ -109,6 +121,7 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         segments=batch.get("segments"),
         at=at,
         scaling=_scaling(config, batch),
+        steps=heads_read(config),
     )
 
 
@@ -186,14 +199,15 @@ def _forecast_losses(
     Without point heads the first are those of the quantile heads, and there are no second ones.
     """
     hidden = output.hidden.reshape(-1, *output.hidden.shape[-2:])
-    family, quantiles = family_of(config.model), {}
+    family, heads = family_of(config.model), tuple(heads_read(config))
     stride, squash = family.stride(config.model), family.squashes(config.model)
+    quantiles = {}
     if config.model.quantile_levels:
         quantiles = losses.quantile_losses(
             model.squashed_quantiles if squash else model.quantile_head,
             hidden,
             targets,
-            horizon_lengths=config.model.horizon_lengths,
+            horizon_lengths=heads,
             levels=config.model.quantile_levels,
             stride=stride,
             squash=squash,
@@ -201,13 +215,14 @@ def _forecast_losses(
         )
     if not family.has_point_heads(config.model):
         return quantiles, {}
-    predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in output.predictions.items()}
+    predictions = {p: output.predictions[p] for p in heads}
+    predictions = {p: each.reshape(-1, *each.shape[-2:]) for p, each in predictions.items()}
     if targets.at is not None:  # else the compiler would compute them all
         predictions = {
             p: model.head(hidden[:, (read + 1) // stride - 1], p) for p, read in targets.at.items()
         }
-    delta = config.loss.huber_delta
-    horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights)
+    delta, kind = config.loss.huber_delta, config.loss.kind
+    horizons = losses.forecast_losses(predictions, targets, delta=delta, weights=weights, kind=kind)
     return horizons, quantiles
 
 

@@ -89,7 +89,7 @@ def _train(
         batches = iter(make_batches(data.train, config, mesh, True, data.mixture))
         state = start_or_resume(config, mesh, saved, batches)
         update = compile_train_step(config, mesh)
-        say(_memory(update))
+        say(memory_plan(update))
         log = None
         if distributed.is_primary():
             with writing(workdir):
@@ -126,7 +126,7 @@ def _summary(config: RunConfig, data: TrainingData, mesh: jax.sharding.Mesh) -> 
     return "\n".join(lines)
 
 
-def _memory(update: jax.stages.Compiled) -> str:
+def memory_plan(update: jax.stages.Compiled) -> str:
     """How much memory an update takes on each device, as the compiler planned it."""
     plan = update.memory_analysis()
     if plan is None:  # a backend that does not tell

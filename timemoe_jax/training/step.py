@@ -22,6 +22,7 @@ from timemoe_jax.training.objective import (
     Batch,
     LossParts,
     Metrics,
+    heads_read,
     make_loss,
     mean_of_heads,
     prepare,
@@ -112,42 +113,67 @@ def make_train_step(config: RunConfig, mesh: jax.sharding.Mesh | None = None) ->
     as skipped. With gradient accumulation the forecast losses and the load that moves the selection
     biases are those of the whole batch; the routers' losses are the means over the micro-batches.
     """
-    optimizer = make_optimizer(config)
+    optimizer, loss = make_optimizer(config), make_loss(config)
     schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
-    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss, parts, grads = _accumulate(config, gradient, state.params, batch, key)
-        norm = optax.global_norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params = _move_selection_bias(config, state.params, params, parts.statistics)
+        def move(old: nnx.State, new: nnx.State, parts: LossParts) -> nnx.State:
+            return _move_selection_bias(config, old, new, parts.statistics)
 
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
-        metrics = {
-            "loss": loss,
-            "finite": finite,
-            "gradient_norm": norm,
-            "learning_rate": schedule(state.step - state.skipped),
-            "points": jnp.sum(batch["mask"][..., : -config.data.future]),
-            **_describe(parts),
-        }
-        new = TrainState(
-            step=state.step + 1,
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
-            skipped=state.skipped + jnp.where(finite, 0, 1),
-        )
-        return new, metrics
+        rate = schedule(state.step - state.skipped)
+        return guarded_update(config, optimizer, loss, state, batch, rate, after=move)
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     shardings = _abstract_state(config, mesh)[1], NamedSharding(mesh, P())
     return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+
+
+def guarded_update(
+    config: RunConfig,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[..., tuple[Array, LossParts]],
+    state: TrainState,
+    batch: Batch,
+    rate: Float[Array, ""],
+    factor: Float[Array, ""] | float = 1.0,
+    after: Callable[[nnx.State, nnx.State, LossParts], nnx.State] | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update of whatever parameters the state holds, left undone where it is not finite.
+
+    The `loss` is a function like that of `make_loss`. The optimizer's updates are multiplied by
+    `factor`; `rate` is what the log has as the learning rate. `after` gets the old and the new
+    parameters and the parts of the loss, and returns the new ones.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    value, parts, grads = _accumulate(config, gradient, state.params, batch, key)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    if not isinstance(factor, float):
+        updates = jax.tree.map(lambda u: factor * u, updates)
+    params = optax.apply_updates(state.params, updates)
+    params = params if after is None else after(state.params, params, parts)
+
+    def keep(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    metrics = {
+        "loss": value,
+        "finite": finite,
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "points": jnp.sum(batch["mask"][..., : -config.data.future]),
+        **_describe(parts),
+    }
+    new = TrainState(
+        step=state.step + 1,
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        skipped=state.skipped + jnp.where(finite, 0, 1),
+    )
+    return new, metrics
 
 
 def _move_selection_bias(
@@ -177,7 +203,7 @@ def _accumulate(
     of_contexts, of_positions = jax.random.split(key)
     draws = family_of(config.model).encoder
     batch, at = prepare(config, batch, of_contexts), read_at(config, of_positions)
-    weights = targets_of(config, batch, at).counts(config.model.horizon_lengths)
+    weights = targets_of(config, batch, at).counts(heads_read(config))
 
     def one(micro: Batch, number: Array | int) -> tuple[Float[Array, ""], LossParts, nnx.State]:
         own = jax.random.fold_in(key, number) if draws else None
@@ -221,11 +247,11 @@ def _describe(parts: LossParts) -> Metrics:
 def make_validation(config: RunConfig) -> Callable[[nnx.State, Batch], Metrics]:
     """A compiled function from parameters and a batch to sums: add them up, then divide.
 
-    It returns, per head, "sum_P" of the Huber losses, "quantile_sum_P" of the pinball losses where
-    the model has quantile heads, and "count_P" of the targets that count.
+    It returns, per head, "sum_P" of the losses, "quantile_sum_P" of the pinball losses where the
+    model has quantile heads, and "count_P" of the targets that count.
     """
     loss = make_loss(config)
-    horizons = config.model.horizon_lengths
+    horizons = tuple(heads_read(config))
 
     def sums(params: nnx.State, batch: Batch) -> Metrics:
         batch, at = prepare(config, batch, None), read_at(config, None)

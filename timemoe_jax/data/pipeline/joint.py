@@ -4,6 +4,7 @@ import numpy as np
 
 from timemoe_jax.data.calendar import ROWS, calendar_marks
 from timemoe_jax.data.pipeline.standardize import StandardizedSeries
+from timemoe_jax.data.pipeline.tails import JointOriginIndex, pieces_of
 from timemoe_jax.data.pipeline.windows import Extent, Numbers, WindowIndex, Windows
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
@@ -24,12 +25,7 @@ class JointIndex:
         if variates < 1:
             raise DataError(f"variates must be at least 1, but is {variates}")
         self.variates, self.num_sequences = variates, len(source)
-        groups = source.groups()
-        begins = np.flatnonzero(np.diff(groups, prepend=-1))
-        # The place of each series in its group says where a piece begins.
-        place = np.arange(len(groups)) - np.repeat(begins, np.diff(begins, append=len(groups)))
-        self._first = np.flatnonzero(place % variates == 0)
-        self._sizes = np.diff(self._first, append=len(groups))
+        self._first, self._sizes = pieces_of(source.groups(), variates)
         lengths = source.lengths[self._first]
         differing = np.flatnonzero(source.lengths != np.repeat(lengths, self._sizes))
         if differing.size:
@@ -79,9 +75,11 @@ class JointWindows(Windows):
       DataError: a calendar is asked for, but the source does not know its times.
     """
 
-    index: JointIndex
+    index: JointIndex | JointOriginIndex
 
-    def __init__(self, source: SequenceSource, index: JointIndex, calendar: bool = False):
+    def __init__(
+        self, source: SequenceSource, index: JointIndex | JointOriginIndex, calendar: bool = False
+    ):
         self.source, self.index = source, index
         self._series = StandardizedSeries(source)
         self._marks: dict[int, np.ndarray] = {}  # of all times of a group, by its first series
@@ -113,9 +111,10 @@ class JointWindows(Windows):
         located = zip(*(a.tolist() for a in self.index.locate(numbers[rows])), strict=True)
         for row, (first, variates, start) in zip(rows.tolist(), located, strict=True):
             stop = min(self.source.lengths.item(first) - start, self.index.size)
+            part, begin = slice(max(-start, 0), stop), max(start, 0)  # from where the series begins
             for c in range(variates):
-                self._series.read(first + c, start, values[row, c, :stop], mask[row, c, :stop])
+                self._series.read(first + c, begin, values[row, c, part], mask[row, c, part])
             sequence[row, :variates] = range(first, first + variates)
             if self._calendar:
-                more["marks"][row, :, :stop] = self._marks_of(first)[:, start : start + stop]
+                more["marks"][row, :, part] = self._marks_of(first)[:, begin : start + stop]
         return {"values": values, "mask": mask, "sequence": sequence, **more}

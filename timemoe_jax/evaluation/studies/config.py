@@ -1,10 +1,12 @@
 """What a study is determined by."""
 
 import dataclasses
+from typing import Any
 
 from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
 from timemoe_jax.evaluation.studies.ablations import ABLATIONS
 from timemoe_jax.training.config import RunConfig
+from timemoe_jax.training.finetuning.config import MODES, FinetuneConfig
 
 STUDIES = ("scaling", "ablations")
 KINDS = ("sparse", "dense")
@@ -87,3 +89,49 @@ class StudyConfig:
             "base.data holds nothing out, so that nothing could be compared; set "
             "base.data.validation_sources, validation_path or validation_fraction",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneStudyConfig:
+    """A study of fine-tuning: which model, on which data, in which ways."""
+
+    # What every run has; its horizon, mode and seed are those of each run.
+    finetune: FinetuneConfig
+    checkpoint: str = "nano"  # the model that fine-tuning begins with
+    data_dir: str = ""  # a folder that holds the benchmarks
+    # Benchmarks: fine-tuned on the train split, chosen on the validation split, scored on the test.
+    datasets: tuple[str, ...] = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather")
+    horizons: tuple[int, ...] = (96, 336)  # of the benchmarks
+    corpus: str = ""  # a folder in the Time-300B layout, for few-shot runs
+    # Its sources as domain/source:horizon; the last horizon of each series is the test.
+    sources: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)  # every run is made with each
+    modes: tuple[str, ...] = ("heads", "lora", "full")  # what is trained
+    scratch: bool = True  # also the same architecture from new parameters
+    linear: bool = True  # also a linear map of the train split
+    max_windows: int = 1000  # of a test, evenly spaced
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_windows")
+        for name in self.modes:
+            require(name in MODES, f"modes names {name!r}; known: {', '.join(MODES)}")
+        require(len(self.seeds) > 0, "seeds is empty; name at least one")
+        for source in self.sources:
+            name, _, horizon = source.rpartition(":")
+            require(
+                "/" in name and horizon.isdigit() and int(horizon) > 0,
+                f"sources has {source!r}; it must be domain/source:horizon",
+            )
+        require(
+            not self.sources or bool(self.corpus),
+            "sources are named, but corpus is empty; give the folder that holds them",
+        )
+
+
+class AnyStudyConfig:
+    """A study of either kind: one with a section `finetune` is of fine-tuning."""
+
+    @classmethod
+    def class_of(cls, mapping: Any, where: str) -> type[Any]:
+        """The config class of a mapping; `from_mapping` asks for it."""
+        return FinetuneStudyConfig if "finetune" in mapping else StudyConfig

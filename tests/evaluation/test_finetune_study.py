@@ -1,0 +1,72 @@
+"""The study of fine-tuning, on a small benchmark and a small source of short series."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_model import TUNABLE
+
+from timemoe_jax import ConfigError
+from timemoe_jax.checkpoints.load import save_model
+from timemoe_jax.cli.config_files import load_config
+from timemoe_jax.config import from_mapping
+from timemoe_jax.evaluation.studies import finetuning
+from timemoe_jax.evaluation.studies.config import AnyStudyConfig
+from timemoe_jax.forecasting.scoring.linear_map import fit_linear_map
+from timemoe_jax.models.base import create_params
+
+
+def test_every_case_has_its_runs_and_the_table_their_changes(tmp_path):
+    t = np.arange(400)
+    times = pd.date_range("2024-01-01", periods=400, freq="h")
+    frame = pd.DataFrame({"date": times, "a": np.sin(t / 3), "b": np.cos(t / 3)})
+    frame.to_csv(tmp_path / "waves.csv", index=False)
+    folder = tmp_path / "corpus" / "many"
+    folder.mkdir(parents=True)
+    np.save(folder / "short.npy", np.sin(np.arange(40) / 2 + np.arange(30)[:, None]))
+    save_model(tmp_path / "model", TUNABLE, create_params(TUNABLE, 0))
+    config = load_config("finetune_study")
+    config.checkpoint, config.data_dir = str(tmp_path / "model"), str(tmp_path)
+    config.datasets, config.horizons, config.seeds = "waves", (4,), (0,)
+    config.corpus, config.sources = str(tmp_path / "corpus"), "many/short.npy:4"
+    config.modes, config.scratch, config.max_windows = "full", False, 20
+    config.finetune.num_steps, config.finetune.batch_size = 2, 8
+    config.finetune.learning_rate = 1e-3
+    study = from_mapping(AnyStudyConfig, config)
+    with mock.patch.object(finetuning.jax, "clear_caches"):
+        finetuning.run_finetune_study(study, tmp_path / "out")
+    files = {path.stem for path in (tmp_path / "out").glob("*.json")}
+    assert files == {
+        f"{c}_{r}_0" for c in ("waves_4", "many_short.npy") for r in ("zero_shot", "linear", "full")
+    }
+    found = json.loads((tmp_path / "out/waves_4_full_0.json").read_text())
+    assert found["tuning"]["plan"]["points"] == 2 * 280  # 70% of the rows
+    assert found["tuning"]["plan"]["horizon"] == 4
+    table = (tmp_path / "out/results.md").read_text()
+    assert "| waves_4 |" in table
+    assert "full MSE" in table
+    # The second time nothing is made again.
+    with mock.patch.object(finetuning, "fine_tune") as never:
+        finetuning.run_finetune_study(study, tmp_path / "out")
+    never.assert_not_called()
+    # A wave is a linear map of its past.
+    linear = json.loads((tmp_path / "out/waves_4_linear_0.json").read_text())
+    assert linear["test"]["mse"] < 1e-3
+
+
+def test_a_linear_map_needs_windows():
+    series = [np.sin(np.arange(60) / 3)]
+    assert fit_linear_map(series, [50], 40, 15) is None
+    found = fit_linear_map(series, [50], 8, 4)
+    np.testing.assert_allclose(
+        found.forecast(series[0][None, 40:48], 4), series[0][None, 48:52], atol=0.05
+    )
+
+
+def test_a_source_without_a_horizon_is_an_error():
+    config = load_config("finetune_study")
+    config.corpus, config.sources = "corpus", "multiple/m3_competition"
+    with pytest.raises(ConfigError, match="it must be domain/source:horizon"):
+        from_mapping(AnyStudyConfig, config)

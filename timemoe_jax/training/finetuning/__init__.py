@@ -1,0 +1,1 @@
+"""Fine-tuning that keeps the start unless something better is found."""

@@ -1,0 +1,151 @@
+"""What of a model is trained: its parameters in two parts, and put together again.
+
+These are functions on the state of the parameters, by dotted paths, so that no model knows of them.
+The gradient and the optimizer see the trained part alone.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from timemoe_jax.checkpoints.adapters import FACTORS, Adapter, adapted
+from timemoe_jax.checkpoints.trees import flatten
+from timemoe_jax.errors import ConfigError
+from timemoe_jax.models.base import Family
+from timemoe_jax.runtime.partitioning import Rules
+from timemoe_jax.training.finetuning.config import FinetuneConfig
+
+Path = tuple[Any, ...]
+
+
+class Parts(NamedTuple):
+    """The parameters in two parts."""
+
+    trained: nnx.State  # float32; for "lora" the factors: of the kernel NAME, NAME.a and NAME.b
+    frozen: nnx.State  # float32; for "lora" all parameters of the model
+
+    @property
+    def num_trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(value.size for value in jax.tree.leaves(self.trained))
+
+
+def split(params: nnx.State, family: Family, config: FinetuneConfig) -> Parts:
+    """The two parts, as the mode of the config says.
+
+    Selection biases are never trained: they follow the load of all data, not of a few series.
+
+    Raises:
+      ConfigError: the model has no parameters of that kind.
+    """
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    flat = dict(nnx.to_flat_state(params))
+    bias = family.selection_bias(params)
+    if config.mode == "lora":
+        return Parts(_factors(flat, family, config), params)
+    wanted = _chosen(family, config.mode)
+    chosen = {p: v for p, v in flat.items() if wanted(_name(p)) and v is not bias}
+    if not chosen:
+        raise ConfigError(
+            f"mode is {config.mode!r}, but no parameter of the family {family.name!r} is of that "
+            "kind; use 'full'"
+        )
+    rest = {p: v for p, v in flat.items() if p not in chosen}
+    return Parts(nnx.from_flat_state(chosen), nnx.from_flat_state(rest))
+
+
+def _chosen(family: Family, mode: str) -> Callable[[str], bool]:
+    """Whether a parameter of a dotted name is trained."""
+    if mode == "heads":
+        return lambda name: re.search(family.parts["heads"], name) is not None
+    if mode == "no_router":
+        return lambda name: re.search(family.parts["router"], name) is None
+    return lambda name: True
+
+
+def _name(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _factors(flat: dict[Path, Any], family: Family, config: FinetuneConfig) -> nnx.State:
+    """New factors of the targeted kernels: `a` random, `b` zero, so that nothing changes at first.
+
+    A kernel [*N, in, out] has factors [*N, in, R] and [*N, R, out].
+    """
+    parts = {"experts": family.experts, **family.parts}
+    pattern = "|".join(parts[target] for target in config.lora_targets)
+    factors: dict[Path, Any] = {}
+    key = jax.random.key(config.seed)
+    for i, (path, variable) in enumerate(sorted(flat.items(), key=lambda item: _name(item[0]))):
+        names = {str(part) for part in path}
+        vector = variable.ndim < 2 or bool(names & family.vectors)
+        if vector or not re.search(pattern, _name(path)):
+            continue
+        *leading, d_in, d_out = variable.shape
+        shape = (*leading, d_in, config.lora_rank)
+        a = jax.random.normal(jax.random.fold_in(key, i), shape) / np.sqrt(d_in)
+        factors[(*path, "a")] = nnx.Param(a)
+        factors[(*path, "b")] = nnx.Param(jnp.zeros((*leading, config.lora_rank, d_out)))
+    if not factors:
+        raise ConfigError(
+            f"lora_targets are {', '.join(config.lora_targets)}, but no kernel of the family "
+            f"{family.name!r} is one of these; use mode 'full'"
+        )
+    return nnx.from_flat_state(factors)
+
+
+def assemble(
+    trained: nnx.State, frozen: nnx.State, config: FinetuneConfig, key: Array | None = None
+) -> nnx.State:
+    """The parameters of the model.
+
+    The key draws which inputs of a kernel its factors do not see, of `lora_dropout`; without one
+    they see all. The draw is of an update, the same for all points of its batch.
+    """
+    new = dict(nnx.to_flat_state(trained))
+    if config.mode != "lora":
+        return nnx.from_flat_state({**dict(nnx.to_flat_state(frozen)), **new})
+    flat = dict(nnx.to_flat_state(frozen))
+    scale = config.lora_alpha / config.lora_rank
+    kernels = sorted({path[:-1] for path in new}, key=_name)
+    for i, path in enumerate(kernels):
+        a, b = (new[(*path, part)][...] for part in FACTORS)
+        if key is not None and config.lora_dropout:
+            kept = jax.random.bernoulli(
+                jax.random.fold_in(key, i), 1 - config.lora_dropout, a.shape[:-1]
+            )
+            a = a * kept[..., None] / (1 - config.lora_dropout)
+        flat[path] = flat[path].replace(adapted(flat[path][...], a, b, scale))
+    return nnx.from_flat_state(flat)
+
+
+def rules_of(family: Family) -> Rules:
+    """The rules of a family, and before them those of factors: split as their kernels are.
+
+    A factor's axis R is whole on every device.
+    """
+    of_factors = []
+    for pattern, spec in family.rules():
+        bare = pattern.removesuffix("$")
+        axes = tuple(spec)
+        if len(axes) < 2:
+            of_factors += [(rf"{bare}\.[ab]$", P())]
+            continue
+        of_factors += [
+            (rf"{bare}\.a$", P(*axes[:-1], None)),
+            (rf"{bare}\.b$", P(*axes[:-2], None, axes[-1])),
+        ]
+    return (*of_factors, *family.rules())
+
+
+def as_adapter(trained: nnx.State, config: FinetuneConfig, base: str, digest: str) -> Adapter:
+    """The factors as an adapter of the model that they were trained on."""
+    factors = {name: np.asarray(value) for name, value in flatten(trained).items()}
+    return Adapter(factors, config.lora_alpha / config.lora_rank, base, digest)

@@ -1,0 +1,428 @@
+"""Fine-tuning a model on series: plan, learning rate, updates, and what is kept.
+
+Nothing is returned that forecasts what was held out worse than the start does.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+import warnings
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from timemoe_jax.checkpoints.adapters import ADAPTER_FILE, Adapter, merge, write_adapter
+from timemoe_jax.checkpoints.load import LoadedModel, load_model
+from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
+from timemoe_jax.checkpoints.trees import json_copy
+from timemoe_jax.data.formats.open import open_source
+from timemoe_jax.data.pipeline.gaps import FilledSource
+from timemoe_jax.data.pipeline.training_data import TrainingData
+from timemoe_jax.data.series_source import SequenceSource
+from timemoe_jax.errors import ConfigError, DataError
+from timemoe_jax.files import write_json
+from timemoe_jax.models.base import ModelConfig, family_of
+from timemoe_jax.runtime import distributed, partitioning
+from timemoe_jax.runtime.config import MeshConfig
+from timemoe_jax.runtime.progress import say
+from timemoe_jax.training.config import OptimizerConfig, RunConfig
+from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunConfig
+from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
+from timemoe_jax.training.finetuning.report import Plan, TuningReport
+from timemoe_jax.training.finetuning.search import search_rate
+from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
+from timemoe_jax.training.finetuning.trainable import Parts, as_adapter, assemble, split
+from timemoe_jax.training.finetuning.validation import Errors, Validator
+from timemoe_jax.training.finetuning.windows import Split, split_in_time, validation_windows
+from timemoe_jax.training.loop import StopSignal, TrainingError, make_batches
+from timemoe_jax.training.metrics_log import MetricsLog, read_metrics
+from timemoe_jax.training.run import memory_plan
+from timemoe_jax.training.start import check_fits
+from timemoe_jax.training.step import TrainState
+from timemoe_jax.training.workdir import claimed_workdir, what_next, writing
+
+STATE = "state"  # of a run that may go on, in its folder
+CONFIG_FILE, SEARCH_FILE, REPORT_FILE = "config.json", "search.json", "report.json"
+
+
+class Start(NamedTuple):
+    """The model that fine-tuning begins with."""
+
+    config: ModelConfig
+    params: nnx.State  # in the dtype they are stored in
+    digest: str  # of these: `checksums.weights_digest`
+    source: str  # its path or name
+    optimizer: Mapping[str, Any] | None = None  # what trained it, where that is known
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, name: str) -> "Start":
+        """A model that was loaded by a path or a name, which an adapter will look for it by."""
+        config = dataclasses.replace(loaded.config, dtype="float32")
+        found = os.path.abspath(name) if os.path.exists(name) else name
+        return cls(config, loaded.params, loaded.digest, found, loaded.optimizer)
+
+
+class Tuned(NamedTuple):
+    """The result: plain parameters, and for "lora" the adapter that they come from."""
+
+    params: nnx.State  # float32, or those of the start themselves where nothing was better
+    adapter: Adapter | None
+    report: TuningReport
+
+
+def fine_tune(
+    start: Start,
+    source: SequenceSource,
+    config: FinetuneConfig,
+    workdir: str | Path | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    quiet: bool = False,
+) -> Tuned:
+    """Fine-tunes a model on series; the start is left as it is.
+
+    Args:
+      start: the model.
+      source: series of any lengths, NaN where a value is missing.
+      config: what is trained, how long, and on which forecasts.
+      workdir: a folder for the log, the report, the result and what a later call goes on from;
+        None writes nothing.
+      mesh: devices; by default the first one.
+      quiet: whether to print nothing.
+
+    Raises:
+      DataError: the series are too few or too short to learn from; the message says what would do.
+      ConfigError: the config does not fit the model, the mesh, or the run in the workdir.
+      KeyboardInterrupt: Ctrl-C. With a workdir, the state is saved before.
+    """
+    began = time.perf_counter()
+    if distributed.is_distributed():
+        raise ConfigError("fine-tuning runs in one process; start it without --distributed")
+    mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
+    session = _Session.prepare(start, source, config, mesh, quiet)
+    if workdir is None:
+        return session.finish(began, None)
+    workdir = Path(workdir)
+    with claimed_workdir(workdir):
+        session.check_workdir(workdir)
+        tuned = session.finish(began, workdir)
+    if not quiet:
+        say(what_next(workdir))
+    return tuned
+
+
+def run_files(config: FinetuneRunConfig, workdir: str | Path) -> Tuned:
+    """Fine-tunes a checkpoint on files, as a config says; absent times are missing points.
+
+    Raises:
+      CheckpointError: `config.checkpoint` cannot be loaded.
+      DataError, ConfigError: as `fine_tune`.
+    """
+    source = FilledSource(open_source(config.data.path))
+    mesh = partitioning.make_mesh(config.mesh)
+    start = Start.of(load_model(config.checkpoint), config.checkpoint)
+    return fine_tune(start, source, config.finetune, workdir, mesh)
+
+
+def context_of(model: ModelConfig, config: FinetuneConfig) -> int:
+    """How many points a forecast reads: those asked for, or as many as `forecast` reads.
+
+    Raises:
+      ConfigError: the model has no positions for them beside the horizon.
+    """
+    room = model.max_position_embeddings - config.horizon
+    context = config.context_length or min(room, model.default_context or room)
+    if not 1 <= context <= room:
+        raise ConfigError(
+            f"context_length {config.context_length} and horizon {config.horizon} exceed "
+            f"max_position_embeddings {model.max_position_embeddings}"
+        )
+    return context
+
+
+def optimizer_of(start: Start, config: FinetuneConfig) -> OptimizerConfig:
+    """The algorithm: that which the model was trained with, if it is not said and known.
+
+    Factors of "lora" are always trained by AdamW, since Muon's matrices are those of layers.
+    """
+    known = {k: v for k, v in (start.optimizer or {}).items() if k in _KEPT}
+    if config.mode == "lora" or config.algorithm == "adamw" or not known:
+        known = {k: v for k, v in known.items() if k in ("b1", "b2")}
+    if config.algorithm == "muon" and config.mode != "lora":
+        known["algorithm"] = "muon"
+    return OptimizerConfig(**known)
+
+
+_KEPT = ("algorithm", "matrix_rate_factor", "b1", "b2")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Session:
+    """Everything that is fixed before the first update."""
+
+    start: Start
+    config: FinetuneConfig
+    run: RunConfig
+    mesh: jax.sharding.Mesh
+    data: Split
+    parts: Parts
+    update: Update
+    validator: Validator
+    plan: Plan
+    quiet: bool
+
+    @classmethod
+    def prepare(
+        cls,
+        start: Start,
+        source: SequenceSource,
+        config: FinetuneConfig,
+        mesh: jax.sharding.Mesh,
+        quiet: bool,
+    ) -> "_Session":
+        """Looks at everything that can be wrong, compiles the update, and says what it will do."""
+        family = family_of(start.config)
+        data = split_in_time(source, config, context_of(start.config, config), family.joint)
+        held_out = validation_windows(data, config, family.joint)
+        algorithm = optimizer_of(start, config)
+        run = run_config(
+            start.config,
+            config,
+            context=data.windows.index.length,
+            variates=getattr(data.windows.index, "variates", 0),
+            algorithm=algorithm,
+            source=start.source or "the start",
+        )
+        check_fits(run, mesh)
+        parts = split(start.params, family, config)
+        update = compile_update(run, config, parts, mesh)
+        plan = Plan(
+            series=len(data.source),
+            points=int(data.heads.sum()),
+            windows=data.num_windows,
+            held_out=len(held_out),
+            updates=config.num_steps,
+            batch_size=config.batch_size,
+            context=data.windows.index.length,
+            horizon=config.horizon,
+            normalization=config.normalize,
+            mode=config.mode,
+            trained=parts.num_trained,
+            parameters=sum(p.size for p in jax.tree.leaves(start.params)),
+            optimizer=algorithm.algorithm,
+            memory=memory_plan(update.program),
+            skipped=data.skipped,
+        )
+        if not quiet:
+            say(str(plan))
+        validator = Validator(start.config, config, held_out, mesh)
+        return cls(start, config, run, mesh, data, parts, update, validator, plan, quiet)
+
+    def _batches(self, seed: int) -> Any:
+        run = dataclasses.replace(self.run, seed=seed)
+        return iter(make_batches(self.data.windows, run, self.mesh, True, self.data.mixture))
+
+    def check_workdir(self, workdir: Path) -> None:
+        """Refuses a folder that holds another run; writes the config of this one."""
+        now = json_copy(
+            {
+                "finetune": dataclasses.asdict(self.config),
+                "base_digest": self.start.digest,
+                "data": {"series": self.plan.series, "checksum": _checksum(self.data.source)},
+            }
+        )
+        path = workdir / CONFIG_FILE
+        if path.exists():
+            then = json.loads(path.read_text(encoding="utf-8"))
+            differing = [
+                f"{section}.{name}" if isinstance(now[section], dict) else section
+                for section in now
+                for name in (now[section] if isinstance(now[section], dict) else [""])
+                if _field(then, section, name) != _field(now, section, name)
+            ]
+            if differing:
+                raise ConfigError(
+                    f"{workdir} holds another run, of which {', '.join(differing)} differ: give "
+                    "another workdir"
+                )
+        elif any((workdir / name).exists() for name in (CHECKPOINTS, ADAPTER_FILE)):
+            raise ConfigError(f"{workdir} already holds a model; give another workdir")
+        with writing(path):
+            write_json(path, now)
+
+    def finish(self, began: float, workdir: Path | None) -> Tuned:
+        """Searches, trains, and returns what is kept; writes it where there is a workdir."""
+        stop = StopSignal()
+        with ExitStack() as ending, stop, partitioning.use_mesh(self.mesh):
+            saved = None
+            if workdir is not None:
+                saved = ending.enter_context(Checkpoints(workdir / STATE, 1, {}))
+            batches = self._batches(self.config.seed)
+            state, best, history = self._begin(saved, batches, workdir)
+            rate, search = self._rate(workdir, history.zero_shot, stop)
+            log = None
+            if workdir is not None:
+                log = MetricsLog(workdir, int(state.step))
+                ending.push(log.close_after)
+            loop = FinetuneLoop(
+                self.run,
+                self.config,
+                self.mesh,
+                self.update,
+                TrainingData(self.data.windows, None, self.data.mixture, ""),
+                self.validator,
+                history,
+                rate,
+                best,
+                saved,
+                log,
+                self.quiet,
+            )
+            ended, updates = _run(loop, state, batches, stop)
+        report = TuningReport(
+            plan=self.plan,
+            learning_rate=rate,
+            search=search,
+            zero_shot=history.zero_shot,
+            tuned=history.best,
+            kept=history.kept,
+            updates=updates,
+            history=tuple(history.every),
+            ended=ended,
+            seconds=round(time.perf_counter() - began, 1),
+        )
+        tuned = self._tuned(loop.best, report)
+        if not self.quiet:
+            say(str(report))
+        if workdir is not None:
+            self._write(workdir, tuned)
+        if stop.interrupted:
+            again = "; run the same command again to resume" if workdir is not None else ""
+            raise KeyboardInterrupt(f"stopped by SIGINT at update {updates:,}{again}")
+        return tuned
+
+    def _begin(
+        self, saved: Checkpoints | None, batches: Any, workdir: Path | None
+    ) -> tuple[TrainState, nnx.State, History]:
+        """The state, the best so far and the validations: of the newest save, else of the start."""
+        state, patience = self.update.initial(), self.config.patience
+        if saved is None or workdir is None or not saved.steps():
+            errors = self.validator(self.update.trained, self.update.frozen)
+            if not errors.finite:
+                raise DataError(
+                    "the model's own forecasts of what is held out are not finite; look at values "
+                    "far larger than the others of their series"
+                )
+            return state, self.update.trained, History([(0, errors)], patience)
+        tree = {"optimizer": state.opt_state, "best": state.params}
+        step, params, held, extra = saved.restore(
+            params=state.params, opt_state=tree, data_iterator=batches
+        )
+        if not self.quiet:
+            say(f"resuming at update {step:,} from {workdir}")
+        place = self.update.shardings.step
+        counts = (jax.device_put(np.asarray(n, np.int32), place) for n in (step, extra["skipped"]))
+        step_, skipped = counts
+        records = read_metrics(workdir / "metrics.jsonl")
+        history = History(read_history(records, step), patience)
+        return TrainState(step_, params, held["optimizer"], skipped), held["best"], history
+
+    def _rate(
+        self, workdir: Path | None, zero_shot: Errors, stop: StopSignal
+    ) -> tuple[float, dict[float, float]]:
+        """The learning rate, and what the search for it has found; it is searched for once."""
+        if self.config.learning_rate:
+            return self.config.learning_rate, {}
+        path = None if workdir is None else workdir / SEARCH_FILE
+        if path is not None and path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            scores = {float(k): math.inf if v is None else v for k, v in held["scores"].items()}
+            return held["learning_rate"], scores
+
+        def score(state: TrainState) -> float:
+            return self.validator(state.params, self.update.frozen).relative_to(zero_shot)
+
+        def batches() -> Any:
+            # Others than those of the run, which is not to see the same windows twice.
+            place = partitioning.batch_sharding(self.mesh)
+            for batch in self._batches(self.config.seed + 1):
+                yield {name: jax.device_put(batch[name], place) for name in ("values", "mask")}
+
+        def tried(rate: float, steps: int, found: float) -> None:
+            if not self.quiet:
+                say(f"learning rate {rate:g}: after {steps} updates {found - 1:+.1%}")
+
+        if not self.quiet:
+            say("looking for a learning rate, by errors beside zero-shot")
+        rate, scores = search_rate(
+            self.config, self.update, batches, score, tried, lambda: bool(stop.name)
+        )
+        if path is not None and not stop.name:
+            known = {f"{r!r}": s if math.isfinite(s) else None for r, s in scores.items()}
+            with writing(path):
+                write_json(path, {"learning_rate": rate, "scores": known})
+        return rate, scores
+
+    def _tuned(self, best: nnx.State, report: TuningReport) -> Tuned:
+        """The parameters of what was kept."""
+        start = self.start
+        if self.config.mode == "lora":
+            adapter = as_adapter(best, self.config, start.source, start.digest)
+            params = start.params if report.kept == 0 else merge(start.params, adapter)
+            return Tuned(params, adapter, report)
+        if report.kept == 0:
+            return Tuned(start.params, None, report)
+        return Tuned(jax.device_get(assemble(best, self.update.frozen, self.config)), None, report)
+
+    def _write(self, workdir: Path, tuned: Tuned) -> None:
+        """The report, and what `load_model` reads."""
+        with writing(workdir):
+            write_json(workdir / REPORT_FILE, tuned.report.as_dict())
+        if tuned.adapter is not None:
+            write_adapter(workdir, tuned.adapter)
+            return
+        config = {"model": dataclasses.asdict(self.start.config), "optimizer": {}}
+        config["optimizer"] = dict(self.start.optimizer or {})
+        with Checkpoints(workdir / CHECKPOINTS, 1, config) as checkpoints:
+            checkpoints.save(tuned.report.kept, tuned.params)
+
+
+def _run(loop: FinetuneLoop, state: TrainState, batches: Any, stop: StopSignal) -> tuple[str, int]:
+    """Runs the updates; returns why they ended, and how many there were."""
+    history = loop.history
+    try:
+        updates = int(loop.run(state, batches, stop).step)
+        ended = history.ended or (stop.name if stop.name else "complete")
+    except TrainingError:
+        ended, updates = "diverged", history.every[-1][0]
+    if ended == "diverged":
+        what = "the start" if history.kept == 0 else f"update {history.kept:,}"
+        step, errors = history.every[-1]
+        warnings.warn(
+            f"fine-tuning has diverged: after update {step:,} the errors of held-out forecasts are "
+            f"{errors.relative_to(history.zero_shot):.3g} times zero-shot's (more than {DIVERGED:g}"
+            f", or updates were not finite); {what} is kept: give a lower learning_rate",
+            stacklevel=5,
+        )
+    return ended, updates
+
+
+def _field(held: Mapping[str, Any], section: str, name: str) -> Any:
+    value = held.get(section)
+    return value.get(name) if name and isinstance(value, dict) else value
+
+
+def _checksum(source: SequenceSource) -> int:
+    """CRC-32 of all values, so that a run is only resumed on the same data."""
+    found = 0
+    for i, length in enumerate(source.lengths.tolist()):
+        values = source.read_stored(i, 0, length)
+        found = zlib.crc32(values.tobytes(), found)
+    return found

@@ -1,0 +1,119 @@
+"""Forecasts of what is held out, scored: by these alone it is decided what is kept."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.training.finetuning.config import FinetuneConfig
+from timemoe_jax.training.finetuning.trainable import assemble
+from timemoe_jax.training.finetuning.windows import Validation
+
+BATCH = 32  # forecasts at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Errors of forecasts, in units of each series' deviation."""
+
+    mse: float
+    mae: float
+    pinball: float | None = None  # of the quantile heads, where they are what is trained
+
+    @property
+    def finite(self) -> bool:
+        """Whether every error is a number."""
+        return all(math.isfinite(v) for v in dataclasses.astuple(self) if v is not None)
+
+    def relative_to(self, start: "Errors") -> float:
+        """The mean ratio of the errors to those of the start; infinite where one is no number."""
+        if not self.finite:
+            return math.inf
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(start), strict=True)
+        return float(np.mean([_ratio(a, b) for a, b in pairs if b is not None]))
+
+    def worse_than(self, start: "Errors") -> bool:
+        """Whether any of the errors is larger than that of the start, or no number."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(start), strict=True)
+        return not self.finite or any(a > b for a, b in pairs if b is not None)
+
+    def __str__(self) -> str:
+        quantiles = "" if self.pinball is None else f", pinball {self.pinball:.4f}"
+        return f"MSE {self.mse:.4f}, MAE {self.mae:.4f}{quantiles}"
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else (1.0 if a == b else math.inf)
+
+
+class Validator:
+    """Scores parameters by the forecasts that `Forecaster.forecast` would make with them.
+
+    The program is compiled once; the trained part of the parameters is its argument.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: FinetuneConfig,
+        windows: Validation,
+        mesh: jax.sharding.Mesh,
+    ):
+        family = family_of(model)
+        decoding = family.for_inference(model, "float32")
+        graph, _ = abstract_model(decoding)
+        self._windows, self._config, self._mesh = windows, config, mesh
+        self._levels = model.quantile_levels if config.loss == "pinball" else ()
+        parts = int(np.prod([mesh.shape[axis] for axis in partitioning.BATCH]))
+        rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
+        self._rows = -(-rows // parts) * parts
+
+        def decode(trained: nnx.State, frozen: nnx.State, x: Any, mask: Any) -> Any:
+            # Rows that only fill the batch need a last point to read.
+            mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
+            model = nnx.merge(graph, assemble(trained, frozen, config))
+            return family.decode(model, x, mask, config.horizon)
+
+        self._decode: Callable[..., Any] = jax.jit(decode)
+
+    def __call__(self, trained: nnx.State, frozen: nnx.State) -> Errors:
+        """The errors of the parameters."""
+        points, quantiles = [], []
+        place = partitioning.batch_sharding(self._mesh)
+        for begin in range(0, len(self._windows), self._rows):
+            part = slice(begin, begin + self._rows)
+            arrays = (self._windows.x[part], self._windows.mask[part])
+            kept = len(arrays[0])
+            filled = (np.pad(a, [(0, self._rows - kept), *[(0, 0)] * (a.ndim - 1)]) for a in arrays)
+            x, mask = (jax.device_put(a, place) for a in filled)
+            decoded = self._decode(trained, frozen, x, mask)
+            points.append(np.asarray(decoded.point)[:kept].astype(np.float64))
+            if self._levels:
+                quantiles.append(np.asarray(decoded.quantiles)[:kept].astype(np.float64))
+        return self._score(np.concatenate(points), np.concatenate(quantiles) if quantiles else None)
+
+    def _score(self, point: np.ndarray, quantiles: np.ndarray | None) -> Errors:
+        w = self._windows
+        observed = np.isfinite(w.targets)
+
+        def errors(said: np.ndarray) -> np.ndarray:
+            with np.errstate(over="ignore", invalid="ignore"):
+                forecast = w.location[..., None] + w.scale[..., None] * said
+                return ((w.targets - forecast) / w.unit[..., None])[observed]
+
+        error = errors(point)
+        with np.errstate(over="ignore"):
+            mse, mae = float(np.mean(error**2)), float(np.mean(np.abs(error)))
+        if quantiles is None:
+            return Errors(mse, mae)
+        each = []
+        for i, level in enumerate(self._levels):
+            e = errors(quantiles[..., i])
+            each.append(np.mean(np.maximum(level * e, (level - 1) * e)))
+        return Errors(mse, mae, float(np.mean(each)))
