@@ -13,6 +13,8 @@ from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.calendar import calendar_marks
+from timemoe_jax.evaluation import expert_usage
+from timemoe_jax.evaluation.expert_pictures import plot_expert_usage
 from timemoe_jax.models.base import abstract_model, count_parameters, create_params
 from timemoe_jax.models.encoder.windows import aligned, filled_up, interpolated, moved_back
 from timemoe_jax.models.mohets.config import MohetsConfig
@@ -251,3 +253,16 @@ def test_a_run_that_cannot_be_is_refused(table, sections, message):
 def test_sizes_are_the_published_ones():
     assert count_parameters(SegMoeConfig())[0] == 6_917_408
     assert count_parameters(MohetsConfig(covariate_variates=21))[0] == 2_535_200
+
+
+def test_which_experts_segments_use(seg, series, tmp_path):
+    """Shares of decisions, of each layer; a layer of long segments has fewer of them."""
+    shares = expert_usage.expert_usage(seg, series)
+    assert shares.shape == (2, 4)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    # Of 12, 12, 7, 4 and 2 tokens; each is read alone below.
+    segments = np.array([[6, 6, 4, 2, 1], [3, 3, 2, 1, 1]])
+    each = np.stack([expert_usage.expert_usage(seg, one) for one in series])
+    expected = np.einsum("nle,ln->le", each, segments) / segments.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    assert plot_expert_usage(tmp_path / "usage.png", {"walks": shares}).exists()
