@@ -81,8 +81,8 @@ def prefill(
 
     Returns the hidden state of the last position, and the cache.
     """
-    tokens, observed = model.tokens(x, mask)
-    assert observed is not None  # since there is a mask
+    tokens, held = model.tokens(x, mask)
+    observed = mask if held is None else held
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""]
