@@ -99,9 +99,7 @@ def prefill(
     Returns the hidden state of the last position, and the cache.
     """
     tokens, held = model.tokens(x, mask)
-    assert held is not None  # since there is a mask
-    observed = held
-
+    observed = mask if held is None else held
     since = points_since_start(observed) if model.config.segments else None
 
     def read(
