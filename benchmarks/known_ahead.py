@@ -52,7 +52,7 @@ def table(effect: float, seed: int) -> pd.DataFrame:
 
 
 def run_config(path: Path, joint: bool, steps: int, seed: int, start: str = "") -> RunConfig:
-    """A Time Tracker of patches of 8 points, trained on contexts as they are in use, from a start if any."""
+    """A Time Tracker of patches of 8 points, whose training may start from that of another."""
     fields: dict[str, Any] = {
         "model": {
             "family": "time_tracker",
