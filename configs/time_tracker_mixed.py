@@ -4,11 +4,11 @@ python train_main.py --config=configs/time_tracker_mixed.py --workdir=out/mixed 
     --config.data.path=ETTh1.csv --config.data.variates=7 --config.train.init_from=out/tracker
 
 `data.variates` is the number of columns. The size of the model is that of the first stage: with
-`--config=configs/time_tracker_mixed.py:paper` that of the paper, else the small one. The last layers
-read the variates that each is linked to, by links drawn from the spectra of the first points of the
-context; `--config.model.mixing=all` reads them all, `none` goes on apart. The biases of attention
-start at 0 here, since they have no gradient while variates are read apart. Validate on later rows
-of the table, in a file of their own, with `--config.data.validation_path`.
+`--config=configs/time_tracker_mixed.py:paper` that of the paper, else the small one. The last
+layers read the variates that each is linked to, by links drawn from the spectra of the first points
+of the context; `--config.model.mixing=all` reads them all, `none` goes on apart. The biases of
+attention start at 0 here, since they have no gradient while variates are read apart. Validate on
+later rows of the table, in a file of their own, with `--config.data.validation_path`.
 
 Hardware and time: some minutes of two CPU cores for the small one. Expected result: a validation
 loss below that of step 0, the model before this stage. It has not been measured yet.

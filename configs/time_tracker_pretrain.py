@@ -9,8 +9,8 @@ which is z-scored by its context, as a forecast is. The layers that will mix var
 read each variate by itself.
 
 Hardware and time: the small one, 1.2M parameters with 0.5M activated, is meant for an hour of two
-CPU cores; the paper's, 65M parameters with 27M activated, for a GPU. Expected result: a falling validation loss.
-Neither has been run to its end.
+CPU cores; the paper's, 65M parameters with 27M activated, for a GPU. Expected result: a falling
+validation loss. Neither has been run to its end.
 """
 
 import ml_collections

@@ -13,6 +13,8 @@ from tiny_model import TRACKER
 from timemoe_jax import ConfigError
 from timemoe_jax.config import from_mapping
 from timemoe_jax.models.base import abstract_model, count_parameters, create_params, get_family
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.objective import make_loss, prepare
 from timemoe_jax.training.step import create_state, make_train_step
@@ -126,6 +128,19 @@ def test_variates_known_ahead_are_read_one_patch_early_and_leak_nothing():
     assert not np.allclose(after[:, :2, 3], before[:, :2, 3], atol=1e-3)
     np.testing.assert_allclose(after[:, :, :3], before[:, :, :3], atol=1e-6)
     np.testing.assert_allclose(predict(config, target)[:, :, :4], before[:, :, :4], atol=1e-6)
+
+
+def test_a_mesh_changes_nothing_but_the_rounding():
+    """Windows and experts over two devices, heads and widths over two others."""
+    mesh = partitioning.make_mesh(MeshConfig(data=1, expert=2, tensor=2), jax.devices()[:4])
+    x, mask = jnp.asarray(X, jnp.float32), jnp.ones(X.shape, bool)
+    draws = jnp.array([3, 4], jnp.uint32)
+    rules = get_family("time_tracker").rules()
+    params = jax.device_put(params_of(), partitioning.shardings(params_of(), mesh, rules))
+    with partitioning.use_mesh(mesh):
+        batch = jax.device_put((x, mask, draws), partitioning.batch_sharding(mesh))
+        found = _predict(dataclasses.replace(TRACKER, remat="full"), params, *batch)
+    np.testing.assert_allclose(found, predict(TRACKER, X, draws=draws), atol=1e-4)
 
 
 def run_config(**model) -> RunConfig:
