@@ -121,7 +121,7 @@ def outcomes_of(scored: Scored, compared: Compared, config: MethodsConfig) -> li
             task.season,
             task.levels,
             task.freq,
-            limit_s=config.time_limit,
+            limit_s=config.limit_s,
         )
         windows = score_windows(task, run.forecast, scored.scales)
         scores = summarize(windows, scored.groups)
