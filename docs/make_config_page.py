@@ -13,6 +13,7 @@ import textwrap
 import typing
 from pathlib import Path
 
+from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
 from timemoe_jax.evaluation.studies.config import StudyConfig
@@ -31,9 +32,13 @@ value of another type and a value out of range are errors before anything is com
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
+<<<<<<< HEAD
+    ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
+=======
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
     ("Evaluation on chaotic systems (`benchmark=chaos`)", ChaosConfig, {}),
+>>>>>>> h/b
     ("Studies (`study_main.py`)", StudyConfig, {}),
 )
 

@@ -344,3 +344,19 @@ def test_panels_of_several_files_say_which_they_are_of(tmp_path, capsys, monkeyp
     with pytest.raises(SystemExit):
         cli.main(["plot", "a.csv", "b.csv", "--out", "b.csv"])
     assert "--out b.csv is the file of DATA b.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "count", "season"),
+    [
+        ((), 31, 7),  # of the calendar
+        (("--season", 3), 31, 3),
+        ((), 10, None),  # with 4 points before the folds, too few for a week
+    ],
+)
+def test_a_backtest_repeats_the_season_of_the_calendar(tmp_path, argv, count, season):
+    path = tmp_path / "data.csv"
+    path.write_text(days(count=count), encoding="utf-8")
+    line = ["forecast", str(path), "--horizon", "3", "--backtest", "2", *map(str, argv)]
+    args = cli._parser().parse_args(line)
+    assert command._season_to_repeat(args, command.prepare_file(str(path), args)) == season

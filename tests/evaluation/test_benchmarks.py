@@ -245,3 +245,11 @@ def test_the_published_table():
     np.testing.assert_allclose(sums["base"], [6.976, 7.625])
     np.testing.assert_allclose(sums["large"], [7.043, 7.607])
     np.testing.assert_allclose(sums["ultra"], [6.734, 7.400])
+
+
+def test_the_season_of_a_file_without_dates_is_found_in_its_train_split(tmp_path):
+    cycle = np.random.default_rng(0).standard_normal((24, 2))
+    values = np.tile(cycle, (10, 1))
+    assert benchmarks.load_benchmark(write_csv(tmp_path / "a.csv", values, "")).season == 24
+    assert benchmarks.load_benchmark(write_csv(tmp_path / "b.csv", values, "1D")).season == 7
+    assert load(tmp_path, step="").season == 1

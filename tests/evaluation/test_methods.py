@@ -1,6 +1,7 @@
 """Methods behind one protocol: what each gives, and what becomes of those that fail."""
 
 import importlib.util
+import sys
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from timemoe_jax.data.samples import load_sample
 from timemoe_jax.errors import ConfigError, DataError, TimeMoeError
 from timemoe_jax.evaluation.methods.imported import ImportedMethod
 from timemoe_jax.evaluation.methods.registry import get_methods, method_names
-from timemoe_jax.evaluation.methods.running import run_method
+from timemoe_jax.evaluation.methods.running import run_method, workers_of
 from timemoe_jax.evaluation.methods.simple import SIMPLE, last_resort
 from timemoe_jax.evaluation.methods.statistical import CLASSES
 from timemoe_jax.forecasting.scoring import baselines
@@ -66,7 +67,7 @@ def test_simple_methods_forecast_as_their_functions_do():
 def test_the_last_resort_says_what_was_not_defined():
     assert last_resort(np.array([2.0, 4.0]), 3, 2, LEVELS)[2] == ""
     point, quantiles, why = last_resort(np.array([2.0, 4.0]), 3, 7, LEVELS)
-    assert why == "the context has 2 points, less than a season of 7"
+    assert why == "the context is shorter than a season of 7"
     np.testing.assert_array_equal(point, [4, 4, 4])
     np.testing.assert_array_equal(quantiles[0], [6, 6, 6])  # the one change that there was
 
@@ -118,6 +119,23 @@ def test_what_fails_counts_as_seasonal_naive(moody):
     assert 1.5 < run.seconds <= wall < 60  # and not the 600 s that one would have slept
 
 
+def test_workers_are_kept_from_task_to_task(monkeypatch):
+    import importlib
+
+    monkeypatch.syspath_prepend(str(TESTS / "evaluation"))
+    method = importlib.import_module("methods_for_tests").Moody()
+    with workers_of(method, 1) as workers:
+        for _ in range(2):
+            for horizon in (2, 5):
+                out = run_method(
+                    method, [np.array([0.0, horizon])], horizon, 1, LEVELS, workers=workers
+                )
+                np.testing.assert_array_equal(out.forecast.point, [[horizon + 100] * horizon])
+        (worker,) = workers._idle
+        assert worker.process.is_alive()
+    assert worker.process.exitcode is not None
+
+
 def test_workers_that_do_not_start_are_an_error(monkeypatch):
     import importlib
 
@@ -135,10 +153,26 @@ def test_a_predictor_is_imported_by_its_path(monkeypatch):
     out = method.predict([np.arange(5.0), np.arange(9.0)], 3, 12, LEVELS, "ME")
     np.testing.assert_array_equal(out.point, [[4] * 3, [8] * 3])
     np.testing.assert_allclose(out.quantiles[1, 2], [7.6, 8, 8.4])
+    (estimator, own) = get_methods("methods_for_tests:LastEstimator,methods_for_tests:Moody")
+    out = estimator.predict([np.arange(5.0)], 3, 12, LEVELS, "h")
+    np.testing.assert_array_equal(out.point, [[4] * 3])
+    out = own.predict([np.array([0.0, 1.0])], 3, 12, LEVELS)  # a method of this library
+    np.testing.assert_array_equal(out.point, [[101] * 3])
     with pytest.raises(ConfigError, match="gives a str, which has none of predict"):
         ImportedMethod("methods_for_tests:nothing").predict([np.ones(3)], 2, 1, LEVELS)
     with pytest.raises(ConfigError, match="has no 'absent'"):
         ImportedMethod("methods_for_tests:absent").predict([np.ones(3)], 2, 1, LEVELS)
+
+
+def test_a_module_of_the_working_directory_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    source = TESTS / "evaluation/methods_for_tests.py"
+    (tmp_path / "mine.py").write_text(source.read_text("utf-8"), "utf-8")
+    (method,) = get_methods("mine:Last")
+    run = run_method(method, [np.arange(5.0)], 3, 12, LEVELS, "MS", processes=1)
+    np.testing.assert_array_equal(run.forecast.point, [[4] * 3])
+    assert not run.forecast.failures
 
 
 def test_the_methods_of_statsforecast():
@@ -152,7 +186,7 @@ def test_the_methods_of_statsforecast():
         out = method.predict([series[:72]], 24, 12, LEVELS, "MS")
         assert np.abs(out.point - truth).mean() < 0.5, method.name
         assert (np.diff(out.quantiles[0], axis=1) > 0).all()
-        with pytest.raises(ValueError, match="the context has 0 points; 3 are needed"):
+        with pytest.raises(ValueError, match="the context has fewer than 3 points"):
             method.predict([np.array([NAN])], 24, 12, LEVELS)
     run = run_method(get_methods("theta")[0], [series[:72], np.array([1.0])], 24, 12, LEVELS)
     np.testing.assert_allclose(run.forecast.point[0], truth, atol=1)

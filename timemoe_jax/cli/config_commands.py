@@ -24,10 +24,12 @@ EVALUATE = """Evaluates a checkpoint on a benchmark, beside other methods.
 
 timemoe evaluate --config=eval_ltsf --config.checkpoint=PATH --config.data_dir=DIR
 timemoe evaluate --config=eval_gift --config.checkpoint=PATH --config.data_dir=DIR
+timemoe evaluate --config=eval_frame --config.path=sales.csv
 
 eval_ltsf scores long horizons on ETT, Weather or any CSV, eval_gift and eval_fev the tasks of
 GIFT-Eval and fev-bench, and eval_chaos chaotic systems: docs/benchmarks.md. A dataset is the name
 of a CSV under the data directory or a path: --config.datasets=ETTh1,my.csv
+eval_frame compares methods on the series of your own files: docs/compare_methods.md.
 In a clone, eval_main.py is the same program.
 """
 STUDY = """Runs a study: a scaling study, or the paper's ablations, of any training config.

@@ -23,16 +23,15 @@ from timemoe_jax.cli.results import (
     round_table,
     write_table,
 )
-from timemoe_jax.data.formats.frames import columns_of, counters_of, time_column_of
+from timemoe_jax.data.formats.frames import columns_of, counters_of
 from timemoe_jax.data.formats.table_layout import ID_NAMES, ColumnNames
-from timemoe_jax.data.seasons import season_of
+from timemoe_jax.data.seasons import LEAST_HORIZON, default_horizon, season_of
 from timemoe_jax.data.series import positive_int
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.frames.files import STEP, read_frame_file, with_steps
+from timemoe_jax.forecasting.frames.files import open_frame, read_frame_file, with_times
 from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
 BUNDLED = "nano"  # the model that is used unless another is named
-LEAST_HORIZON = 12  # of a horizon that is not given, which is two seasons
 # What the library's messages say in Python, and how it is said on the command line.
 _FLAGS = {
     **{"future_df": "--future", "freq=": "--freq", "date_format=": "--date-format "},
@@ -68,14 +67,12 @@ def prepare_file(
     """
     with _said_as_flags():
         names = names_of(args)
-        frame = columns_of(read_frame_file(path, names), path)
-        future = None if future_df is None else columns_of(future_df, "--future")
-        frame, future = _without_counters(frame, future, names)
+        frame, counters = open_frame(path, names)
+        if counters:
+            print(f"note: row counters left out: {', '.join(map(repr, counters))}", file=sys.stderr)
+        future = _without_counters(future_df, counters, names)
         frame, future = _with_ids_alike(frame, future, names)
-        timestamp = time_column_of(frame, names, path)
-        if timestamp is None:
-            frame = with_steps(frame, names.id)
-            timestamp = STEP if STEP in frame.columns else None
+        frame, timestamp = with_times(frame, names, path)
         options: dict[str, Any] = {n: getattr(args, n) for n in ("id_column", "target", "freq")}
         if vars(args).get("date_format"):
             options["date_format"] = args.date_format
@@ -89,15 +86,13 @@ def prepare_file(
         return prepare(positive_int("--horizon", args.horizon))
 
 
-def _without_counters(frame: Any, future: Any, names: ColumnNames) -> tuple[Any, Any]:
-    roles = {names.id, names.timestamp, *names.targets}
-    found = [name for name in counters_of(frame) if name not in roles]
-    if found:
-        print(f"note: row counters left out: {', '.join(map(repr, found))}", file=sys.stderr)
-    if future is not None:
-        ahead = {*found, *counters_of(future)} - roles
-        future = future.drop(columns=[name for name in future.columns if name in ahead])
-    return frame.drop(columns=found), future
+def _without_counters(future: Any, counters: list[str], names: ColumnNames) -> Any:
+    """The table of the future, if any, without columns that count rows there or in the data."""
+    if future is None:
+        return None
+    future = columns_of(future, "--future")
+    ahead = {*counters, *counters_of(future)} - {names.id, names.timestamp, *names.targets}
+    return future.drop(columns=[name for name in future.columns if name in ahead])
 
 
 def _with_ids_alike(frame: Any, future: Any, names: ColumnNames) -> tuple[Any, Any]:
@@ -124,7 +119,7 @@ def _choose_horizon(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again with the horizon
             season = vars(args).get("season") or _season(prepare(1))
-        horizon = max(2 * season, LEAST_HORIZON)
+        horizon = default_horizon(season)
         two = f"two seasons of {season:,} steps"
         why = two if 2 * season == horizon else "the default without a season"
     print(f"note: horizon {horizon}, {why}; give --horizon for another", file=sys.stderr)
@@ -231,7 +226,21 @@ def _check_folds(args: argparse.Namespace, prepared: FrameInputs) -> None:
     positive_int("--backtest", args.backtest)
     values = [each.values for each in prepared.timed.series]
     names = [f"{args.data}: {name}" for name in prepared.names]
-    check_folds(values, args.horizon, args.backtest, args.season, names)
+    season = _season_to_repeat(args, prepared)
+    check_folds(values, args.horizon, args.backtest, season, names)
+
+
+def _season_to_repeat(args: argparse.Namespace, prepared: FrameInputs) -> int | None:
+    """The season of seasonal naive: the given one, or that of the calendar where all share it.
+
+    None lets it be found in each series, as where a series does not hold a season of the calendar.
+    """
+    frequencies = _frequencies(prepared)
+    if args.season is not None or len(frequencies) > 1:
+        return args.season
+    season = season_of(freq=next(iter(frequencies))).points
+    shortest = min(len(each.values) for each in prepared.timed.series)
+    return season if 1 < season <= shortest - args.backtest * args.horizon else None
 
 
 def _report_frequency(args: argparse.Namespace, prepared: FrameInputs) -> None:
@@ -279,7 +288,7 @@ def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) 
         [each.values for each in prepared.timed.series],
         args.horizon,
         folds=args.backtest,
-        season=args.season,
+        season=_season_to_repeat(args, prepared),
         context_length=args.context_length,
         names=prepared.names,
     )
@@ -427,7 +436,7 @@ COMMANDS = (
                 "--season",
                 type=int,
                 metavar="S",
-                help="steps of a season; by default it is found",
+                help="steps of a season; by default the calendar's, else found in each series",
                 group="backtest",
             ),
         ),

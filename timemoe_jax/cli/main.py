@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import timemoe_jax
-from timemoe_jax.cli import data, forecast, score
+from timemoe_jax.cli import compare, data, forecast, score
 from timemoe_jax.cli.commands import Command, Parser, add_commands, argument, subcommands
 from timemoe_jax.cli.config_commands import PROGRAMS
 from timemoe_jax.cli.programs import INTERRUPTED, report_errors
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=timemoe_jax.__version__)
     commands = subcommands(parser)
-    add_commands(commands, (*forecast.COMMANDS, score.COMMAND, *COMMANDS))
+    add_commands(commands, (*forecast.COMMANDS, score.COMMAND, compare.COMMAND, *COMMANDS))
     for name, (text, _) in PROGRAMS.items():
         commands.add_parser(name, help=text)
     data_parser = commands.add_parser("data", help="download, inspect, clean and convert data")

@@ -39,6 +39,7 @@ LEAST_PROMINENCE = 0.1
 FLAT_PEAK = 0.03  # noise moves the top of a smooth peak by a few lags
 # Multiples of a season correlate as much as it does, but for chance: the shortest counts.
 SAME_AUTOCORRELATION = 0.05
+LEAST_HORIZON = 12  # of a horizon that nobody gave
 SERIES_SEEN = 32  # of many series, those in which a season is looked for
 
 
@@ -72,6 +73,11 @@ def season_of(
     found = Counter(season_of_values(each) for each in series[:SERIES_SEEN])
     points = min(found, key=lambda season: (-found[season], season), default=1)
     return Season(points, "found in the series" if points > 1 else "none")
+
+
+def default_horizon(season: int) -> int:
+    """The steps to forecast where nobody says how many: two seasons, at least 12."""
+    return max(2 * season, LEAST_HORIZON)
 
 
 def season_of_times(times: Shaped[np.ndarray, " T"] | None) -> int:

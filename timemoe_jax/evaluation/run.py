@@ -1,10 +1,12 @@
 """The one door of evaluations: the field `benchmark` of a config says which is run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from timemoe_jax.config import require
 from timemoe_jax.evaluation import long_horizon
+from timemoe_jax.evaluation.comparisons import frame
+from timemoe_jax.evaluation.comparisons.config import FrameConfig
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards import chaos_run, fev_run, gift_run
 from timemoe_jax.evaluation.leaderboards.config import ChaosConfig, FevConfig, GiftConfig
@@ -14,14 +16,15 @@ class Benchmark(NamedTuple):
     """What an evaluation is determined by, and what runs it."""
 
     config: type[Any]
-    run: Callable[[Any], dict[str, Any]]
+    module: Any  # whose `run` takes such a config and returns a manifest
 
 
 BENCHMARKS = {
-    "long_horizon": Benchmark(EvalConfig, long_horizon.run),
-    "gift": Benchmark(GiftConfig, gift_run.run),
-    "fev": Benchmark(FevConfig, fev_run.run),
-    "chaos": Benchmark(ChaosConfig, chaos_run.run),
+    "long_horizon": Benchmark(EvalConfig, long_horizon),
+    "gift": Benchmark(GiftConfig, gift_run),
+    "fev": Benchmark(FevConfig, fev_run),
+    "chaos": Benchmark(ChaosConfig, chaos_run),
+    "frame": Benchmark(FrameConfig, frame),
 }
 
 
@@ -39,4 +42,4 @@ class AnyEvalConfig:
 
 def run(config: Any) -> dict[str, Any]:
     """Runs the evaluation of a config; returns its manifest."""
-    return BENCHMARKS[config.benchmark].run(config)
+    return BENCHMARKS[config.benchmark].module.run(config)

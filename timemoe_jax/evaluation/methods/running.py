@@ -1,5 +1,6 @@
 """The one place that runs methods: in this process, or in workers that are killed at a limit."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -13,7 +14,7 @@ from timemoe_jax.data.series import check_levels, positive_int
 from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.methods.base import Method, MethodForecast
 from timemoe_jax.evaluation.methods.simple import last_resort
-from timemoe_jax.evaluation.methods.workers import Answer, Task, answers_of, check_shapes
+from timemoe_jax.evaluation.methods.workers import Answer, Task, Workers, check_shapes
 from timemoe_jax.runtime.progress import progress_bar
 
 LIMIT_S = 30.0  # of one context
@@ -37,6 +38,7 @@ def run_method(
     *,
     limit_s: float | None = LIMIT_S,
     processes: int | None = None,
+    workers: Workers | None = None,
     progress: bool = False,
 ) -> MethodRun:
     """Forecasts N contexts by a method; what it cannot forecast is forecast by seasonal naive.
@@ -49,6 +51,7 @@ def run_method(
       limit_s: the seconds after which the worker of an isolated method is killed, for each context;
         None for no limit.
       processes: the workers; by default the cores that this process may use.
+      workers: those of `workers_of`, where several calls share them; the caller's to close.
       progress: whether to show a bar.
 
     Returns:
@@ -65,16 +68,26 @@ def run_method(
     task = (horizon, season, tuple(levels), freq)
     start = time.perf_counter()
     with progress_bar(
-        total=len(contexts), desc=method.name, unit="window", disable=not progress
+        total=len(contexts), desc=method.name, unit="window", leave=False, disable=not progress
     ) as bar:
         if method.isolated:
-            count = max(1, min(processes or usable_cores(), len(contexts)))
-            forecast = _gather(answers_of(method, contexts, task, limit_s, count, bar.update), task)
+            with contextlib.ExitStack() as stack:
+                shared = workers or stack.enter_context(workers_of(method, processes))
+                forecast = _gather(shared.answers(contexts, task, limit_s, bar.update), task)
         else:
             forecast = _in_this_process(method, contexts, task)
             bar.update(len(contexts))
     filled = _filled(forecast, contexts, horizon, season, levels)
     return MethodRun(filled, time.perf_counter() - start)
+
+
+def workers_of(method: Method, processes: int | None = None) -> Workers:
+    """The workers of a method, for a `with` block around calls of `run_method`.
+
+    They are at most so many processes, by default the cores that this process may use; none is
+    started before a method that is isolated needs it.
+    """
+    return Workers(method, processes or usable_cores())
 
 
 def usable_cores() -> int:

@@ -90,7 +90,7 @@ def last_resort(
     failure = ""
     used = season if len(values) >= season else 1
     if used < season:
-        failure = f"the context has {len(values)} points, less than a season of {season}"
+        failure = f"the context is shorter than a season of {season}"
     last = baselines.naive(values[None], horizon)[0]
     point = baselines.seasonal_naive(values[None], horizon, used)[0]
     if np.isnan(point).any():
@@ -148,9 +148,7 @@ def _parroting(context: Context, horizon: int, season: int, levels: Sequence[flo
 def _linear(context: Context, horizon: int, season: int, levels: Sequence[float]) -> Answer:
     lags = default_lags(season, len(context), horizon)
     if lags < 2:
-        raise UndefinedError(
-            f"the context has {len(context)} points, too few to fit steps up to {horizon} ahead"
-        )
+        raise UndefinedError(f"the context is too short to fit steps up to {horizon} ahead")
     fitted = linear(context, horizon, lags, levels)
     return fitted.point, fitted.quantiles
 

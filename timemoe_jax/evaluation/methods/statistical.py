@@ -66,7 +66,7 @@ class StatisticalMethod:
         values = from_first_observed(context)[-MOST_POINTS:]
         seen = np.flatnonzero(~np.isnan(values))
         if len(values) < LEAST_POINTS:
-            raise ValueError(f"the context has {len(values)} points; {LEAST_POINTS} are needed")
+            raise ValueError(f"the context has fewer than {LEAST_POINTS} points")
         values = np.interp(np.arange(len(values)), seen, values[seen])
         season = season if len(values) >= 2 * season else 1
         if self.name == "mstl" and season == 1:

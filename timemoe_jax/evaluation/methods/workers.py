@@ -36,44 +36,74 @@ def check_shapes(name: str, forecast: MethodForecast, shape: tuple[int, int], le
         )
 
 
-def answers_of(
-    method: Method,
-    contexts: Sequence[Any],
-    task: Task,
-    limit_s: float | None,
-    count: int,
-    done: Callable[[], object],
-) -> list[Answer]:
-    """The answer to each context, of `count` workers, replaced when they end or are killed.
+class Workers:
+    """Processes of a method, kept from one task to the next until the `with` block ends.
 
-    `limit_s` is that of a context, in seconds; `done` is called after each.
-
-    Raises:
-      TimeMoeError: a worker cannot import or make its method.
+    Args:
+      method: what forecasts; it is pickled.
+      count: the most processes at a time. They are started when they are needed.
     """
-    answers: list[Answer] = [""] * len(contexts)
-    waiting = list(range(len(contexts)))[::-1]
-    workers = [_Worker(method, task) for _ in range(count if contexts else 0)]
-    try:
-        while workers:
-            worker, answer, alive = _next_answer(workers, limit_s)
-            if worker.index is not None:
-                answers[worker.index] = answer
-                done()
-            elif answer is not None:
-                raise TimeMoeError(f"the method {method.name!r} does not start: {answer}")
-            if not (alive and waiting):
-                workers.remove(worker)
-                worker.kill()
-            elif waiting:
-                index = waiting.pop()
-                worker.give(index, contexts[index], limit_s)
-            if waiting and not alive:
-                workers.append(_Worker(method, task))
-    finally:
-        for worker in workers:
+
+    def __init__(self, method: Method, count: int):
+        self.method, self.count = method, count
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._idle:
             worker.kill()
-    return answers
+
+    def answers(
+        self,
+        contexts: Sequence[Any],
+        task: Task,
+        limit_s: float | None,
+        done: Callable[[], object],
+    ) -> list[Answer]:
+        """The answer to each context; a process that ends or is late is replaced.
+
+        `limit_s` is that of a context, in seconds; `done` is called after each.
+
+        Raises:
+          TimeMoeError: a process cannot import or make its method.
+        """
+        answers: list[Answer] = [""] * len(contexts)
+        waiting = list(range(len(contexts)))[::-1]
+
+        def give(worker: _Worker) -> None:
+            index = waiting.pop()
+            worker.give(index, contexts[index], task, limit_s)
+
+        working: list[_Worker] = []
+        try:
+            for _ in range(min(self.count, len(contexts))):
+                working.append(self._idle.pop() if self._idle else _Worker(self.method))
+                if working[-1].ready:
+                    give(working[-1])
+            while working:
+                worker, answer, alive = _next_answer(working, limit_s)
+                if worker.index is not None:
+                    answers[worker.index] = answer
+                    done()
+                elif answer is not None:
+                    raise TimeMoeError(f"the method {self.method.name!r} does not start: {answer}")
+                worker.ready, worker.index = alive, None
+                if alive and waiting:
+                    give(worker)
+                    continue
+                working.remove(worker)
+                if alive:
+                    self._idle.append(worker)
+                    continue
+                worker.kill()
+                if waiting:
+                    working.append(_Worker(self.method))
+        finally:
+            for worker in working:
+                worker.kill()
+        return answers
 
 
 def _next_answer(workers: list["_Worker"], limit_s: float | None) -> tuple["_Worker", Any, bool]:
@@ -94,22 +124,23 @@ def _next_answer(workers: list["_Worker"], limit_s: float | None) -> tuple["_Wor
 class _Worker:
     """A process that forecasts one context at a time."""
 
-    def __init__(self, method: Method, task: Task):
+    def __init__(self, method: Method):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, method, task), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, method), daemon=True)
         with _one_thread():
             self.process.start()
         theirs.close()
-        self.index: int | None = None  # of the context it is at; None while it starts
+        self.ready = False  # whether it has started
+        self.index: int | None = None  # of the context that it is at
         self.deadline = time.monotonic() + START_S
 
-    def give(self, index: int, context: Any, limit_s: float | None) -> None:
+    def give(self, index: int, context: Any, task: Task, limit_s: float | None) -> None:
         """Sends a context, and starts its clock."""
         self.index = index
         self.deadline = time.monotonic() + (np.inf if limit_s is None else limit_s)
         with contextlib.suppress(OSError):  # its end is noticed by who waits for it
-            self.pipe.send(np.ascontiguousarray(context))
+            self.pipe.send((np.ascontiguousarray(context), task))
 
     def answer(self) -> Any:
         """What it sent, or how it ended."""
@@ -126,7 +157,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _work(pipe: Any, method: Any, task: Task) -> None:
+def _work(pipe: Any, method: Any) -> None:
     """What a worker does: says that it is ready, and answers contexts until there are no more."""
     try:
         getattr(method, "prepare", lambda: None)()
@@ -136,7 +167,7 @@ def _work(pipe: Any, method: Any, task: Task) -> None:
     pipe.send(None)
     while True:
         try:
-            context = pipe.recv()
+            context, task = pipe.recv()
         except EOFError:
             return
         pipe.send(_answer(method, context, task))

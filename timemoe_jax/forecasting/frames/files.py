@@ -6,6 +6,7 @@ from typing import Any
 
 from timemoe_jax.data.formats.columnar_files import naming
 from timemoe_jax.data.formats.csv_files import read_csv_frame
+from timemoe_jax.data.formats.frames import columns_of, counters_of, time_column_of
 from timemoe_jax.data.formats.table_layout import ID_NAMES, ColumnNames
 from timemoe_jax.errors import DataError
 
@@ -34,6 +35,26 @@ def read_frame_file(path: str | os.PathLike[str], names: ColumnNames | None = No
     if frame.empty:
         raise DataError(f"{path} has no rows")
     return frame
+
+
+def open_frame(path: str | os.PathLike[str], names: ColumnNames) -> tuple[Any, list[str]]:
+    """Reads a file as `read_frame_file` does, and leaves out columns that only count its rows.
+
+    Returns the frame, and the names of what was left out: counters that `names` gives no role.
+    """
+    frame = columns_of(read_frame_file(path, names), os.fspath(path))
+    roles = {names.id, names.timestamp, *names.targets}
+    found = [name for name in counters_of(frame) if name not in roles]
+    return frame.drop(columns=found), found
+
+
+def with_times(frame: Any, names: ColumnNames, where: str) -> tuple[Any, str | None]:
+    """The frame and its column of times: the one it has, else the numbers of its rows."""
+    timestamp = time_column_of(frame, names, where)
+    if timestamp is None:
+        frame = with_steps(frame, names.id)
+        timestamp = STEP if STEP in frame.columns else None
+    return frame, timestamp
 
 
 def with_steps(frame: Any, id_column: str | None = None) -> Any:

@@ -42,7 +42,7 @@ class SeriesBacktest:
     model: Score
     seasonal_naive: Score  # on the same points
     season: int  # its steps; 1 repeats the last value
-    season_found: bool  # in the series, rather than given
+    season_found: bool  # in the series, rather than given or that of a calendar
     points: int  # that were scored: those observed, and for which seasonal naive has a value
     missing: int  # points not scored: nothing was observed there, or nothing in the context
     loses: bool  # whether the MAE of the model is above that of seasonal naive
@@ -205,7 +205,7 @@ def _errors(errors: Float64[np.ndarray, " _"], scale: float) -> Score:
 
 
 def _loss(each: SeriesBacktest) -> str:
-    origin = "found" if each.season_found else "given"
+    origin = "found" if each.season_found else "known"
     return (
         f"{each.name} (MAE {each.model.mae:.4g} against {each.seasonal_naive.mae:.4g}, season "
         f"{each.season} {origin})"
