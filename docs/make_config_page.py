@@ -32,13 +32,10 @@ value of another type and a value out of range are errors before anything is com
 PROGRAMS = (
     ("Training (`train_main.py`)", RunConfig, {"model": TimeMoeConfig}),
     ("Evaluation (`eval_main.py`)", EvalConfig, {}),
-<<<<<<< HEAD
-    ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
-=======
+    ("Comparison on your own files (`benchmark=frame`)", FrameConfig, {}),
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
     ("Evaluation on chaotic systems (`benchmark=chaos`)", ChaosConfig, {}),
->>>>>>> h/b
     ("Studies (`study_main.py`)", StudyConfig, {}),
 )
 
