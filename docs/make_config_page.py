@@ -48,7 +48,7 @@ PROGRAMS: tuple[tuple[str, type | None, dict[str, type]], ...] = (
     ("Evaluation on GIFT-Eval (`benchmark=gift`)", GiftConfig, {}),
     ("Evaluation on fev-bench (`benchmark=fev`)", FevConfig, {}),
     ("Evaluation on chaotic systems (`benchmark=chaos`)", ChaosConfig, {}),
-    ("Comparison on your own files (`configs/eval_frame.py`)", FrameConfig, {}),
+    ("Evaluation on your own files (`benchmark=frame`)", FrameConfig, {}),
     ("Studies (`study_main.py`)", StudyConfig, {}),
     ("Studies of fine-tuning (`study_main.py`)", FinetuneStudyConfig, {}),
 )

@@ -13,7 +13,10 @@ from processes import run_here, run_processes
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.config import from_mapping
 from timemoe_jax.evaluation.config import EvalConfig
+from timemoe_jax.evaluation.leaderboards.config import GiftConfig
 from timemoe_jax.evaluation.long_horizon import results_table, run
+from timemoe_jax.evaluation.records import read_windows
+from timemoe_jax.evaluation.run import AnyEvalConfig
 from timemoe_jax.forecasting.scoring.baselines import parroting_stretch
 
 ROWS, CONTEXT, HORIZON = 400, 48, 8
@@ -167,6 +170,36 @@ def test_without_a_checkpoint_the_baselines_alone(data_dir, tmp_path, manifest):
     (cell,) = run(_config("", data_dir, tmp_path))["cells"]
     assert "mse" not in cell
     assert cell["naive_mse"] == manifest["cells"][0]["naive_mse"]
+
+
+def test_rows_of_windows_and_results_are_those_of_all_benchmarks(data_dir, tmp_path):
+    """Of a group of two horizons, whose windows differ in number."""
+    config = _config("", data_dir, tmp_path, horizons=f"{HORIZON},3", per_window=True)
+    manifest = run(config)
+    rows = read_windows(tmp_path).columns
+    results = {(each["task"], each["method"]): each for each in manifest["results"]}
+    assert len(results) == 2 * 3
+    assert manifest["model"] is None
+    for (task, method), result in results.items():
+        chosen = (rows["task"] == task) & (rows["method"] == method)
+        assert chosen.sum() == result["windows"]
+        assert rows["mse"][chosen].mean() == pytest.approx(result["mse"])
+        assert rows["mae"][chosen].mean() == pytest.approx(result["mae"])
+    _, target = _windows(data_dir)
+    one = (rows["task"] == f"small/{HORIZON}") & (rows["method"] == "naive")
+    assert set(rows["series"][one]) == {"a", "b"}
+    first = ROWS - int(0.2 * ROWS)
+    assert rows["origin"][one].tolist() == 2 * list(range(first, first + len(target) // 2))
+    run(_config("", data_dir, tmp_path))
+    with pytest.raises(DataError, match="has no rows of windows"):
+        read_windows(tmp_path)  # they were of another evaluation
+
+
+def test_the_benchmark_of_a_config():
+    assert AnyEvalConfig.class_of({}, "config") is EvalConfig
+    assert AnyEvalConfig.class_of({"benchmark": "gift"}, "config") is GiftConfig
+    with pytest.raises(ConfigError, match=r"config\.benchmark must be one of long_horizon, gift"):
+        AnyEvalConfig.class_of({"benchmark": "m4"}, "config")
 
 
 def test_the_table_shows_the_published_results():

@@ -129,7 +129,7 @@ def test_systems_that_there_are_not(monkeypatch):
     assert chaos_systems.check_systems(["Lorenz", "Lorenz"]) == ["Lorenz"]
     monkeypatch.setitem(sys.modules, "dysts", None)
     monkeypatch.setitem(sys.modules, "dysts.systems", None)
-    with pytest.raises(chaos_systems.MissingDystsError, match="pip install 'dysts>=0.96'"):
+    with pytest.raises(chaos_systems.MissingDystsError, match=r"pip install 'dysts>=0\.96'"):
         chaos_systems.check_systems(["Aizawa"])
 
 

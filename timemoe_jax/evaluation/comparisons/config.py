@@ -11,7 +11,7 @@ INTERVALS = ("auto", "heads", "calibrated", "conformal")
 class FrameConfig:
     """Which methods to compare on the series of one's own files, and how."""
 
-    benchmark: str = "frame"  # what kind of evaluation this is
+    benchmark: str = "frame"  # says which config this is
     # CSV or Parquet files and folders of them, or anything that training reads, with commas.
     path: str = ""
     checkpoint: str = "nano"  # the model; empty: the baselines alone

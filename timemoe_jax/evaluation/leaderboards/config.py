@@ -22,13 +22,13 @@ class MethodsConfig:
     normalize: str = "instance"  # z-scored by the context, or none
     dtype: str = "auto"  # auto, float32 or bfloat16
     batch_size: int | None = None  # windows forecast at a time; None: what fits in memory
-    time_limit: float = 30.0  # seconds that a method of another library may take for a window
+    limit_s: float = 30.0  # seconds that a method of another library may take for a window
     exposure: str = "auto"  # of the model to the data; auto: what is known of a bundled model
     per_window: bool = False  # also write a row of scores for each window
     output_dir: str = "out/eval"  # takes the tables, the manifest and the leaderboard's own files
 
     def __post_init__(self) -> None:
-        require_positive(self, "time_limit")
+        require_positive(self, "limit_s")
         for name in ("context_length", "batch_size"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be positive, but is {value}")

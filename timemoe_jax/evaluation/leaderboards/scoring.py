@@ -1,5 +1,6 @@
 """Scoring methods on the tasks of a leaderboard: cells, rows of windows, tables and a manifest."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -18,7 +19,8 @@ from timemoe_jax.evaluation.leaderboards.config import NEVER_SEEN, UNKNOWN, Meth
 from timemoe_jax.evaluation.methods.base import Method, MethodForecast
 from timemoe_jax.evaluation.methods.model import ModelMethod
 from timemoe_jax.evaluation.methods.registry import get_methods
-from timemoe_jax.evaluation.methods.running import run_method
+from timemoe_jax.evaluation.methods.running import run_method, workers_of
+from timemoe_jax.evaluation.methods.workers import Workers
 from timemoe_jax.evaluation.scores import Scores, WindowScores, score_windows, summarize
 from timemoe_jax.evaluation.tasks import Task
 from timemoe_jax.files import write_text
@@ -110,8 +112,10 @@ def exposure_to(config: MethodsConfig, files: Sequence[str]) -> str:
     return NEVER_SEEN if files and all(file in known for file in files) else UNKNOWN
 
 
-def outcomes_of(scored: Scored, compared: Compared, config: MethodsConfig) -> list[Outcome]:
-    """Runs every method on a task, and scores it."""
+def outcomes_of(
+    scored: Scored, compared: Compared, limit_s: float, workers: Mapping[str, Workers]
+) -> list[Outcome]:
+    """Runs every method on a task, in the workers of its name, and scores it."""
     task, found = scored.task, []
     for method in compared.methods:
         run = run_method(
@@ -121,7 +125,8 @@ def outcomes_of(scored: Scored, compared: Compared, config: MethodsConfig) -> li
             task.season,
             task.levels,
             task.freq,
-            limit_s=config.time_limit,
+            limit_s=limit_s,
+            workers=workers[method.name],
         )
         windows = score_windows(task, run.forecast, scored.scales)
         scores = summarize(windows, scored.groups)
@@ -152,12 +157,16 @@ def evaluate_tasks(
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     manifest = _header(config, compared)
-    with records.window_writer(output, config.per_window) as rows:
+    with contextlib.ExitStack() as stack:
+        rows = stack.enter_context(records.window_writer(output, config.per_window))
+        workers = {
+            method.name: stack.enter_context(workers_of(method)) for method in compared.methods
+        }
         for scored in tasks:
             if isinstance(scored, Skipped):
                 manifest["skipped"][scored.task] = scored.reason
                 continue
-            outcomes = outcomes_of(scored, compared, config)
+            outcomes = outcomes_of(scored, compared, config.limit_s, workers)
             outcomes = keep(scored, outcomes)
             exposure = exposure_to(config, scored.files)
             for outcome in outcomes:
