@@ -17,7 +17,7 @@ from tiny_model import TWO_BLOCKS as TINY
 from timemoe_jax import ConfigError, DataError, Forecaster, plotting
 from timemoe_jax.evaluation import expert_usage
 from timemoe_jax.evaluation.expert_pictures import plot_expert_usage
-from timemoe_jax.forecasting import engine
+from timemoe_jax.forecasting import device, engine
 from timemoe_jax.models.base import create_params
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.nn.experts.routing import route, router_statistics
@@ -175,7 +175,7 @@ def test_each_shape_compiles_once(forecaster):
 
 
 def test_batches_are_bounded(monkeypatch):
-    monkeypatch.setattr(engine, "_free_bytes", lambda: 2**32)
+    monkeypatch.setattr(device, "_free_bytes", lambda: 2**32)
     published = dataclasses.replace(
         TINY, hidden_size=1024, num_hidden_layers=36, max_position_embeddings=4096
     )

@@ -11,7 +11,7 @@ import pytest
 from tiny_model import TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster
-from timemoe_jax.forecasting import engine
+from timemoe_jax.forecasting import device, engine
 from timemoe_jax.models.base import create_params
 from timemoe_jax.models.decoding import Decoded
 from timemoe_jax.runtime import partitioning
@@ -370,7 +370,7 @@ def test_the_batch_follows_the_memory_that_is_free(forecaster, monkeypatch):
     group = engine._Group(64, HORIZON)
     sizes = []
     for free in (10**12, 10**8, 10**7, 1):
-        monkeypatch.setattr(engine, "_free_bytes", lambda free=free: free)
+        monkeypatch.setattr(device, "_free_bytes", lambda free=free: free)
         sizes.append(model.engine._batch_size("auto", group))
     assert sizes[0] == engine.MAX_AUTO_BATCH
     assert sizes == sorted(sizes, reverse=True)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.contexts import Context, Inputs
 from timemoe_jax.forecasting.engine import Engine, Forecasts, Settings
 from timemoe_jax.forecasting.intervals.along import Along, Wanted
@@ -25,6 +26,33 @@ class Call(NamedTuple):
     inputs: Inputs
     settings: Settings
     marks: Any = None  # of the calendar [N, M, S], for a model that reads them
+
+    def with_marks(self, marks: Any, source: str | None) -> "Call":
+        """The same with marks, which are checked beside the series that they are of."""
+        variates = self.engine.family.covariate_variates(self.engine.config)
+        inputs, horizon = self.inputs, self.settings.horizon
+        if not variates:
+            raise DataError("marks are given, but the model has no covariates; leave them out")
+        if source is not None:
+            raise DataError(
+                "marks are given together with quantile_levels, but the errors that make quantiles "
+                "would be of forecasts without them; give one of the two"
+            )
+        if inputs.channels != variates:
+            raise DataError(
+                f"marks are given, but inputs is not [N, {variates}, T]: with marks the model "
+                f"reads its {variates} variates together, in the order of its training"
+            )
+        array = np.asarray(marks, np.float32)
+        array = array[None] if array.ndim == 2 else array
+        items, length = len(inputs.series) // variates, len(inputs.series[0])
+        shapes = [(items, rows, length + horizon) for rows in (4, 5)]
+        if array.shape not in shapes or not np.isfinite(array).all():
+            raise DataError(
+                f"marks must be finite numbers [N, M, T + horizon], which is {shapes[1]} or, of "
+                f"hours, {shapes[0]}, but is {array.shape}"
+            )
+        return self._replace(marks=array)
 
     @property
     def contexts(self) -> list[Context]:

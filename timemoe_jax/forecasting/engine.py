@@ -8,7 +8,6 @@ costs less than a program. Padding is masked: it changes a result by rounding al
 import collections
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,10 +19,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64
 
 from timemoe_jax.checkpoints.trees import flatten, unflatten
-from timemoe_jax.config import DTYPES, NORMALIZATIONS
+from timemoe_jax.config import NORMALIZATIONS
 from timemoe_jax.data.series import positive_int
-from timemoe_jax.errors import ConfigError, DataError
+from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.contexts import Batch, Context, check_finite
+from timemoe_jax.forecasting.device import (
+    batch_bytes,
+    cast_params,
+    dtype_of,
+    is_out_of_memory,
+)
 from timemoe_jax.forecasting.programs import Programs, program_points
 from timemoe_jax.forecasting.shapes import (
     length_bucket,
@@ -31,16 +36,12 @@ from timemoe_jax.forecasting.shapes import (
     power_of_two,
     rows_of_batch,
 )
-from timemoe_jax.models.base import Family, ModelConfig, abstract_model, family_of
+from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
 from timemoe_jax.models.decoding import Decoded, horizon_plan, rounded_horizon
 from timemoe_jax.runtime import forks, partitioning
-from timemoe_jax.runtime.host_memory import free_bytes
 from timemoe_jax.runtime.progress import progress_bar, tell, watch
 
-# The share of the free memory that a batch of automatic size may take, and the most bytes and rows.
-MEMORY_SHARE = 0.25
-MAX_BATCH_BYTES = 2**31
-MAX_AUTO_BATCH = 256
+MAX_AUTO_BATCH = 256  # the most rows of a batch of automatic size
 
 
 class Settings(NamedTuple):
@@ -88,10 +89,10 @@ class Engine:
     ):
         forks.check()
         self.family = family_of(config)
-        self.config = self.family.for_inference(config, _dtype(dtype, params))
+        self.config = self.family.for_inference(config, dtype_of(dtype, params))
         self.graph, _ = abstract_model(self.config)
         self.mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self.params = _cast(params, jnp.dtype(self.config.dtype), self.family)
+        self.params = cast_params(params, jnp.dtype(self.config.dtype), self.family)
         self._parts = 1
         if self.mesh is not None:
             places = partitioning.shardings(self.params, self.mesh, self.family.rules())
@@ -280,7 +281,7 @@ class Engine:
         for group in groups:
             columns = 1 + len(self.config.quantile_levels)
             each = 8 * max(g.length for g in groups) * self._plan(group.steps)[0] * columns
-            fitting = max(1, int(_batch_bytes() // each))
+            fitting = max(1, int(batch_bytes() // each))
             sizes.append(min(self._batch_size("auto", group), power_of_two(fitting + 1) // 2))
         return min(sizes)
 
@@ -394,7 +395,7 @@ class Engine:
 
     def _halve(self, group: _Group, tried: int, error: Exception, label: str) -> None:
         """Remembers that a batch did not fit; raises where its size was not the reason."""
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if tried <= self._parts:
             raise DataError(
@@ -444,7 +445,7 @@ class Engine:
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
         if batch_size == "auto":
             each = self.family.bytes_per_series(self.config, group.length, group.steps)
-            fitting = max(1, int(_batch_bytes() // (each * group.variates)))
+            fitting = max(1, int(batch_bytes() // (each * group.variates)))
             size = min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1)) * self._parts
         else:
             size = int(batch_size)
@@ -475,48 +476,3 @@ def _gap_bucket(gap: int) -> int:
 
 def _filled(window: list[int], variates: int) -> list[int]:
     return window + [-1] * (variates - len(window))
-
-
-def _dtype(dtype: str, params: nnx.State) -> str:
-    if dtype not in ("auto", *DTYPES):
-        raise ConfigError(f"dtype must be auto, {' or '.join(DTYPES)}, but is {dtype!r}")
-    if dtype != "auto":
-        return dtype
-    stored = {p.dtype for p in jax.tree.leaves(params)}
-    half = stored == {jnp.dtype("bfloat16")} and jax.default_backend() != "cpu"
-    return "bfloat16" if half else "float32"
-
-
-def _cast(params: nnx.State, dtype: jnp.dtype, family: Family) -> nnx.State:
-    """Parameters in the dtype they are computed in; norms and routers stay float32."""
-
-    def cast(path: tuple[Any, ...], p: Any) -> Array:
-        keep = re.search(family.float32, partitioning.path_name(path))
-        wanted = jnp.dtype("float32") if keep else dtype
-        if isinstance(p, jax.Array) and (len(p.devices()) > 1 or p.dtype == wanted):
-            return jnp.asarray(p, wanted)
-        # On the host, which compiles nothing: JAX would compile a program for each shape.
-        return jax.device_put(np.asarray(p).astype(wanted, copy=False))
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _batch_bytes() -> float:
-    """What a batch may take of the memory that is free now."""
-    return min(MEMORY_SHARE * _free_bytes(), MAX_BATCH_BYTES)
-
-
-def _free_bytes() -> int:
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    return free_bytes()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or "RESOURCE_EXHAUSTED" in text
-        or "out of memory" in text.lower()
-    )

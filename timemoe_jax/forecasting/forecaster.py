@@ -201,7 +201,7 @@ class Forecaster(Tunable):
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         source = self._intervals(intervals, quantile_levels, calibration)
         if marks is not None:
-            call = call._replace(marks=self._marks(marks, call, source))
+            call = call.with_marks(marks, source)
         levels = () if source is None else tuple(check_levels(quantile_levels).tolist())
         forecasts = call.forecast()
         quantiles = call.quantiles(forecasts, source, levels, calibration)
@@ -442,33 +442,6 @@ class Forecaster(Tunable):
         parsed.warn_if_short(horizon)
         settings = self.engine.settings(horizon, *options)
         return Call(self.engine, parsed, settings)
-
-    def _marks(self, marks: Any, call: Call, source: str | None) -> Any:
-        """Checks marks beside the series that they are of."""
-        variates = self.engine.family.covariate_variates(self.config)
-        inputs, horizon = call.inputs, call.settings.horizon
-        if not variates:
-            raise DataError("marks are given, but the model has no covariates; leave them out")
-        if source is not None:
-            raise DataError(
-                "marks are given together with quantile_levels, but the errors that make quantiles "
-                "would be of forecasts without them; give one of the two"
-            )
-        if inputs.channels != variates:
-            raise DataError(
-                f"marks are given, but inputs is not [N, {variates}, T]: with marks the model "
-                f"reads its {variates} variates together, in the order of its training"
-            )
-        array = np.asarray(marks, np.float32)
-        array = array[None] if array.ndim == 2 else array
-        items, length = len(inputs.series) // variates, len(inputs.series[0])
-        shapes = [(items, rows, length + horizon) for rows in (4, 5)]
-        if array.shape not in shapes or not np.isfinite(array).all():
-            raise DataError(
-                f"marks must be finite numbers [N, M, T + horizon], which is {shapes[1]} or, of "
-                f"hours, {shapes[0]}, but is {array.shape}"
-            )
-        return array
 
     def _intervals(
         self, asked: str, levels: Sequence[float] | None, calibration: Any
