@@ -178,8 +178,8 @@ def get_config() -> ml_collections.ConfigDict:
         config.optimizer.end_learning_rate = 0.0
         config.optimizer.warmup_steps = 200
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 3000
-        config.train.num_steps = 15000
+        config.optimizer.decay_steps = 2500
+        config.train.num_steps = 10000
         config.train.batch_size = 32
         config.train.log_every = 50
         config.train.checkpoint_every = 200
