@@ -348,6 +348,13 @@ def test_dead_experts_by_hand():
     np.testing.assert_array_equal(dead_expert_share(router_statistics(logits, 2, mask * 0)), [1, 1])
 
 
+def test_an_expert_is_used_that_does_more_than_a_tenth_of_an_even_share():
+    """Of 100 choices among 4 experts an even share is 25: 2 are too few."""
+    statistics = router_statistics(logits_for([[(0, 1)]]), 2)
+    statistics = statistics._replace(choices=jnp.array([[[50.0, 45.0, 3.0, 2.0]]]))
+    np.testing.assert_array_equal(losses.used_expert_share(statistics), [0.75])
+
+
 def test_an_expert_is_dead_in_a_batch_not_in_its_parts():
     parts = [router_statistics(logits_for([pairs]), 2) for pairs in ([(0, 1)] * 3, [(4, 5)] * 3)]
     whole = jax.tree.map(jnp.add, *parts)

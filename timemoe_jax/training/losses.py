@@ -247,6 +247,12 @@ def dead_expert_share(statistics: RouterStatistics) -> Float[Array, " L"]:
     return jnp.mean(counts == 0, axis=-1, dtype=jnp.float32)
 
 
+def used_expert_share(statistics: RouterStatistics) -> Float[Array, " L"]:
+    """The share of each layer's experts that do more than a tenth of an even share of the work."""
+    load = expert_load(statistics)
+    return jnp.mean(load * load.shape[-1] > 0.1, axis=-1, dtype=jnp.float32)
+
+
 def dropped_share(statistics: RouterStatistics) -> Float[Array, " L"]:
     """The share of each layer's (token, choice) pairs that no expert computed, padding included."""
     return statistics.dropped / jnp.maximum(statistics.pairs, 1)

@@ -241,6 +241,7 @@ def _describe(parts: LossParts) -> Metrics:
         metrics["router_entropy"] = losses.router_entropy(parts.statistics)
         metrics["dropped_share"] = losses.dropped_share(parts.statistics)
         metrics["dead_expert_share"] = losses.dead_expert_share(parts.statistics)
+        metrics["used_expert_share"] = losses.used_expert_share(parts.statistics)
     return metrics
 
 
