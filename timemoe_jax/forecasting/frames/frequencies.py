@@ -5,6 +5,7 @@ the clocks change. Days and longer steps are dates of a calendar, each at one ti
 in local time, so that a day ends where the next one begins, whatever its length.
 """
 
+import contextlib
 import re
 import warnings
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ _MEANT = {
     **{"MINUTELY": "min", "MINUTE": "min", "MINUTES": "min", "MINS": "min", "SECONDLY": "s"},
     **{"SECOND": "s", "SECONDS": "s", "SEC": "s", "BUSINESS": "B", "BUSINESS DAY": "B"},
 }
+_ALIAS = re.compile(r"\s*(\d*)\s*([A-Za-z ]+?)(-[A-Za-z]+)?\s*")
 
 
 class MonthDay(NamedTuple):
@@ -125,17 +127,20 @@ def _offset(freq: Any) -> Any:
                 "DateOffset(months=1)"
             )
         freq = f"{7 * count}D" if unit == "weeks" else f"{count}{aliases[unit]}"
+    # Versions of pandas before 3 take names such as M, which are others' or none since.
+    parts = _ALIAS.fullmatch(freq) if isinstance(freq, str) else None
+    known = parts is None or parts[2] not in _MEANT
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names in small letters, which pandas will drop
-        try:
-            return to_offset(freq)
-        except ValueError:
-            raise DataError(f"freq {freq!r} is no pandas frequency; {_meant(freq)}") from None
+        with contextlib.suppress(ValueError):
+            if known:
+                return to_offset(freq)
+    raise DataError(f"freq {freq!r} is no pandas frequency; {_meant(freq)}")
 
 
 def _meant(freq: str) -> str:
     """What to give instead of a name that is none of pandas."""
-    parts = re.fullmatch(r"\s*(\d*)\s*([A-Za-z ]+?)(-[A-Za-z]+)?\s*", freq)
+    parts = _ALIAS.fullmatch(freq)
     meant = None
     if parts is not None:
         meant = _MEANT.get(parts[2]) or _MEANT.get(parts[2].upper())
