@@ -37,7 +37,7 @@ class Led(NamedTuple):
     """
 
     logits: Float[Array, "L B E"]  # of each layer's last leader
-    count: Int[Array, " B"]  # points of each series so far
+    points: Int[Array, " B"]  # of each series so far
 
 
 # What a layer adds to a cache: keys and values, and the logits of its last leader if it has any.
@@ -125,7 +125,7 @@ def extend(
     """Reads more points after those in the cache; returns as `prefill` does."""
     observed = jnp.ones(x.shape, bool)
     led = cache.led
-    since = None if led is None else led.count[:, None] + jnp.arange(x.shape[1])
+    since = None if led is None else led.points[:, None] + jnp.arange(x.shape[1])
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
@@ -142,7 +142,7 @@ def extend(
     hidden, (new, logits) = _through_layers(model, x, read, read_last)
     layers = write(cache.layers, new, cache.position)
     if led is not None:
-        led = Led(logits, led.count + x.shape[1])
+        led = Led(logits, led.points + x.shape[1])
     return hidden, Cache(layers, cache.mask, cache.position + x.shape[1], led)
 
 
