@@ -17,8 +17,11 @@ from timemoe_jax.nn.experts import grouped as expert_groups
 from timemoe_jax.nn.experts.blocked import block_size
 from timemoe_jax.nn.experts.compute import IMPLEMENTATIONS, count_dropped, expert_ffn, resolve
 from timemoe_jax.nn.experts.kinds import KINDS, Inner
+from timemoe_jax.nn.experts.parallel import Options, apply_experts
 from timemoe_jax.nn.experts.routing import Routing, route
 from timemoe_jax.nn.experts.weights import ExpertWeights
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.runtime.config import MeshConfig
 
 D, F = 6, 10
 # Room for every token on one expert: nothing is dropped.
@@ -351,3 +354,25 @@ def test_grouped_on_a_gpu_says_what_is_missing(monkeypatch):
     with pytest.raises(ValueError, match=r"needs tokamax on a GPU.*: pip install tokamax"):
         expert_groups.product_library("gpu")
     assert expert_groups.product_library("tpu") == "xla"
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
+def test_segments_with_dropout_on_four_devices_as_on_one(exchange):
+    """Twelve decisions of two tokens: value and gradients, with the draws that travel along."""
+    x = tokens(24).reshape(4, 6, D)
+    routing = routed(12, 2, 4)
+    routing = routing._replace(seeds=jnp.arange(24, dtype=jnp.uint32).reshape(12, 2) * 77_777_777)
+    weights = kernels(4)._replace(gate=None)
+    options = Options("blocked", AMPLE, exchange, Inner("gelu", 0.2))
+
+    def loss(x, shares, weights):
+        y, dropped = apply_experts(x, routing._replace(weights=shares), weights, options)
+        return jnp.sum(jnp.sin(y)), dropped
+
+    run = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    expected = jax.jit(run)(x, routing.weights, weights)
+    mesh = partitioning.make_mesh(MeshConfig(data=1, expert=4), jax.devices()[:4])
+    with partitioning.use_mesh(mesh):
+        found = jax.jit(lambda *a: run(*a))(x, routing.weights, weights)
+    for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * max(1.0, float(np.abs(a).max())))

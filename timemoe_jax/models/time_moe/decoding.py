@@ -37,7 +37,7 @@ class Led(NamedTuple):
     """
 
     logits: Float[Array, "L B E"]  # of each layer's last leader
-    seen: Int[Array, " B"]  # points of each series so far
+    points: Int[Array, " B"]  # of each series so far
 
 
 # What a layer adds to a cache: keys and values, and the logits of its last leader if it has any.
@@ -129,7 +129,7 @@ def extend(
     tokens, _ = model.tokens(x, None)
     observed = jnp.ones(tokens.shape[:2], bool)
     led = cache.led
-    since = None if led is None else led.seen[:, None] + jnp.arange(tokens.shape[1])
+    since = None if led is None else led.points[:, None] + jnp.arange(tokens.shape[1])
 
     def read(
         block: Block, h: Float[Array, "B T D"], index: Int[Array, ""], last: bool = False
@@ -146,7 +146,7 @@ def extend(
     hidden, (new, logits) = _through_layers(model, tokens, read, read_last)
     layers = write(cache.layers, new, cache.position)
     if led is not None:
-        led = Led(logits, led.seen + tokens.shape[1])
+        led = Led(logits, led.points + tokens.shape[1])
     return hidden, Cache(layers, cache.mask, cache.position + tokens.shape[1], led)
 
 
