@@ -21,6 +21,8 @@ class Moody:
         mood = int(context[0])
         if mood == 1:
             time.sleep(600)
+        while mood == 5:
+            pass
         if mood == 2:
             raise ValueError("no forecast today")
         if mood == 3:

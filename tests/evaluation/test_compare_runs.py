@@ -119,3 +119,12 @@ def test_the_command_prints_and_draws(tmp_path, capsys):
             main(["compare", *arguments])
         assert end.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_task_of_one_series_has_no_interval(tmp_path):
+    a = write_run(tmp_path / "a", windows("nano", 1, series=1))
+    b = write_run(tmp_path / "b", windows("nano", 2, series=1))
+    text = compare_runs(a, b).to_markdown()
+    assert "| 0.500 |" in text
+    assert "A task of one series has no interval" in text
+    assert "nan" not in text.replace("nano", "")

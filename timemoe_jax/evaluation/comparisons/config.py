@@ -35,7 +35,8 @@ class FrameConfig:
     intervals: str = "auto"  # of the model: auto, heads, calibrated or conformal
     dtype: str = "auto"  # auto, float32 or bfloat16
     batch_size: int = 256  # windows that the model forecasts at a time
-    # Seconds after which a method that runs in processes of its own is stopped, for each window.
+    # Seconds of computing after which a method that runs in processes of its own is stopped, for
+    # each window; five times as many by the clock.
     limit_s: float = 30.0
     processes: int | None = None  # of such methods; None: as many as there are cores
     per_window: bool = True  # whether to write the scores of each window, for `timemoe compare`

@@ -24,6 +24,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if self.low != self.low:
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

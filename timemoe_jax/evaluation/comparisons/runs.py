@@ -85,6 +85,12 @@ class RunComparison:
             "Wins are of A; ties count half. Intervals are of 95%, bootstrapped over the series of "
             "each task; the last row of several tasks is their geometric mean."
         ]
+        single = sum(each.series == 1 for each in self.tasks.values())
+        if single:
+            notes.append(
+                "A task of one series has no interval, and counts as certain in that of all: "
+                f"{single:,} of {len(self.tasks):,} tasks."
+            )
         counts = (
             (self.only_a, "window", "that only A has"),
             (self.only_b, "window", "that only B has"),

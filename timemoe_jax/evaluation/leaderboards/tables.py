@@ -20,7 +20,11 @@ METRICS = {
 }
 # Those of our own methods that no leaderboard has.
 FURTHER = {"gift": {"sql": "SQL"}, "fev": {"crps": "WQL"}}
-DETAILED = 4  # published models that have a column in the tables of tasks
+# Published models that have a column in the tables of tasks.
+DETAILED = {
+    "gift": ("Chronos-2", "TiRex-2", "TimesFM-2.5", "goia-nano"),
+    "fev": ("Chronos-2", "TiRex-2", "TimesFM-2.5", "Toto-2"),
+}
 
 Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a method and a task
 
@@ -84,8 +88,8 @@ def _summary(manifest: Mapping[str, Any], cells: Cells, tasks: Sequence[str]) ->
 
 def _by_task(benchmark: str, cells: Cells, tasks: Sequence[str], metric: str) -> str:
     table = published(benchmark)
-    leaders = [name for name in table if name not in (REFERENCE, "naive")][:DETAILED]
-    leaders = [name for name in leaders if any((task, metric) in table[name] for task in tasks)]
+    of_tasks = {(task, metric) for task in tasks}
+    leaders = [name for name in DETAILED[benchmark] if of_tasks & table[name].keys()]
     header = ["task", "windows", *cells, *(f"*{name}*" for name in leaders)]
     rows = []
     for task in tasks:

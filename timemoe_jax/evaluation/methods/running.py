@@ -48,8 +48,8 @@ def run_method(
         are spawned, since a process that was forked could not use JAX.
       contexts: NaN where a value is missing.
       horizon, season, levels, freq: as for `Method.predict`.
-      limit_s: the seconds after which the worker of an isolated method is killed, for each context;
-        None for no limit.
+      limit_s: the seconds of computing after which the worker of an isolated method is killed, for
+        each context, or five times as many by the clock; None for no limit.
       processes: the workers; by default the cores that this process may use.
       workers: those of `workers_of`, where several calls share them; the caller's to close.
       progress: whether to show a bar.

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 from jaxtyping import Float64
 
 from timemoe_jax.errors import DataError, TimeMoeError
 from timemoe_jax.evaluation.methods.base import Method, MethodForecast
 
-START_S = 120.0  # for a worker to import what its method needs
+START_S = 300.0  # for a worker to import what its method needs
+# A limit is of computing. One that waits instead, or on a busy machine, has so many times as long.
+PATIENCE = 5
 MOST_CHARACTERS = 200  # of a reason
 
 # Horizon, season, levels and freq, as `Method.predict` takes them.
@@ -64,7 +67,8 @@ class Workers:
     ) -> list[Answer]:
         """The answer to each context; a process that ends or is late is replaced.
 
-        `limit_s` is that of a context, in seconds; `done` is called after each.
+        `limit_s` is that of a context, in seconds: a process is late when it has computed for so
+        long, or five times as long have passed. `done` is called after each context.
 
         Raises:
           TimeMoeError: a process cannot import or make its method.
@@ -108,17 +112,19 @@ class Workers:
 
 def _next_answer(workers: list["_Worker"], limit_s: float | None) -> tuple["_Worker", Any, bool]:
     """Waits for a worker: the first that has an answer, ended or is late; and whether it lives."""
-    soonest = min(workers, key=lambda worker: worker.deadline)
-    left = soonest.deadline - time.monotonic()
-    timeout = None if np.isinf(left) else max(left, 0)
-    ready = multiprocessing.connection.wait([worker.pipe for worker in workers], timeout)
-    for worker in workers:
-        if worker.pipe in ready:
-            answer = worker.answer()
-            return worker, answer, worker.process.is_alive()
-    if soonest.index is None:
-        return soonest, f"it took over {START_S:g} s to import what it needs", False
-    return soonest, f"it took over {limit_s:g} s", False
+    while True:
+        soonest = min(workers, key=lambda worker: worker.deadline)
+        left = soonest.deadline - time.monotonic()
+        timeout = None if np.isinf(left) else max(left, 0)
+        ready = multiprocessing.connection.wait([worker.pipe for worker in workers], timeout)
+        for worker in workers:
+            if worker.pipe in ready:
+                answer = worker.answer()
+                return worker, answer, worker.process.is_alive()
+        if soonest.index is None:
+            return soonest, f"it took over {START_S:g} s to import what it needs", False
+        if limit_s is not None and not soonest.extend(limit_s):
+            return soonest, f"it took over {limit_s:g} s", False
 
 
 class _Worker:
@@ -133,14 +139,33 @@ class _Worker:
         theirs.close()
         self.ready = False  # whether it has started
         self.index: int | None = None  # of the context that it is at
+        self.computed = self.given = 0.0  # seconds, when it got that
         self.deadline = time.monotonic() + START_S
 
     def give(self, index: int, context: Any, task: Task, limit_s: float | None) -> None:
         """Sends a context, and starts its clock."""
         self.index = index
-        self.deadline = time.monotonic() + (np.inf if limit_s is None else limit_s)
+        self.computed, self.given = self._computed(), time.monotonic()
+        self.deadline = self.given + (np.inf if limit_s is None else limit_s)
         with contextlib.suppress(OSError):  # its end is noticed by who waits for it
             self.pipe.send((np.ascontiguousarray(context), task))
+
+    def extend(self, limit_s: float) -> bool:
+        """Puts the deadline off if it has not computed for so long; False if it is late."""
+        left = limit_s - (self._computed() - self.computed)
+        last = self.given + PATIENCE * limit_s
+        if left <= 0 or time.monotonic() >= last:
+            return False
+        self.deadline = min(time.monotonic() + max(left, 0.05), last)
+        return True
+
+    def _computed(self) -> float:
+        """The seconds that all its threads have computed; infinite if it has ended."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:
+            return np.inf
+        return times.user + times.system
 
     def answer(self) -> Any:
         """What it sent, or how it ended."""
