@@ -4,8 +4,7 @@ python eval_main.py --config=configs/eval_gift.py --config.data_dir=DIR
 
 `timemoe data download ett DIR` and `timemoe data download weather DIR` fetch the files. Any data
 set of GIFT-Eval is scored where its folder lies in DIR: `--config.datasets=m4_weekly,solar/H`.
-Hardware and time: two CPU cores, five minutes for the 23
-configurations (493 CPU seconds).
+Hardware and time: 493 seconds of one CPU core for the 23 configurations.
 """
 
 import ml_collections
