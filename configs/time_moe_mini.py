@@ -141,7 +141,6 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.forecast_plan = "covering"
         config.model.quantile_levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
         config.model.point_heads = False
-        config.model.asinh = True
         config.model.default_context = 1024
         # Rotary waves of 6 to 300 patches.
         config.model.rope_theta = 100.0
@@ -155,7 +154,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.data.standardization = "pieces"
         config.data.context_min = 8
         config.data.sign_flips = 0.3
-        config.data.clip = 100.0
+        config.data.clip = 10.0
         config.data.stride = 64
         config.data.resolutions = "1:8,2,3,4,6,7,12,24,30,1/2:1.5,1/4"
         config.data.resolution_min = 256
