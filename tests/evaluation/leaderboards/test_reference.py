@@ -1,4 +1,4 @@
-"""The leaderboards' seasonal naive by hand, and the published scores that relative ones stand on."""
+"""The seasonal naive of the leaderboards by hand, and what relative scores stand on."""
 
 import math
 
