@@ -4,7 +4,7 @@ python eval_main.py --config=configs/eval_chaos.py
 
 The three systems are the library's own. With the package dysts (the extra `chaos`)
 `--config.systems=dysts` takes its 135, `--config.systems=Lorenz,Aizawa` some of them.
-Hardware and time: HARDWARE
+Hardware and time: 12 seconds of one CPU core for the three systems.
 """
 
 import ml_collections

@@ -3,7 +3,8 @@
 python eval_main.py --config=configs/eval_fev.py --config.data_dir=DIR
 
 Any task of a file in fev's layout is scored where its Parquet files lie in DIR:
-`--config.tasks=tasks.yaml --config.datasets=hospital`. Hardware and time: HARDWARE
+`--config.tasks=tasks.yaml --config.datasets=hospital`. Hardware and time: 361 seconds of one CPU
+core for the 7 tasks.
 """
 
 import ml_collections

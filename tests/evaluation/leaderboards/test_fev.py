@@ -151,6 +151,7 @@ def test_an_evaluation(data_dir, tmp_path, monkeypatch, without):
     assert list(rows[0]) == list(fev_run.SUMMARY_COLUMNS)
     assert [row["trained_on_this_dataset"] for row in rows] == ["True", "True"]
     assert float(rows[0]["SQL"]) == pytest.approx(cells["two_columns", "known"]["sql"])
+    assert float(rows[0]["WQL"]) == pytest.approx(cells["two_columns", "known"]["crps"])
     assert rows[1]["task_name"] == "from_a_date"
     with pytest.raises(DataError, match="there is no task nothing; known are two_columns, from_a"):
         fev_run.run(FevConfig(datasets=("nothing",), tasks=str(data_dir / "tasks.yaml")))

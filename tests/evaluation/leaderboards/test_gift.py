@@ -160,6 +160,30 @@ def test_a_published_folder(data_dir):
         gift.load_gift("ett1/D", data_dir)
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="datasets is not installed")
+def test_a_folder_that_datasets_wrote(tmp_path):
+    """As the benchmark is published: items of two variates, a time for their start."""
+    import datetime
+
+    import datasets
+
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(3, 2, 120)).astype(np.float32)
+    columns = {
+        "item_id": ["0", "1", "2"],
+        "start": [datetime.datetime(2020, 1, 1)] * 3,
+        "freq": ["5T"] * 3,
+        "target": targets.tolist(),
+        "past_feat_dynamic_real": targets[:, :1].tolist(),
+    }
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "some" / "5T")
+    data = gift.load_gift("some/5T", tmp_path)
+    assert (data.freq, data.variates, len(data.series)) == ("5T", 2, 6)
+    np.testing.assert_array_equal(np.stack(data.series), targets.reshape(6, 120))
+    task = gift.gift_task(data, "short")
+    assert (task.name, task.season, task.freq, len(task)) == ("some/5T/short", 288, "5min", 6)
+
+
 def test_an_evaluation(data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scoring.Forecaster, "from_pretrained", lambda *_: KnownModel())
     config = GiftConfig(

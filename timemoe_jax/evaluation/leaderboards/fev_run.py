@@ -81,9 +81,8 @@ def run(config: FevConfig) -> dict[str, Any]:
             rows[outcome.method].append(summary)
             path = Path(config.output_dir) / "results" / f"{outcome.method}.csv"
             write_text(path, scoring.as_csv(rows[outcome.method]))
-            own = outcome.scores
-            if summary["fev_version"]:
-                own = dataclasses.replace(own, sql=summary["SQL"], mase=summary["MASE"])
+            scores = {"sql": summary["SQL"], "mase": summary["MASE"], "crps": summary["WQL"]}
+            own = dataclasses.replace(outcome.scores, **scores)
             found.append(dataclasses.replace(outcome, scores=own))
         return found
 
