@@ -132,11 +132,16 @@ class Inputs:
                 stacklevel=5,
             )
 
+    @property
+    def item_numbers(self) -> Sequence[int] | None:
+        """The item of each series; None where no two are of one."""
+        if self.items is not None or self.channels is None:
+            return self.items
+        return [i // self.channels for i in range(len(self.series))]
+
     def contexts(self, length: int) -> list[Context]:
         """What is read of each series, and of what is beside them: at most `length` last points."""
-        items = self.items
-        if items is None and self.channels is not None:
-            items = [i // self.channels for i in range(len(self.series))]
+        items = self.item_numbers
         contexts = [
             Context.of(series, length, self.names[i], None if items is None else items[i])
             for i, series in enumerate(self.series)
