@@ -106,19 +106,21 @@ def error(forecaster: Forecaster, frame: pd.DataFrame, joint: bool) -> float:
     return float(np.mean((out["predictions"].to_numpy() - truth) ** 2))
 
 
-def compare(effect: float, seed: int, steps: int) -> tuple[float, float]:
-    """The errors of the joint model and of the one apart, which share their first stage."""
+def compare(effect: float, seed: int, steps: int, one_stage: bool = False) -> tuple[float, float]:
+    """The errors of the joint model and of the one apart, which share their first stage if any."""
     frame, errors = table(effect, seed), []
     past = frame[: ROWS - HELD_OUT]
     with tempfile.TemporaryDirectory() as folder:
         apart, both = Path(folder) / "apart.csv", Path(folder) / "joint.csv"
         past[["ds", "y"]].to_csv(apart, index=False)
         past.to_csv(both, index=False)
-        first = Path(folder) / "first"
-        train.run(run_config(apart, False, steps, seed), first)
+        first, second_seed = "", seed
+        if not one_stage:
+            first, second_seed = f"{folder}/first", seed + 1
+            train.run(run_config(apart, False, steps, seed), Path(first))
         for joint in (True, False):
             path, place = both if joint else apart, Path(folder) / f"second_{joint}"
-            train.run(run_config(path, joint, steps, seed + 1, str(first)), place)
+            train.run(run_config(path, joint, steps, second_seed, first), place)
             forecaster = Forecaster.from_pretrained(place, disk_cache=False)
             errors.append(error(forecaster, frame, joint))
     return errors[0], errors[1]
@@ -133,12 +135,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
     parser.add_argument("--steps", type=int, default=250, help="updates of a stage (default 250)")
+    parser.add_argument(
+        "--one-stage", action="store_true", help="train both models from new parameters instead"
+    )
     args = parser.parse_args()
     report = measure.Report(args.json)
     steps, seeds = (60, 1) if args.quick else (args.steps, args.seeds)
     for name, effect in EFFECTS.items():
         for seed in range(seeds):
-            joint, apart = compare(effect, seed, steps)
+            joint, apart = compare(effect, seed, steps, args.one_stage)
             report.add(f"joint, {name}, seed {seed}", joint, "MSE", "apart", apart)
             print(f"{name}, seed {seed}: joint {joint:.4f}, apart {apart:.4f}", flush=True)
     report.write()

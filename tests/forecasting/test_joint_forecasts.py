@@ -9,6 +9,7 @@ import pytest
 from tiny_model import TINY, TRACKER
 
 from timemoe_jax import DataError, Forecaster
+from timemoe_jax.forecasting.pictures import plot_series
 from timemoe_jax.models.base import create_params
 
 T, H = 45, 6  # no whole number of patches, and more than one patch to forecast
@@ -131,3 +132,18 @@ def test_covariates_of_a_model_that_reads_series_apart_cannot_be_variates():
         single.predict_df(frame(values()[0]), H, past_covariates="v2", covariates_as="variates")
     with pytest.raises(DataError, match="covariates_as must be one of auto, adjustment, variates"):
         forecaster().predict_df(frame(values()[0]), H, covariates_as="columns")
+
+
+def test_a_picture_shows_the_joint_forecast(tmp_path):
+    """Drawn from what `forecast` says of the item as a whole."""
+    x, outs = values()[0], []
+
+    def forecast(inputs, names):
+        outs.append(forecaster().forecast(inputs, H, names=names))
+        return outs[-1]
+
+    path = plot_series(tmp_path / "joint.png", forecast, list(x), ["a", "b", "c"], items=[0, 0, 0])
+    assert path.stat().st_size > 5000
+    assert outs[0].joint
+    expected = forecaster().forecast(x[None], H).point[0]
+    np.testing.assert_allclose(outs[0].point, expected, rtol=1e-4)

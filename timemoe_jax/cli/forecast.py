@@ -12,7 +12,7 @@ from typing import Any
 
 from timemoe_jax.cli.commands import Argument, Command, argument
 from timemoe_jax.cli.data import SEPARATORS
-from timemoe_jax.cli.model_pictures import draw_experts, draw_links
+from timemoe_jax.cli.model_pictures import draw_experts, draw_links, item_numbers
 from timemoe_jax.cli.results import (
     COLUMNS,
     FORMATS,
@@ -331,6 +331,7 @@ def run_plot(args: argparse.Namespace) -> None:
             titles[:MAX_PANELS],
             holdout=args.horizon,
             times=[each.timestamps for each in drawn],
+            items=item_numbers(files) if forecaster.joint else None,
         )
         print(f"wrote {written}{_of_more(len(every))}")
     if args.experts is not None:

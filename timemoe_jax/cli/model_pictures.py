@@ -9,6 +9,15 @@ from timemoe_jax.forecasting.frames.prepare import FrameInputs
 from timemoe_jax.models.base import family_of
 
 
+def item_numbers(files: Sequence[FrameInputs]) -> list[int]:
+    """A number for each series of all files, the same for those of one id of one file."""
+    numbers: list[int] = []
+    for prepared in files:
+        first = 1 + max(numbers, default=-1)
+        numbers += [first + code for code in prepared.timed.codes.tolist()]
+    return numbers
+
+
 def draw_experts(
     path: Path, args: argparse.Namespace, forecaster: Any, files: Sequence[FrameInputs]
 ) -> None:

@@ -143,6 +143,13 @@ class Inputs:
                 stacklevel=5,
             )
 
+    @property
+    def item_numbers(self) -> Sequence[int] | None:
+        """The item of each series; None where no two are of one."""
+        if self.items is not None or self.channels is None:
+            return self.items
+        return [i // self.channels for i in range(len(self.series))]
+
     def contexts(
         self, length: int, marks: Float[np.ndarray, "N M S"] | None = None
     ) -> list[Context]:
@@ -150,9 +157,7 @@ class Inputs:
 
         Marks are those of each item's points and of those to forecast.
         """
-        items = self.items
-        if items is None and self.channels is not None:
-            items = [i // self.channels for i in range(len(self.series))]
+        items = self.item_numbers
         contexts = [
             Context.of(series, length, self.names[i], None if items is None else items[i])
             for i, series in enumerate(self.series)

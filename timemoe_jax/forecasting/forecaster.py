@@ -330,6 +330,7 @@ class Forecaster(Tunable):
             parsed.names,
             horizon if holdout else 0,
             context_length=context,
+            items=parsed.item_numbers if self.joint else None,
         )
 
     @for_users

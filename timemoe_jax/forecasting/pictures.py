@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from timemoe_jax.errors import DataError
+from timemoe_jax.forecasting.contexts import Inputs
 from timemoe_jax.plotting import MAX_PANELS, Panel, plot_forecasts
 
 
@@ -20,12 +21,14 @@ def plot_series(
     holdout: int = 0,
     times: Sequence[Any] | None = None,
     context_length: int | None = None,
+    items: Sequence[int] | None = None,
 ) -> Path:
     """Forecasts series by `Forecaster.forecast`, its options bound, and writes a picture of them.
 
     The last `holdout` points of each series are held out, and drawn beside their forecast. With
     them, `times` may be the pandas Index [T] of each series; without times the picture counts
-    steps. At most `context_length` points before a forecast are drawn.
+    steps. At most `context_length` points before a forecast are drawn. Of a joint model `items`
+    says which series are read together.
     """
     for each, name in zip(series, names, strict=True):
         if holdout and len(each) <= holdout:
@@ -35,7 +38,10 @@ def plot_series(
     series, names = series[:MAX_PANELS], names[:MAX_PANELS]
     contexts = [each[: len(each) - holdout] for each in series]
     truths = [each[len(each) - holdout :] for each in series] if holdout else None
-    out = forecast(contexts, names=names)
+    given: Any = contexts
+    if items is not None:
+        given = Inputs(list(contexts), list(names), None, items[: len(contexts)])
+    out = forecast(given, names=names)
     drawn = slice(-context_length if context_length else None, None)
     contexts = [each[drawn] for each in contexts]
     spans = None
