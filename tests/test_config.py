@@ -193,14 +193,6 @@ def test_must_be_one_of_the_choices(make, name):
                 "together be at most train.num_steps (1000)",
             ),
         ),
-        (
-            run_config,
-            {
-                "loss": LossConfig(max_steps_per_position=8),
-                "model": TimeMoeConfig(quantile_levels=(0.5,)),
-            },
-            ("loss.max_steps_per_position is 8", "model.quantile_levels"),
-        ),
         (OptimizerConfig, {"b1": 1.0}, ("b1", "[0, 1)", "1.0")),
         (OptimizerConfig, {"b2": -0.5}, ("b2", "[0, 1)", "-0.5")),
         (OptimizerConfig, {"end_learning_rate": 0.1}, ("end_learning_rate (0.1)", "(0.001)")),
