@@ -3,8 +3,8 @@
 python benchmarks/linear_map.py --path PATH_TO_CORPUS --checkpoint nano
 
 One matrix, fitted by least squares with a ridge to windows of the config's own training mixture,
-forecasts its held-out sources; `timemoe_jax.evaluation.held_out` scores it and the checkpoint on
-the same windows. Simple linear maps are hard to beat at long horizons (arXiv 2205.13504), and the
+forecasts its held-out sources; `timemoe_jax.evaluation.held_out.scoring` scores it and the
+checkpoint on the same windows. Simple linear maps are hard to beat at long horizons (arXiv 2205.13504), and the
 fit takes seconds: a model that has read as many windows and forecasts worse has not been trained
 well.
 
@@ -33,8 +33,8 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.pipeline import batches as pipeline
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import DataError, TimeMoeError
-from timemoe_jax.evaluation.held_out import HeldOutScores, score
-from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
+from timemoe_jax.evaluation.held_out.scoring import HeldOutScores, score
+from timemoe_jax.evaluation.held_out.windows import choose_windows, open_held_out
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.linear_map import LinearMap, Products, usable
 from timemoe_jax.models.time_moe.config import TimeMoeConfig

@@ -15,9 +15,9 @@ from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.data.series_source import ArraySource
 from timemoe_jax.errors import DataError
-from timemoe_jax.evaluation import held_out
-from timemoe_jax.evaluation.held_out import score
-from timemoe_jax.evaluation.held_out_windows import choose_sources, choose_windows, open_held_out
+from timemoe_jax.evaluation.held_out import scoring as held_out
+from timemoe_jax.evaluation.held_out.scoring import score
+from timemoe_jax.evaluation.held_out.windows import choose_sources, choose_windows, open_held_out
 
 
 class _Fake(FakeForecaster):

@@ -13,9 +13,9 @@ from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.data.series_source import ArraySource
 from timemoe_jax.errors import DataError
-from timemoe_jax.evaluation import selection
+from timemoe_jax.evaluation.held_out import selection
+from timemoe_jax.evaluation.held_out.selection import SelectionSource, read_selection, select
 from timemoe_jax.evaluation.methods.base import MethodForecast
-from timemoe_jax.evaluation.selection import SelectionSource, read_selection, select
 from timemoe_jax.evaluation.tasks import DECILES
 
 TABLE = "configs/mini_selection.csv"

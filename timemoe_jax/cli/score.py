@@ -13,7 +13,7 @@ def _score(args: argparse.Namespace) -> None:
         _select(args)
         return
     from timemoe_jax.data.formats.open import open_parts
-    from timemoe_jax.evaluation.held_out_windows import choose_sources, choose_windows
+    from timemoe_jax.evaluation.held_out.windows import choose_sources, choose_windows
 
     try:
         horizons = [int(part) for part in args.horizons.split(",")]
@@ -24,7 +24,7 @@ def _score(args: argparse.Namespace) -> None:
         source, parts = choose_sources(source, parts, args.sources)
     held_out = choose_windows(source, parts, args.context, horizons, args.max_windows)
     # Imported here, so that a mistake above does not wait for JAX.
-    from timemoe_jax.evaluation.held_out import CLIP, score
+    from timemoe_jax.evaluation.held_out.scoring import CLIP, score
     from timemoe_jax.forecasting.forecaster import Forecaster
 
     clip = CLIP if args.clip is None else args.clip
@@ -42,7 +42,7 @@ def _score(args: argparse.Namespace) -> None:
 
 def _select(args: argparse.Namespace) -> None:
     from timemoe_jax.data.formats.open import open_parts
-    from timemoe_jax.evaluation.selection import (
+    from timemoe_jax.evaluation.held_out.selection import (
         model_forecasts,
         read_selection,
         seasonal_naive_forecast,

@@ -19,7 +19,7 @@ from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.formats.open import open_parts
 from timemoe_jax.data.series_source import ArraySource
 from timemoe_jax.evaluation.benchmarks import benchmark_windows, find_dataset, load_benchmark
-from timemoe_jax.evaluation.held_out_windows import choose_sources
+from timemoe_jax.evaluation.held_out.windows import choose_sources
 from timemoe_jax.evaluation.studies.config import FinetuneStudyConfig
 from timemoe_jax.evaluation.tables import markdown_table, number
 from timemoe_jax.files import write_json

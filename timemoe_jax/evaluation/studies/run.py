@@ -18,8 +18,8 @@ from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.corpus.staging import claimed
 from timemoe_jax.data.pipeline.training_data import open_training_data
 from timemoe_jax.errors import ConfigError, listed
-from timemoe_jax.evaluation.held_out import score
-from timemoe_jax.evaluation.held_out_windows import choose_windows, open_held_out
+from timemoe_jax.evaluation.held_out.scoring import score
+from timemoe_jax.evaluation.held_out.windows import choose_windows, open_held_out
 from timemoe_jax.evaluation.studies.config import ScoreConfig
 from timemoe_jax.evaluation.studies.variants import Variant
 from timemoe_jax.files import write_json

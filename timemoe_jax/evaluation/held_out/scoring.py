@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from timemoe_jax.errors import DataError
-from timemoe_jax.evaluation.held_out_windows import Chunk, HeldOut, SourceWindows, read_windows
+from timemoe_jax.evaluation.held_out.windows import Chunk, HeldOut, SourceWindows, read_windows
 from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums, without_nan
