@@ -43,8 +43,9 @@ def test_a_shortened_run_learns_and_resumes_bit_by_bit(tmp_path):
     config, workdir = from_mapping(RunConfig, _shortened()), tmp_path / "run"
     whole = train.run(config, workdir, devices=jax.devices()[:1])
     losses = [record["loss"] for record in read_metrics(workdir / "metrics.jsonl")]
-    # It was 0.83 of it when this was written.
-    assert losses[-1] < 0.9 * losses[0]
+    # Ten updates each, whose windows differ in difficulty: the second half was 0.89 of the first
+    # ten when this was written.
+    assert np.mean(losses[3:6]) < 0.94 * losses[0]
     (workdir / "checkpoints" / "60").rename(tmp_path / "60")
     resumed = train.run(config, workdir, devices=jax.devices()[:1])
     for a, b in zip(*(jax.tree.leaves(r.state) for r in (whole, resumed)), strict=True):
