@@ -5,8 +5,8 @@ python benchmarks/linear_map.py --path PATH_TO_CORPUS --checkpoint nano
 One matrix, fitted by least squares with a ridge to windows of the config's own training mixture,
 forecasts its held-out sources; `timemoe_jax.evaluation.held_out.scoring` scores it and the
 checkpoint on the same windows. Simple linear maps are hard to beat at long horizons
-(arXiv 2205.13504), and the fit takes seconds: a model that has read as many windows and forecasts worse has not been trained
-well.
+(arXiv 2205.13504), and the fit takes seconds: a model that has read as many windows and forecasts
+worse has not been trained well.
 
 Contexts and futures are z-scored by the context and cut at 10 deviations; a window counts
 1 / (1 + the mean square of its future), so that those that leave their context far behind do not

@@ -121,6 +121,11 @@ class TimeMoeConfig(ModelConfig):
             f"segment_lengths is {self.segment_lengths}, but use_dense has no router",
         )
         require(
+            self.patch_size == 1 or not self.segments,
+            f"segment_lengths is {self.segment_lengths}, but patch_size {self.patch_size}: points "
+            "of a patch share their choice already; give one of the two",
+        )
+        require(
             self.shared_expert or not self.use_dense,
             "shared_expert is False, but use_dense has no experts; leave it at True",
         )
