@@ -42,8 +42,7 @@ class Errors:
         """The mean ratio of the errors to those of the start; infinite where one is no number."""
         if not self.finite:
             return math.inf
-        pairs = zip(self.values, start.values, strict=True)
-        return float(np.mean([_ratio(a, b) for a, b in pairs if b is not None]))
+        return float(np.mean([_ratio(a, b) for a, b in self._beside(start)]))
 
     def surely_better_than(self, start: "Errors") -> bool:
         """Whether no error is larger than that of the start, and their mean less beyond doubt."""
@@ -52,8 +51,11 @@ class Errors:
 
     def worse_than(self, start: "Errors") -> bool:
         """Whether any of the errors is larger than that of the start, or no number."""
+        return not self.finite or any(a > b for a, b in self._beside(start))
+
+    def _beside(self, start: "Errors") -> list[tuple[float, float]]:
         pairs = zip(self.values, start.values, strict=True)
-        return not self.finite or any(a > b for a, b in pairs if b is not None)
+        return [(a, b) for a, b in pairs if a is not None and b is not None]
 
     def __str__(self) -> str:
         quantiles = "" if self.pinball is None else f", pinball {self.pinball:.4f}"
