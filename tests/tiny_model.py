@@ -37,7 +37,7 @@ TRACKER = TimeTrackerConfig(
     initializer_range=0.4,
 )
 
-# Of all tests of fine-tuning, at a horizon of 4 in batches of 8: programs are compiled once.
+# Of all tests of fine-tuning, at a horizon of 4 in batches of 8, so that they share programs.
 TUNABLE = dataclasses.replace(
     TINY, router_bias=True, initializer_range=0.2, max_position_embeddings=64, default_context=32
 )

@@ -148,9 +148,9 @@ def _cases(config: FinetuneStudyConfig, start: Start) -> Iterator[Case]:
     if config.sources:
         source, parts = open_parts(config.corpus)
         for text in config.sources:
-            name, _, points = text.rpartition(":")
+            name, _, ahead = text.rpartition(":")
             chosen, _ = choose_sources(source, parts, name)
-            yield _of_source(name, int(points), list(chosen), config.max_windows)
+            yield _of_source(name, int(ahead), list(chosen), config.max_windows)
 
 
 def _of_benchmark(name: str, horizon: int, config: FinetuneStudyConfig, start: Start) -> Case:

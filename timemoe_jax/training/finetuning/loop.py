@@ -37,10 +37,10 @@ class History:
 
     @property
     def kept(self) -> int:
-        """The best update: none of its errors is above zero-shot's, and their mean is least."""
+        """The best update: surely better than zero-shot, and of the least mean of its errors."""
         start, best = self.zero_shot, (1.0, 0)
         for step, errors in self.every[1:]:
-            if not errors.worse_than(start):
+            if errors.surely_better_than(start):
                 best = min(best, (errors.relative_to(start), step))
         return best[1]
 

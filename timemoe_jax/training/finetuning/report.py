@@ -37,7 +37,7 @@ class Plan:
         lines = [
             f"fine-tuning: {self.series:,} series, {self.points:,} points, {self.windows:,} "
             f"windows; at most {self.updates:,} updates of {self.batch_size} windows, which is "
-            f"{epochs:.1f} epochs",
+            f"{epochs:.2g} epochs",
             f"context {self.context:,}, horizon {self.horizon:,}, normalization "
             f"{self.normalization!r}; validation: {self.held_out:,} forecasts at the end of the "
             "series",

@@ -330,6 +330,7 @@ class _Session:
         place = self.update.shardings.step
         counts = (jax.device_put(np.asarray(n, np.int32), place) for n in (step, extra["skipped"]))
         step_, skipped = counts
+        self.validator(self.update.trained, self.update.frozen)  # what others are compared with
         records = read_metrics(workdir / "metrics.jsonl")
         history = History(read_history(records, step), patience)
         return TrainState(step_, params, held["optimizer"], skipped), held["best"], history

@@ -25,23 +25,37 @@ class Errors:
     mse: float
     mae: float
     pinball: float | None = None  # of the quantile heads, where they are what is trained
+    # The standard error, over the forecasts, of the change of `relative_to` the start.
+    doubt: float = 0.0
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """The errors themselves."""
+        return self.mse, self.mae, self.pinball
 
     @property
     def finite(self) -> bool:
         """Whether every error is a number."""
-        return all(math.isfinite(v) for v in dataclasses.astuple(self) if v is not None)
+        return all(math.isfinite(v) for v in self.values if v is not None)
 
     def relative_to(self, start: "Errors") -> float:
         """The mean ratio of the errors to those of the start; infinite where one is no number."""
         if not self.finite:
             return math.inf
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(start), strict=True)
-        return float(np.mean([_ratio(a, b) for a, b in pairs if b is not None]))
+        return float(np.mean([_ratio(a, b) for a, b in self._beside(start)]))
+
+    def surely_better_than(self, start: "Errors") -> bool:
+        """Whether no error is larger than that of the start, and their mean less beyond doubt."""
+        less = self.relative_to(start) + self.doubt < 1
+        return less and not self.worse_than(start)
 
     def worse_than(self, start: "Errors") -> bool:
         """Whether any of the errors is larger than that of the start, or no number."""
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(start), strict=True)
-        return not self.finite or any(a > b for a, b in pairs if b is not None)
+        return not self.finite or any(a > b for a, b in self._beside(start))
+
+    def _beside(self, start: "Errors") -> list[tuple[float, float]]:
+        pairs = zip(self.values, start.values, strict=True)
+        return [(a, b) for a, b in pairs if a is not None and b is not None]
 
     def __str__(self) -> str:
         quantiles = "" if self.pinball is None else f", pinball {self.pinball:.4f}"
@@ -69,6 +83,7 @@ class Validator:
         decoding = family.for_inference(model, "float32")
         graph, _ = abstract_model(decoding)
         self._windows, self._config, self._mesh = windows, config, mesh
+        self._start: tuple[np.ndarray, np.ndarray] | None = None  # errors of each forecast
         self._levels = model.quantile_levels if config.loss == "pinball" else ()
         parts = int(np.prod([mesh.shape[axis] for axis in partitioning.BATCH]))
         rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
@@ -105,15 +120,32 @@ class Validator:
         def errors(said: np.ndarray) -> np.ndarray:
             with np.errstate(over="ignore", invalid="ignore"):
                 forecast = w.location[..., None] + w.scale[..., None] * said
-                return ((w.targets - forecast) / w.unit[..., None])[observed]
+                return np.where(observed, (w.targets - forecast) / w.unit[..., None], 0.0)
 
-        error = errors(point)
+        count, error = np.count_nonzero(observed), errors(point)
         with np.errstate(over="ignore"):
-            mse, mae = float(np.mean(error**2)), float(np.mean(np.abs(error)))
+            squares, sizes = (e.reshape(len(e), -1).sum(axis=1) for e in (error**2, np.abs(error)))
+        mse, mae = float(squares.sum() / count), float(sizes.sum() / count)
+        doubt = self._doubt(squares, sizes)
         if quantiles is None:
-            return Errors(mse, mae)
+            return Errors(mse, mae, None, doubt)
         each = []
         for i, level in enumerate(self._levels):
             e = errors(quantiles[..., i])
-            each.append(np.mean(np.maximum(level * e, (level - 1) * e)))
-        return Errors(mse, mae, float(np.mean(each)))
+            each.append(np.maximum(level * e, (level - 1) * e).sum() / count)
+        return Errors(mse, mae, float(np.mean(each)), doubt)
+
+    def _doubt(self, squares: np.ndarray, sizes: np.ndarray) -> float:
+        """The standard error of the mean change of the errors beside the first that were scored.
+
+        The changes of one forecast count together; of a single forecast there is no doubt to say.
+        """
+        if self._start is None:
+            self._start = squares, sizes
+            return 0.0
+        pairs = zip((squares, sizes), self._start, strict=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            changes = [(a - b) / max(b.mean(), 1e-30) for a, b in pairs]
+            change = np.mean(changes, axis=0)
+            doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
+        return float(doubt) if np.isfinite(doubt) else 0.0
