@@ -57,7 +57,8 @@ class Case:
         self.config = dataclasses.replace(read, expert_implementation=implementation)
         self.params = jax.tree.map(jnp.asarray, published.params)
         self.expected = dict(np.load(folder / "expected.npz"))
-        self.marks = self.expected.get("marks")
+        marks = self.expected.get("marks")
+        self.marks = None if marks is None else jnp.asarray(marks)
         self.x = self.expected["input"]
 
     def error(self, quantity: str) -> float:

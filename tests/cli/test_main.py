@@ -205,4 +205,4 @@ def test_plot_of_forecasts_and_experts(golden, csv, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [f"wrote {out}", f"wrote {usage}"]
     for picture in (out, usage):
         assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "give --out, --experts or both" in _fails(capsys, *arguments)
+    assert "give --out, --experts or --graph" in _fails(capsys, *arguments)

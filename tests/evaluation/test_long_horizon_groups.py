@@ -158,10 +158,10 @@ def test_a_run_of_groups_keeps_the_order_and_what_it_has(
 
     scored = evaluate.evaluate_group
 
-    def until_the_second(forecaster, group, config):
+    def until_the_second(forecaster, group, config, **options):
         if 16 in group.horizons:
             raise DataError("the machine was needed")
-        return scored(forecaster, group, config)
+        return scored(forecaster, group, config, **options)
 
     monkeypatch.setattr(evaluate, "evaluate_group", until_the_second)
     part = tmp_path / "part"

@@ -246,13 +246,12 @@ def test_a_family_of_patches_predicts_after_the_last_point_of_each(table):
     points = config_of(table, family="linear")
     params = create_params(points.model, seed=0)
     at = read_at(patched, None)
-    np.testing.assert_array_equal(at[12], np.arange(12))
-    ends = {p: 4 * read + 3 for p, read in at.items()}
-    expected = make_loss(points)(params, batch, ends)[1]
+    np.testing.assert_array_equal(at[12], 4 * np.arange(12) + 3)
+    expected = make_loss(points)(params, batch, at)[1]
     total, found = make_loss(patched)(params, batch, at)
     for p in (1, 12):
         np.testing.assert_allclose(found.horizons[p], expected.horizons[p], rtol=1e-6)
-        targets = targets_of(points, batch, ends)
+        targets = targets_of(points, batch, at)
         # The median's loss is half the absolute error.
         model = nnx.merge(abstract_model(points.model)[0], params)
         predicted = model(batch["values"][:, :48], batch["mask"][:, :48]).predictions[p][:, 3::4]
@@ -264,5 +263,5 @@ def test_a_family_of_patches_predicts_after_the_last_point_of_each(table):
     np.testing.assert_allclose(*outs, rtol=1e-5)
     fields = dataclasses.asdict(patched)
     fields["data"]["length"] = 50
-    with pytest.raises(ConfigError, match=r"data.length \(50\) is not a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"data.length \(50\) must be a multiple of the 4 points"):
         from_mapping(RunConfig, fields)

@@ -19,9 +19,9 @@ class Forecast:
       quantile_levels: of the quantiles [Q].
       intervals: where the quantiles are from: "heads", "calibrated" or "conformal".
       channelwise: whether the input was multivariate, and each channel was forecast by itself.
+      names: what each series, or each channel, was called.
       joint: whether each series was forecast from all series of its item: a joint model reads the
         channels of an array, or the targets of an id, together.
-      names: what each series, or each channel, was called.
       filled: how many points of each context were filled in, since the model has no mask: missing
         ones by the line between their neighbors, and points before too short a context by its
         first value; None of a model with masks.
@@ -34,8 +34,8 @@ class Forecast:
     quantile_levels: tuple[float, ...] = ()
     intervals: str | None = None
     channelwise: bool = False
-    joint: bool = False
     names: tuple[str, ...] = ()
+    joint: bool = False
     filled: Int[np.ndarray, "N *C"] | None = None
 
     def to_frame(self) -> Any:
