@@ -15,6 +15,7 @@ forward+backward. Without blocks it would hold the scores of all (C * N)^2 pairs
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def ours(kind: str, variates: int, batch: int) -> Callable[..., Array]:
     bias = jnp.zeros((HEADS, variates, variates))
 
     def attend(q: Array, k: Array, v: Array) -> Array:
-        apart = (a.reshape(*a.shape[:2], -1, variates, a.shape[-1]) for a in (q, k, v))
-        return any_variate_attention(*apart, bias, links).reshape(q.shape)
+        q_, k_, v_ = (a.reshape(*a.shape[:2], -1, variates, a.shape[-1]) for a in (q, k, v))
+        return any_variate_attention(q_, k_, v_, bias, links).reshape(q.shape)
 
     return attend
 
@@ -77,7 +78,7 @@ def run(variates: int, args: argparse.Namespace, report: measure.Report) -> None
         programs = {"plain": compiled(plain, kind, arrays)}
         for links in KINDS if variates > 1 else KINDS[:1]:
             programs[links] = compiled(ours(links, variates, args.batch), kind, arrays)
-        sides = {name: measure.timed(lambda f=f, a=a: f(*a)) for name, (f, a) in programs.items()}
+        sides = {name: measure.timed(partial(f, *a)) for name, (f, a) in programs.items()}
         times = measure.interleave(sides, args.rounds or (2 if args.quick else 5))
         memory = {name: measure.temporaries(f) / 1e6 for name, (f, _) in programs.items()}
         for name in list(programs)[1:]:

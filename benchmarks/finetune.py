@@ -9,6 +9,7 @@ model forecasts by and the horizon asked for. Memory is as the compiler plans it
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,7 +71,7 @@ def compiled(start: Start, config: FinetuneConfig) -> tuple[Update, dict[str, ja
 
 def megabytes(update: Update) -> float:
     """What an update needs in all."""
-    plan = update.program.memory_analysis()
+    plan: Any = update.program.memory_analysis()
     held = plan.argument_size_in_bytes + plan.temp_size_in_bytes
     return (held + plan.output_size_in_bytes - plan.alias_size_in_bytes) / 1e6
 

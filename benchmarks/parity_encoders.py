@@ -192,7 +192,7 @@ class Case:
             marks = self.marks
             if marks is not None:
                 later = self.expected["marks_future"]
-                marks = np.concatenate([marks[..., -x.shape[-1] :], later], axis=-1)
+                marks = jnp.concatenate([marks[..., -x.shape[-1] :], later], axis=-1)
             whole = self.forecast(x, horizon, marks)
             yield self._gap(name, whole)
             for other in self.expected:
