@@ -69,7 +69,7 @@ def test_wide(path):
             "date": pa.array(HOURS),
             "load": pa.array([1.5, None, 3.0, float("inf")], pa.float32()),
             "count": pa.array([2**31, 7, None, -1], pa.int64()),
-            "half": pa.array([1, 2, 3, 4], pa.float16()),
+            "half": pa.array(np.array([1, 2, 3, 4], np.float16)),
             "price": pa.array([decimal.Decimal("1.25"), None, None, decimal.Decimal("-2")]),
             "nothing": pa.nulls(4),
         }

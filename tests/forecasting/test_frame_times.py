@@ -119,7 +119,8 @@ def test_text_that_is_no_date_is_named(texts, row):
 
 
 def test_text_cannot_hold_times_beyond_the_years_of_python():
-    with pytest.raises(DataError, match="beyond the year 9999"):
+    # Before version 3, pandas has no dates beyond 2262.
+    with pytest.raises(DataError, match=r"beyond the year 9999|'9999-12-29', not a date"):
         follow(["9999-12-29", "9999-12-30", "9999-12-31"])
 
 
@@ -253,7 +254,7 @@ def test_times_come_back_as_they_were_given(times):
     ahead = follow(pd.Series(times[:40]), 20)[1]
     assert ahead.dtype == pd.Series(times).dtype
     assert ahead.tolist() == times[40:].tolist()
-    truth = pd.DataFrame({"ds": times, "truth": 1.0})
+    truth = pd.DataFrame({"ds": pd.Series(times), "truth": 1.0})
     assert len(truth.merge(pd.DataFrame({"ds": ahead}), on="ds")) == 20
 
 
