@@ -67,10 +67,13 @@ hypothesis.settings.load_profile("tests")
 
 # Begun first, the longest first, so that no worker waits for another at the end.
 LONGEST = (
-    *("runs/test_training_on_meshes.py", "runs/test_train.py", "training/test_step.py"),
-    "models/test_time_moe.py",
-    *("runtime/test_partitioning.py", "models/test_parity.py", "evaluation/test_studies.py"),
+    *("runs/test_train.py", "runs/test_training_on_meshes.py", "training/test_step.py"),
+    *("runs/test_nano_recipe.py", "test_docs.py", "test_golden_numbers.py"),
+    *("runtime/test_partitioning.py", "models/test_encoders.py", "models/test_parity.py"),
+    *("benchmarks/test_data_loading_script.py", "benchmarks/test_joint_scripts.py"),
+    *("models/test_encoder_parity.py", "models/test_time_moe.py", "evaluation/test_studies.py"),
     *("training/test_quantile_training.py", "models/test_quantile_heads.py"),
+    *("runs/test_mini_recipe.py", "training/test_finetuning.py"),
 )
 
 
