@@ -108,7 +108,7 @@ def test_it_learns_and_says_so(once):
     report = once.report
     assert report.tuned.mse < 0.7 * report.zero_shot.mse
     assert report.kept > 0
-    assert [step for step, _ in report.history][:3] == [0, 2, 4]
+    assert [step for step, _ in report.history][:3] == [0, 4, 8]
     assert report.plan.trained == report.plan.parameters - 4  # the bias of the router stays
     assert "zero-shot: MSE" in str(report)
     assert "3 series, 384 points" in str(report.plan)
@@ -144,7 +144,7 @@ def test_the_report_is_of_the_forecasts_themselves(once):
             head = int(data.heads[i])
             for origin in np.linspace(head, 160 - HORIZON, 5).round().astype(int):
                 point = forecaster.forecast(series[:origin], HORIZON).point[0]
-                unit = series[:head].std()
+                unit = series.std()
                 found.append((point - series[origin : origin + HORIZON]) / unit)
         np.testing.assert_allclose(np.mean(np.square(found)), errors.mse, rtol=1e-4)
         np.testing.assert_allclose(np.mean(np.abs(found)), errors.mae, rtol=1e-4)
@@ -152,19 +152,51 @@ def test_the_report_is_of_the_forecasts_themselves(once):
     assert data.windows.index.locate(np.arange(len(data.windows)))[1].max() + 32 + HORIZON == 128
 
 
-def test_nothing_worse_than_the_start_is_kept():
-    errors = [Errors(1.0, 1.0), Errors(0.9, 1.01), Errors(0.95, 0.97), Errors(0.96, 0.97)]
-    history = History(list(enumerate(errors)), patience=2)
-    assert history.kept == 2  # the first is worse in one of both, the last in their mean
+def test_the_best_update_is_that_of_the_most_gain_and_ends_the_run_in_time():
+    def errors(mse, change):
+        return Errors(mse, 1.0, None, change, 0.01)
+
+    history = History([(0, Errors(1.0, 1.0)), (1, errors(1.1, -0.1)), (2, errors(0.9, -0.05))], 2)
+    assert history.best == 1
     assert history.ended == ""
-    history.every.append((4, Errors(1.2, 1.2)))
+    history.every.append((3, errors(0.9, -0.02)))
     assert history.ended == "no better"
-    history.every.append((5, Errors(float("nan"), 1.0)))
+    history.every.append((4, errors(float("nan"), -0.5)))
+    assert history.best == 1
     assert history.ended == "diverged"
-    assert history.best == Errors(0.95, 0.97)
-    # What is better by less than it may be by chance is not kept, either.
-    doubtful = History([(0, errors[0]), (1, Errors(0.98, 0.98, None, 0.03))], patience=2)
-    assert doubtful.kept == 0
+
+
+def test_only_what_is_surely_better_is_kept():
+    start = Errors(1.0, 1.0)
+    assert Errors(0.9, 0.9, None, -0.1, 0.05).surely_better_than(start)
+    assert not Errors(0.9, 0.9, None, -0.1, 0.2).surely_better_than(start)  # perhaps by chance
+    assert not Errors(1.01, 0.9, None, -0.1, 0.05).surely_better_than(start)
+    assert not Errors(0.9, float("nan"), None, -0.1, 0.05).surely_better_than(start)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_part_of_the_way_is_kept_where_the_whole_of_it_is_worse(mode):
+    """Errors that are least at a half of the way, and at the end are those of the start."""
+    config = dataclasses.replace(LORA if mode == "lora" else CONFIG, num_steps=1, eval_every=1)
+    base, weights = start(), []
+
+    def validate(self, trained, frozen):
+        flat = flatten(assemble(trained, frozen, config))
+        weights.append(np.concatenate([np.ravel(flat[name]) for name in sorted(flat)]))
+        way, whole = weights[-1] - weights[0], weights[min(1, len(weights) - 1)] - weights[0]
+        share = way @ whole / max(whole @ whole, 1e-30)
+        loss = 1 + (share - 0.5) ** 2
+        return Errors(loss, loss, None, loss - 1.25 - 0.01 * (share > 0), 0.0)
+
+    with mock.patch.object(Validator, "__call__", validate):
+        out = tuned(waves(), config)
+    assert (out.report.kept, out.report.share) == (1, 0.5)
+    np.testing.assert_allclose(weights[3], (weights[0] + weights[1]) / 2, rtol=0, atol=1e-6)
+    now = flatten(out.params)
+    assert now.keys() == flatten(base.params).keys()
+    kept = np.concatenate([np.ravel(now[name]) for name in sorted(now)])
+    np.testing.assert_allclose(kept, weights[3], rtol=0, atol=1e-6)
+    assert "50% of the way to update 1" in str(out.report)
 
 
 def test_a_learning_rate_of_ten_ends_with_a_message_and_the_start():
@@ -188,7 +220,7 @@ def test_a_validation_that_is_no_number_keeps_the_start():
 
     with mock.patch.object(Validator, "__call__", validate), pytest.warns(UserWarning, match="div"):
         out = tuned(waves())
-    assert (out.report.kept, out.report.updates) == (0, 2)
+    assert (out.report.kept, out.report.updates) == (0, 4)
 
 
 def test_updates_that_are_not_finite_end_the_run_with_the_start():

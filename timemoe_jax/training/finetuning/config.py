@@ -49,9 +49,11 @@ class FinetuneConfig:
     gradient_accumulation: int = 1  # micro-batches that an update adds up
     # The last points of each series, held out for validation; 0: a fifth, at least a horizon.
     validation_points: int = 0
-    validation_windows: int = 128  # forecasts of a validation, at most
-    eval_every: int = 0  # updates between validations; 0: a tenth of num_steps
-    patience: int = 4  # validations in a row without a better one that end the run
+    validation_windows: int = 256  # forecasts of a validation, at most
+    eval_every: int = 0  # updates between validations; 0: a fifth of num_steps
+    patience: int = 3  # validations in a row without a better one that end the run
+    # Parts of the way from the start to the best update that are tried beside the whole of it.
+    shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
     seed: int = 0  # of the order of windows, of the lengths of contexts and of factors
 
@@ -74,6 +76,8 @@ class FinetuneConfig:
         for name in ("lora_dropout", "warmup_share"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), but is {value}")
+        for share in self.shares:
+            require(0 < share < 1, f"shares must lie between 0 and 1, but one is {share}")
         for name in self.lora_targets:
             require(name in TARGETS, f"lora_targets names {name!r}; known: {', '.join(TARGETS)}")
         require(len(self.lora_targets) > 0, "lora_targets is empty; name at least one")
@@ -91,7 +95,7 @@ class FinetuneConfig:
     @property
     def validation_every(self) -> int:
         """Updates between validations."""
-        return self.eval_every or max(1, self.num_steps // 10)
+        return self.eval_every or max(1, self.num_steps // 5)
 
 
 @dataclasses.dataclass(frozen=True)

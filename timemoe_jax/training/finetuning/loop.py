@@ -36,18 +36,14 @@ class History:
         return self.every[0][1]
 
     @property
-    def kept(self) -> int:
-        """The best update: surely better than zero-shot, and of the least mean of its errors."""
-        start, best = self.zero_shot, (1.0, 0)
-        for step, errors in self.every[1:]:
-            if errors.surely_better_than(start):
-                best = min(best, (errors.relative_to(start), step))
-        return best[1]
+    def best(self) -> int:
+        """The update whose forecasts gain the most, each counting the same; 0: none gains."""
+        return min((errors.change, step) for step, errors in self.every if errors.finite)[1]
 
     @property
-    def best(self) -> Errors:
-        """The errors of what is kept."""
-        return dict(self.every)[self.kept]
+    def best_errors(self) -> Errors:
+        """The errors of that update."""
+        return dict(self.every)[self.best]
 
     @property
     def ended(self) -> str:
@@ -55,7 +51,7 @@ class History:
         last = self.every[-1][1]
         if not last.relative_to(self.zero_shot) <= DIVERGED:
             return "diverged"
-        since = [step for step, _ in self.every if step > self.kept]
+        since = [step for step, _ in self.every if step > self.best]
         return "no better" if len(since) >= self._patience else ""
 
 
@@ -115,14 +111,13 @@ class FinetuneLoop(Loop):
         history = self.history
         if step > 0:
             history.every.append((step, self._validator(state.params, self._program.frozen)))
-            if history.kept == step:
+            if history.best == step:
                 self.best = jax.tree.map(jnp.copy, state.params)
             self._ended = bool(history.ended)
         errors = history.every[-1][1]
         logged = {_FIELDS[n]: v for n, v in dataclasses.asdict(errors).items() if v is not None}
-        self._write(step, {**logged, "kept": history.kept})
-        change = errors.relative_to(history.zero_shot) - 1
-        beside = f" ({change:+.1%} beside zero-shot)" if step else ""
-        kept = "; the best so far" if step and history.kept == step else ""
-        self._say(f"step {step:,}: held-out forecasts: {errors}{beside}{kept}")
+        self._write(step, {**logged, "best": history.best})
+        beside = f" ({errors.beside_zero_shot})" if step else ""
+        best = "; the best so far" if step and history.best == step else ""
+        self._say(f"step {step:,}: held-out forecasts: {errors}{beside}{best}")
         self._meter.restart()

@@ -57,10 +57,11 @@ class TuningReport:
 
     plan: Plan
     learning_rate: float
-    search: dict[float, float]  # by rate tried, the errors over those of zero-shot
+    search: dict[float, float]  # by rate tried, the change of a forecast (`Errors.change`)
     zero_shot: Errors
     tuned: Errors  # of what was kept
     kept: int  # the update that was kept; 0: the start
+    share: float  # of the way from the start to that update; 1: all of it
     updates: int  # that were made
     history: tuple[tuple[int, Errors], ...]  # every validation
     ended: str  # why: "complete", "no better", "diverged" or the name of a signal
@@ -72,7 +73,10 @@ class TuningReport:
         if before.mse > 0 and before.mae > 0:
             mse, mae = after.mse / before.mse - 1, after.mae / before.mae - 1
             change = f" (MSE {mse:+.1%}, MAE {mae:+.1%})"
-        kept = f"update {self.kept:,}" if self.kept else "the start: no update was better"
+        kept = "the start: no update was better"
+        if self.kept:
+            part = "" if self.share == 1 else f"{self.share:.0%} of the way to "
+            kept = f"{part}update {self.kept:,}"
         return (
             f"zero-shot: {before}\ntuned:     {after}{change}\nkept: {kept}, of {self.updates:,} "
             f"at a learning rate of {self.learning_rate:g}; {self.ended}; {self.seconds:.0f} s"

@@ -126,6 +126,22 @@ def assemble(
     return nnx.from_flat_state(flat)
 
 
+def towards(
+    start: nnx.State, trained: nnx.State, share: float, config: FinetuneConfig
+) -> nnx.State:
+    """The trained part a share of the way from the start (arXiv 2109.01903, section 3).
+
+    Of "lora" the product of the factors is that share of what it was.
+    """
+    if config.mode != "lora":
+        return jax.tree.map(lambda a, b: a + share * (b - a), start, trained)
+    flat = dict(nnx.to_flat_state(trained))
+    for path, value in flat.items():
+        if path[-1] == "b":
+            flat[path] = jax.tree.map(lambda b: share * b, value)
+    return nnx.from_flat_state(flat)
+
+
 def rules_of(family: Family) -> Rules:
     """The rules of a family, and before them those of factors: split as their kernels are.
 

@@ -39,7 +39,13 @@ from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
 from timemoe_jax.training.finetuning.search import search_rate
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
-from timemoe_jax.training.finetuning.trainable import Parts, as_adapter, assemble, split
+from timemoe_jax.training.finetuning.trainable import (
+    Parts,
+    as_adapter,
+    assemble,
+    split,
+    towards,
+)
 from timemoe_jax.training.finetuning.validation import Errors, Validator
 from timemoe_jax.training.finetuning.windows import Split, split_in_time, validation_windows
 from timemoe_jax.training.loop import StopSignal, TrainingError, make_batches
@@ -161,6 +167,14 @@ def optimizer_of(start: Start, config: FinetuneConfig) -> OptimizerConfig:
 
 
 _KEPT = ("algorithm", "matrix_rate_factor", "b1", "b2")
+
+
+class _Kept(NamedTuple):
+    """What may be kept."""
+
+    trained: nnx.State  # the trained part
+    errors: Errors
+    share: float  # of the way from the start to the best update; 0: the start itself
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -286,19 +300,21 @@ class _Session:
                 self.quiet,
             )
             ended, updates = _run(loop, state, batches, stop)
+            kept = self._kept(loop, bool(stop.name))
         report = TuningReport(
             plan=self.plan,
             learning_rate=rate,
             search=search,
             zero_shot=history.zero_shot,
-            tuned=history.best,
-            kept=history.kept,
+            tuned=kept.errors,
+            kept=history.best if kept.share else 0,
+            share=kept.share,
             updates=updates,
             history=tuple(history.every),
             ended=ended,
             seconds=round(time.perf_counter() - began, 1),
         )
-        tuned = self._tuned(loop.best, report)
+        tuned = self._tuned(kept.trained, report)
         if not self.quiet:
             say(str(report))
         if workdir is not None:
@@ -335,6 +351,26 @@ class _Session:
         history = History(read_history(records, step), patience)
         return TrainState(step_, params, held["optimizer"], skipped), held["best"], history
 
+    def _kept(self, loop: FinetuneLoop, stopped: bool) -> "_Kept":
+        """The best update or what lies on the way to it, if it is surely better than the start.
+
+        What is trained on may differ from what is held out; a part of the way then often gains
+        where the whole of it does not.
+        """
+        history, start = loop.history, self.update.trained
+        zero_shot, found = history.zero_shot, _Kept(start, history.zero_shot, 0.0)
+        if history.best == 0:
+            return found
+        tried = [_Kept(loop.best, history.best_errors, 1.0)]
+        for share in () if stopped else self.config.shares:
+            trained = towards(start, loop.best, share, self.config)
+            errors = self.validator(trained, self.update.frozen)
+            tried.append(_Kept(trained, errors, share))
+            if not self.quiet:
+                say(f"{share:.0%} of the way to update {history.best:,}: {errors.beside_zero_shot}")
+        better = [one for one in tried if one.errors.surely_better_than(zero_shot)]
+        return min(better, key=lambda one: one.errors.change, default=found)
+
     def _rate(
         self, workdir: Path | None, zero_shot: Errors, stop: StopSignal
     ) -> tuple[float, dict[float, float]]:
@@ -348,7 +384,9 @@ class _Session:
             return held["learning_rate"], scores
 
         def score(state: TrainState) -> float:
-            return self.validator(state.params, self.update.frozen).relative_to(zero_shot)
+            errors = self.validator(state.params, self.update.frozen)
+            diverged = not errors.relative_to(zero_shot) <= DIVERGED
+            return math.inf if diverged else errors.change
 
         def batches() -> Any:
             # Others than those of the run, which is not to see the same windows twice.
@@ -358,10 +396,10 @@ class _Session:
 
         def tried(rate: float, steps: int, found: float) -> None:
             if not self.quiet:
-                say(f"learning rate {rate:g}: after {steps} updates {found - 1:+.1%}")
+                say(f"learning rate {rate:g}: after {steps} updates a forecast {found:+.1%}")
 
         if not self.quiet:
-            say("looking for a learning rate, by errors beside zero-shot")
+            say("looking for a learning rate, by held-out errors beside zero-shot")
         rate, scores = search_rate(
             self.config, self.update, batches, score, tried, lambda: bool(stop.name)
         )
@@ -404,7 +442,7 @@ def _run(loop: FinetuneLoop, state: TrainState, batches: Any, stop: StopSignal) 
     except TrainingError:
         ended, updates = "diverged", history.every[-1][0]
     if ended == "diverged":
-        what = "the start" if history.kept == 0 else f"update {history.kept:,}"
+        what = "the start" if history.best == 0 else f"update {history.best:,}"
         step, errors = history.every[-1]
         warnings.warn(
             f"fine-tuning has diverged: after update {step:,} the errors of held-out forecasts are "

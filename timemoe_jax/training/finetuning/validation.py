@@ -25,8 +25,10 @@ class Errors:
     mse: float
     mae: float
     pinball: float | None = None  # of the quantile heads, where they are what is trained
-    # The standard error, over the forecasts, of the change of `relative_to` the start.
-    doubt: float = 0.0
+    # The mean over the forecasts of (e - s) / ((e + s) / 2), of the errors e of each and those of
+    # the start, s. Each forecast counts the same, so that a few with large errors do not decide.
+    change: float = 0.0
+    doubt: float = 0.0  # the standard error of that mean
 
     @property
     def values(self) -> tuple[float | None, ...]:
@@ -44,10 +46,14 @@ class Errors:
             return math.inf
         return float(np.mean([_ratio(a, b) for a, b in self._beside(start)]))
 
+    @property
+    def beside_zero_shot(self) -> str:
+        """The change of a forecast, in words."""
+        return f"a forecast {self.change:+.1%} ± {self.doubt:.1%} beside zero-shot"
+
     def surely_better_than(self, start: "Errors") -> bool:
-        """Whether no error is larger than that of the start, and their mean less beyond doubt."""
-        less = self.relative_to(start) + self.doubt < 1
-        return less and not self.worse_than(start)
+        """Whether no error is larger than that of the start, and forecasts gain beyond doubt."""
+        return self.change + self.doubt < 0 and not self.worse_than(start)
 
     def worse_than(self, start: "Errors") -> bool:
         """Whether any of the errors is larger than that of the start, or no number."""
@@ -83,7 +89,7 @@ class Validator:
         decoding = family.for_inference(model, "float32")
         graph, _ = abstract_model(decoding)
         self._windows, self._config, self._mesh = windows, config, mesh
-        self._start: tuple[np.ndarray, np.ndarray] | None = None  # errors of each forecast
+        self._start: list[np.ndarray] | None = None  # errors of each forecast
         self._levels = model.quantile_levels if config.loss == "pinball" else ()
         parts = int(np.prod([mesh.shape[axis] for axis in partitioning.BATCH]))
         rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
@@ -125,27 +131,30 @@ class Validator:
         count, error = np.count_nonzero(observed), errors(point)
         with np.errstate(over="ignore"):
             squares, sizes = (e.reshape(len(e), -1).sum(axis=1) for e in (error**2, np.abs(error)))
+        of_each, mean_pinball = [squares, sizes], None
+        if quantiles is not None:
+            each = [errors(quantiles[..., i]) for i in range(len(self._levels))]
+            pairs = zip(self._levels, each, strict=True)
+            losses = [np.maximum(level * e, (level - 1) * e) for level, e in pairs]
+            pinball = np.mean(losses, axis=0).reshape(len(each[0]), -1).sum(axis=1)
+            of_each.append(pinball)
+            mean_pinball = float(pinball.sum() / count)
         mse, mae = float(squares.sum() / count), float(sizes.sum() / count)
-        doubt = self._doubt(squares, sizes)
-        if quantiles is None:
-            return Errors(mse, mae, None, doubt)
-        each = []
-        for i, level in enumerate(self._levels):
-            e = errors(quantiles[..., i])
-            each.append(np.maximum(level * e, (level - 1) * e).sum() / count)
-        return Errors(mse, mae, float(np.mean(each)), doubt)
+        return Errors(mse, mae, mean_pinball, *self._beside_start(of_each))
 
-    def _doubt(self, squares: np.ndarray, sizes: np.ndarray) -> float:
-        """The standard error of the mean change of the errors beside the first that were scored.
+    def _beside_start(self, errors: list[np.ndarray]) -> tuple[float, float]:
+        """The change of the errors beside the first that were scored, and its standard error.
 
-        The changes of one forecast count together; of a single forecast there is no doubt to say.
+        Of a single forecast there is no doubt to say.
         """
         if self._start is None:
-            self._start = squares, sizes
-            return 0.0
-        pairs = zip((squares, sizes), self._start, strict=True)
-        with np.errstate(over="ignore", invalid="ignore"):
-            changes = [(a - b) / max(b.mean(), 1e-30) for a, b in pairs]
-            change = np.mean(changes, axis=0)
-            doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
-        return float(doubt) if np.isfinite(doubt) else 0.0
+            self._start = errors
+            return 0.0, 0.0
+        changes = []
+        for now, then in zip(errors, self._start, strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                change = (now - then) / np.maximum((now + then) / 2, 1e-30)
+            changes.append(np.where(np.isfinite(change), change, 2.0))
+        change = np.mean(changes, axis=0)
+        doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
+        return float(change.mean()), float(doubt)

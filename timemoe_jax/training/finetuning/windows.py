@@ -133,7 +133,7 @@ class Validation(NamedTuple):
     location: Float64[np.ndarray, "W *C"]  # of each context
     scale: Float64[np.ndarray, "W *C"]
     targets: Float64[np.ndarray, "W *C H"]  # in the units of the series; NaN where missing
-    unit: Float64[np.ndarray, "W *C"]  # the deviation of the series up to what is held out
+    unit: Float64[np.ndarray, "W *C"]  # the deviation of the series
 
     def __len__(self) -> int:
         return len(self.x)
@@ -178,7 +178,8 @@ def _of_piece(
     last = length - horizon
     count = min(most, last - head + 1)
     origins = np.linspace(last, head, count).round().astype(int) if count > 1 else [last]
-    units = _deviations(values[:, :head])
+    # Of the whole series: one that leaves its past far behind is not to decide for all others.
+    units = _deviations(values)
     rows = []
     for origin in sorted({_after_observed(observed, int(t), last) for t in origins} - {-1}):
         target = values[:, origin : origin + horizon]
