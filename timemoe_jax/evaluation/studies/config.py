@@ -109,7 +109,7 @@ class FinetuneStudyConfig:
     modes: tuple[str, ...] = ("heads", "lora", "full")  # what is trained
     scratch: bool = True  # also the same architecture from new parameters
     linear: bool = True  # also a linear map of the train split
-    max_windows: int = 100  # of a test, evenly spaced
+    max_windows: int = 500  # of a test, evenly spaced
 
     def __post_init__(self) -> None:
         require_positive(self, "max_windows")
