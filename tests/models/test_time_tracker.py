@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tiny_model import TRACKER
 
-from timemoe_jax import ConfigError
+from timemoe_jax import ConfigError, Forecaster
 from timemoe_jax.config import from_mapping
 from timemoe_jax.models.base import abstract_model, count_parameters, create_params, get_family
 from timemoe_jax.runtime import partitioning
@@ -221,3 +221,15 @@ def test_its_size_is_counted_and_what_does_not_fit_is_an_error():
         dataclasses.replace(TRACKER, num_mixed_layers=0)
     resized = family.resized(TRACKER, 32, 4, 4)
     assert (resized.expert_size, resized.num_mixed_layers) == (24, 2)
+
+
+@pytest.mark.parametrize(("rate", "mixing"), [(1e-2, "all"), (1e-12, "none")])
+def test_the_mixed_stage_keeps_what_is_better_or_the_start_as_it_was_read(rate, mixing):
+    config = dataclasses.replace(APART, num_hidden_layers=1)
+    forecaster = Forecaster(config, create_params(config, 0), disk_cache=False)
+    values = np.random.default_rng(0).normal(size=(1, 2, 120))
+    few = {"context_length": 16, "learning_rate": rate, "num_steps": 8, "validation_windows": 8}
+    out = forecaster.fit(values, 4, mixing="all", shares=(), progress=False, **few)
+    assert out.config.mixing == mixing
+    assert (out.tuning.kept > 0) == (mixing == "all")
+    assert forecaster.config.mixing == "none"

@@ -74,10 +74,11 @@ def compiled_once(monkeypatch):
     free |= {"validation_points": 0, "max_nonfinite_in_row": 1}
 
     class CompiledOnce(Validator):
-        def __init__(self, model, config, windows, mesh):
-            super().__init__(model, config, windows, mesh)
+        def __init__(self, model, config, windows, mesh, start):
+            super().__init__(model, config, windows, mesh, start)
             key = (dataclasses.replace(config, **free), model, mesh)
             self._decode = _compiled_decodes.setdefault(key, self._decode)
+            self._decode_start = self._decode
 
     def compile_once(run, config, parts, mesh):
         key = (dataclasses.replace(config, **free), run.data, mesh)
@@ -469,6 +470,10 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, once):
 
 
 def test_what_is_wrong_is_said():
+    with pytest.raises(ConfigError, match="mixing is 'graph', but a model of the family"):
+        tuned(waves(), dataclasses.replace(CONFIG, mixing="graph"))
+    with pytest.raises(ConfigError, match="mixing is 'all', but factors"):
+        dataclasses.replace(LORA, mixing="all")
     for fields, message in (
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"mode": "all"}, "mode must be one of full, heads, no_router, lora"),

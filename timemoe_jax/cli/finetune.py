@@ -54,6 +54,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
     given = {
         "mode": args.mode,
+        "mixing": args.mixing,
         "loss": args.loss,
         "num_steps": args.steps,
         "batch_size": args.batch_size,
@@ -92,6 +93,7 @@ COMMAND = Command(
             help="a column that is no series, and is left out; may be repeated",
         ),
         argument("--mode", choices=MODES, default="full", help="what is trained"),
+        argument("--mixing", help="how the variates of a joint model read each other from now on"),
         argument("--rank", type=int, metavar="R", help="of the factors of --mode lora"),
         argument("--loss", choices=LOSSES, default="huber", help="the error of the heads"),
         argument("--learning-rate", default="auto", help="a number; auto tries a few"),

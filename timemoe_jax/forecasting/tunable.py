@@ -1,5 +1,6 @@
 """The part of `Forecaster` that fine-tunes it, and that saves what came of it."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -87,7 +88,8 @@ class Tunable:
         tuned = fitting.fit(
             self, data, config, names=names, columns=columns, workdir=workdir, quiet=not progress
         )
-        return self._with(tuned.params, tuned.adapter, tuned.report)
+        model = dataclasses.replace(tuned.config, dtype=self.config.dtype)
+        return self._with(model, tuned.params, tuned.adapter, tuned.report)
 
     def adapted(self, folder: str | os.PathLike[str]) -> Self:
         """This model with an adapter that was saved in a folder.
@@ -97,7 +99,7 @@ class Tunable:
         """
         adapter = read_adapter(folder)
         check_base(adapter, self.digest or weights_digest(self.engine.params), "this model")
-        return self._with(merge(self.engine.params, adapter), adapter, None)
+        return self._with(self.config, merge(self.engine.params, adapter), adapter, None)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes what `from_pretrained` reads: an adapter by itself, else all parameters.
@@ -119,10 +121,14 @@ class Tunable:
         save_model(folder, self.config, self.engine.params)
 
     def _with(
-        self, params: nnx.State, adapter: Adapter | None, report: "TuningReport | None"
+        self,
+        config: ModelConfig,
+        params: nnx.State,
+        adapter: Adapter | None,
+        report: "TuningReport | None",
     ) -> Self:
         other: Any = cast(Any, type(self))(
-            self.config, params, self.config.dtype, self.engine.mesh, self._disk_cache
+            config, params, self.config.dtype, self.engine.mesh, self._disk_cache
         )
         other.digest, other.optimizer = weights_digest(params), self.optimizer
         other.tuning, other._adapter = report, adapter

@@ -219,6 +219,17 @@ class Family:
         """The config under which parameters forecast, in a dtype."""
         return dataclasses.replace(config, dtype=dtype)
 
+    def mixed(self, config: Any, mixing: str) -> Any:
+        """The same parameters, read so that variates inform each other as `mixing` says.
+
+        Raises:
+          ConfigError: a model of this family reads every series by itself.
+        """
+        raise ConfigError(
+            f"mixing is {mixing!r}, but a model of the family {self.name!r} reads every series by "
+            "itself; leave it empty"
+        )
+
     def rules(self) -> "Rules":
         """How parameters are split over a mesh: see `runtime.partitioning`."""
         return ()

@@ -37,6 +37,10 @@ class TimeTrackerFamily(Family):
         """Nothing is computed again without a backward pass."""
         return dataclasses.replace(config, dtype=dtype, remat="none")
 
+    def mixed(self, config: TimeTrackerConfig, mixing: str) -> TimeTrackerConfig:
+        """Its `mixing`, which no parameter depends on."""
+        return dataclasses.replace(config, mixing=mixing)
+
     def rules(self) -> Any:
         """See `models.time_tracker.sharding`."""
         from timemoe_jax.models.time_tracker.sharding import RULES

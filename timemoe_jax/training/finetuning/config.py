@@ -30,6 +30,9 @@ class FinetuneConfig:
     # "full": everything but the routers' selection biases; "heads": the heads alone; "no_router":
     # as "full", without the routers; "lora": low-rank factors beside the kernels of lora_targets.
     mode: str = "full"
+    # Of a joint model: how its variates are to read each other from now on ("none", "graph" or
+    # "all" of Time Tracker); empty: as they do. The start that it has to better reads as it did.
+    mixing: str = ""
     lora_rank: int = 8  # columns of a factor
     lora_alpha: float = 16.0  # the product of the factors counts this over lora_rank
     lora_dropout: float = 0.0  # share of a kernel's inputs that its factors do not see in an update
@@ -80,6 +83,11 @@ class FinetuneConfig:
             require(0 < share < 1, f"shares must lie between 0 and 1, but one is {share}")
         for name in self.lora_targets:
             require(name in TARGETS, f"lora_targets names {name!r}; known: {', '.join(TARGETS)}")
+        require(
+            not (self.mixing and self.mode == "lora"),
+            f"mixing is {self.mixing!r}, but factors are loaded onto a model as it is; use another "
+            "mode, or leave mixing empty",
+        )
         require(len(self.lora_targets) > 0, "lora_targets is empty; name at least one")
         rates = self.search_rates
         require(

@@ -40,7 +40,8 @@ def run_config(
     The learning rate of its optimizer is 1: each update is multiplied by its own.
     """
     by_context = config.normalize == "instance"
-    least = max(2, min(context, max(context // 2, config.horizon)))
+    wanted = max(context // 2, config.horizon, family_of(model).least_context(model))
+    least = max(2, min(context, wanted))
     every = config.validation_every
     return RunConfig(
         model=model,

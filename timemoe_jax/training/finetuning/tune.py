@@ -79,6 +79,7 @@ class Start(NamedTuple):
 class Tuned(NamedTuple):
     """The result: plain parameters, and for "lora" the adapter that they come from."""
 
+    config: ModelConfig  # how they are read
     params: nnx.State  # float32, or those of the start themselves where nothing was better
     adapter: Adapter | None
     report: TuningReport
@@ -183,6 +184,7 @@ class _Session:
 
     start: Start
     config: FinetuneConfig
+    model: ModelConfig  # the start's, but for `config.mixing`
     run: RunConfig
     mesh: jax.sharding.Mesh
     data: Split
@@ -202,12 +204,14 @@ class _Session:
         quiet: bool,
     ) -> "_Session":
         """Looks at everything that can be wrong, compiles the update, and says what it will do."""
-        family = family_of(start.config)
+        family, model = family_of(start.config), start.config
+        if config.mixing:
+            model = family.mixed(model, config.mixing)
         data = split_in_time(source, config, context_of(start.config, config), family.joint)
         held_out = validation_windows(data, config, family.joint)
         algorithm = optimizer_of(start, config)
         run = run_config(
-            start.config,
+            model,
             config,
             context=data.windows.index.length,
             variates=getattr(data.windows.index, "variates", 0),
@@ -236,8 +240,8 @@ class _Session:
         )
         if not quiet:
             say(str(plan))
-        validator = Validator(start.config, config, held_out, mesh)
-        return cls(start, config, run, mesh, data, parts, update, validator, plan, quiet)
+        validator = Validator(model, config, held_out, mesh, start.config)
+        return cls(start, config, model, run, mesh, data, parts, update, validator, plan, quiet)
 
     def _batches(self, seed: int) -> Any:
         run = dataclasses.replace(self.run, seed=seed)
@@ -415,10 +419,11 @@ class _Session:
         if self.config.mode == "lora":
             adapter = as_adapter(best, self.config, start.source, start.digest)
             params = start.params if report.kept == 0 else merge(start.params, adapter)
-            return Tuned(params, adapter, report)
+            return Tuned(start.config, params, adapter, report)
         if report.kept == 0:
-            return Tuned(start.params, None, report)
-        return Tuned(jax.device_get(assemble(best, self.update.frozen, self.config)), None, report)
+            return Tuned(start.config, start.params, None, report)
+        params = jax.device_get(assemble(best, self.update.frozen, self.config))
+        return Tuned(self.model, params, None, report)
 
     def _write(self, workdir: Path, tuned: Tuned) -> None:
         """The report, and what `load_model` reads."""
@@ -427,7 +432,7 @@ class _Session:
         if tuned.adapter is not None:
             write_adapter(workdir, tuned.adapter)
             return
-        config = {"model": dataclasses.asdict(self.start.config), "optimizer": {}}
+        config = {"model": dataclasses.asdict(tuned.config), "optimizer": {}}
         config["optimizer"] = dict(self.start.optimizer or {})
         with Checkpoints(workdir / CHECKPOINTS, 1, config) as checkpoints:
             checkpoints.save(tuned.report.kept, tuned.params)

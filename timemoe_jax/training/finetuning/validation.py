@@ -75,7 +75,15 @@ def _ratio(a: float, b: float) -> float:
 class Validator:
     """Scores parameters by the forecasts that `Forecaster.forecast` would make with them.
 
-    The program is compiled once; the trained part of the parameters is its argument.
+    The first call is of the start, and what later ones score is compared with it. The program is
+    compiled once; the trained part of the parameters is its argument.
+
+    Args:
+      model: how the parameters are read.
+      config: of the run.
+      windows: the forecasts to make.
+      mesh: devices.
+      start: how those of the first call are read, if in another way.
     """
 
     def __init__(
@@ -84,10 +92,8 @@ class Validator:
         config: FinetuneConfig,
         windows: Validation,
         mesh: jax.sharding.Mesh,
+        start: ModelConfig | None = None,
     ):
-        family = family_of(model)
-        decoding = family.for_inference(model, "float32")
-        graph, _ = abstract_model(decoding)
         self._windows, self._config, self._mesh = windows, config, mesh
         self._start: list[np.ndarray] | None = None  # errors of each forecast
         self._levels = model.quantile_levels if config.loss == "pinball" else ()
@@ -95,17 +101,14 @@ class Validator:
         rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
         self._rows = -(-rows // parts) * parts
 
-        def decode(trained: nnx.State, frozen: nnx.State, x: Any, mask: Any) -> Any:
-            # Rows that only fill the batch need a last point to read.
-            mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
-            model = nnx.merge(graph, assemble(trained, frozen, config))
-            return family.decode(model, x, mask, config.horizon)
-
-        self._decode: Callable[..., Any] = jax.jit(decode)
+        self._decode = _decoder(model, config)
+        same = start is None or start == model
+        self._decode_start = self._decode if same else _decoder(start or model, config)
 
     def __call__(self, trained: nnx.State, frozen: nnx.State) -> Errors:
         """The errors of the parameters."""
         points, quantiles = [], []
+        decode = self._decode_start if self._start is None else self._decode
         place = partitioning.batch_sharding(self._mesh)
         for begin in range(0, len(self._windows), self._rows):
             part = slice(begin, begin + self._rows)
@@ -113,7 +116,7 @@ class Validator:
             kept = len(arrays[0])
             filled = (np.pad(a, [(0, self._rows - kept), *[(0, 0)] * (a.ndim - 1)]) for a in arrays)
             x, mask = (jax.device_put(a, place) for a in filled)
-            decoded = self._decode(trained, frozen, x, mask)
+            decoded = decode(trained, frozen, x, mask)
             points.append(np.asarray(decoded.point)[:kept].astype(np.float64))
             if self._levels:
                 quantiles.append(np.asarray(decoded.quantiles)[:kept].astype(np.float64))
@@ -158,3 +161,17 @@ class Validator:
         change = np.mean(changes, axis=0)
         doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
         return float(change.mean()), float(doubt)
+
+
+def _decoder(model: ModelConfig, config: FinetuneConfig) -> Callable[..., Any]:
+    """The program that forecasts with the two parts of the parameters of a model."""
+    family = family_of(model)
+    graph, _ = abstract_model(family.for_inference(model, "float32"))
+
+    def decode(trained: nnx.State, frozen: nnx.State, x: Any, mask: Any) -> Any:
+        # Rows that only fill the batch need a last point to read.
+        mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
+        model = nnx.merge(graph, assemble(trained, frozen, config))
+        return family.decode(model, x, mask, config.horizon)
+
+    return jax.jit(decode)
