@@ -106,7 +106,8 @@ class FinetuneStudyConfig:
     # Its sources as domain/source:horizon; the last horizon of each series is the test.
     sources: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)  # every run is made with each
-    modes: tuple[str, ...] = ("heads", "lora", "full")  # what is trained
+    # What is trained; of a joint model also how it is mixed, as "full+graph".
+    modes: tuple[str, ...] = ("heads", "lora", "full")
     scratch: bool = True  # also the same architecture from new parameters
     linear: bool = True  # also a linear map of the train split
     max_windows: int = 500  # of a test, evenly spaced
@@ -114,7 +115,8 @@ class FinetuneStudyConfig:
     def __post_init__(self) -> None:
         require_positive(self, "max_windows")
         for name in self.modes:
-            require(name in MODES, f"modes names {name!r}; known: {', '.join(MODES)}")
+            known = name.partition("+")[0] in MODES
+            require(known, f"modes names {name!r}; known: {', '.join(MODES)}")
         require(len(self.seeds) > 0, "seeds is empty; name at least one")
         for source in self.sources:
             name, _, horizon = source.rpartition(":")

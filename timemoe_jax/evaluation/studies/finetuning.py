@@ -17,12 +17,12 @@ from jaxtyping import Float64
 from timemoe_jax.checkpoints.checksums import weights_digest
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.formats.open import open_parts
-from timemoe_jax.data.series_source import ArraySource
-from timemoe_jax.evaluation.benchmarks import benchmark_windows, find_dataset, load_benchmark
+from timemoe_jax.evaluation.benchmarks import find_dataset, load_benchmark
 from timemoe_jax.evaluation.held_out.windows import choose_sources
 from timemoe_jax.evaluation.studies.config import FinetuneStudyConfig
 from timemoe_jax.evaluation.tables import markdown_table, number
 from timemoe_jax.files import write_json
+from timemoe_jax.forecasting.fitting import ItemSource
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.linear_map import fit_linear_map
 from timemoe_jax.models.base import create_params
@@ -43,6 +43,7 @@ class Case(NamedTuple):
     contexts: list[Float64[np.ndarray, " _"]]  # of the test
     targets: Float64[np.ndarray, "W H"]
     units: Float64[np.ndarray, " W"]  # errors are in these
+    channels: int = 1  # so many series, contexts and targets at a time are aligned
 
     @property
     def horizon(self) -> int:
@@ -94,7 +95,14 @@ def _runs(
     context = context_of(start.config, dataclasses.replace(config.finetune, horizon=case.horizon))
 
     def forecasts(forecaster: Forecaster) -> Forecast:
-        return lambda contexts: forecaster.forecast(contexts, case.horizon, context).point
+        def forecast(contexts: list[np.ndarray]) -> np.ndarray:
+            together: Any = contexts
+            if forecaster.joint:
+                together = np.stack(contexts).reshape(-1, case.channels, len(contexts[0]))
+            point = forecaster.forecast(together, case.horizon, context).point
+            return np.asarray(point).reshape(-1, case.horizon)
+
+        return forecast
 
     def zero_shot() -> Result:
         return {"test": case.score(forecasts(Forecaster(start.config, start.params)))}
@@ -116,14 +124,16 @@ def _runs(
         options = dataclasses.replace(
             config.finetune,
             horizon=case.horizon,
-            mode=mode,
+            mode=mode.partition("+")[0],
+            mixing=mode.partition("+")[2],
             seed=seed,
             validation_points=case.validation_points,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of short series, once for each
-            out = fine_tune(begin, ArraySource(case.series), options)
-            forecaster = Forecaster(begin.config, out.params)
+            names = [str(i) for i in range(len(case.series))]
+            out = fine_tune(begin, ItemSource(case.series, names, case.channels), options)
+            forecaster = Forecaster(out.config, out.params)
             return {"test": case.score(forecasts(forecaster)), "tuning": out.report.as_dict()}
 
     def from_scratch(seed: int) -> Result:
@@ -154,17 +164,19 @@ def _cases(config: FinetuneStudyConfig, start: Start) -> Iterator[Case]:
 
 
 def _of_benchmark(name: str, horizon: int, config: FinetuneStudyConfig, start: Start) -> Case:
-    """The test split at stride 1, on the scale of the train split."""
+    """All channels at evenly spaced origins of the test split, on the scale of the train split."""
     benchmark = load_benchmark(find_dataset(name, config.data_dir or None))
     context = context_of(start.config, dataclasses.replace(config.finetune, horizon=horizon))
-    windows = benchmark_windows(benchmark, context, horizon, max_windows=config.max_windows)
-    read = [(c, t) for c, t, *_ in windows.batches(256)]
-    contexts = [row for part, _ in read for row in part]
-    targets = np.concatenate([part for _, part in read])
-    train, until, _ = benchmark.borders
-    series = list(np.ascontiguousarray(benchmark.scaled[:until].T))
-    case = f"{benchmark.name}_{horizon}"
-    return Case(case, series, until - train, contexts, targets, np.ones(len(targets)))
+    train, until, end = benchmark.borders
+    values = np.ascontiguousarray(benchmark.scaled.T)
+    channels, origins = len(values), end - until - horizon + 1
+    count = min(origins, max(1, config.max_windows // channels))
+    chosen = until + (2 * np.arange(count) + 1) * origins // (2 * count)
+    contexts = [row[t - context : t] for t in chosen for row in values]
+    targets = np.stack([row[t : t + horizon] for t in chosen for row in values])
+    series, case = list(values[:, :until]), f"{benchmark.name}_{horizon}"
+    ones = np.ones(len(targets))
+    return Case(case, series, until - train, contexts, targets, ones, channels)
 
 
 def _of_source(name: str, horizon: int, series: Sequence[np.ndarray], most: int) -> Case:
