@@ -133,6 +133,8 @@ def _runs(
             warnings.simplefilter("ignore")  # of short series, once for each
             names = [str(i) for i in range(len(case.series))]
             out = fine_tune(begin, ItemSource(case.series, names, case.channels), options)
+            if out.report.ended.startswith("SIG"):
+                raise SystemExit(f"stopped by {out.report.ended}; this run begins again next time")
             forecaster = Forecaster(out.config, out.params)
             return {"test": case.score(forecasts(forecaster)), "tuning": out.report.as_dict()}
 
