@@ -53,9 +53,10 @@ def test_every_case_has_its_runs_and_the_table_their_changes(tmp_path):
     never.assert_not_called()
     # A run that is stopped leaves no result, and the study ends with it.
     (tmp_path / "out/waves_4_full_0.json").rename(tmp_path / "kept")
-    with mock.patch.object(finetuning, "fine_tune") as stopped, pytest.raises(SystemExit):
+    with mock.patch.object(finetuning, "fine_tune") as stopped:
         stopped.return_value.report.ended = "SIGTERM"
-        finetuning.run_finetune_study(study, tmp_path / "out")
+        with pytest.raises(SystemExit, match="SIGTERM"):
+            finetuning.run_finetune_study(study, tmp_path / "out")
     assert not (tmp_path / "out/waves_4_full_0.json").exists()
     # A wave is a linear map of its past.
     linear = json.loads((tmp_path / "out/waves_4_linear_0.json").read_text())

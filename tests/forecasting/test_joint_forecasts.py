@@ -9,6 +9,8 @@ import pytest
 from tiny_model import TINY, TRACKER
 
 from timemoe_jax import DataError, Forecaster
+from timemoe_jax.checkpoints.load import save_model
+from timemoe_jax.cli.main import main
 from timemoe_jax.forecasting.pictures import plot_series
 from timemoe_jax.models.base import create_params
 
@@ -95,6 +97,23 @@ def test_past_covariates_are_further_variates():
     np.testing.assert_allclose(out["predictions"], expected.ravel(), rtol=1e-4)
     adjusted = forecaster().predict_df(frame(x), H, covariates_as="adjustment", **options)
     assert not np.allclose(adjusted["predictions"], out["predictions"], rtol=1e-4)
+
+
+def test_the_commands_read_the_variates_of_a_table_together(tmp_path, capsys):
+    """A forecast with covariates is that of `predict_df`; a picture shows the links."""
+    x, table = values()[0], tmp_path / "table.csv"
+    frame(x).to_csv(table, index=False)
+    future(x).to_csv(tmp_path / "plan.csv", index=False)
+    model = forecaster("graph")
+    save_model(tmp_path / "model", model.config, model.engine.params)
+    asked = [str(table), "--checkpoint", str(tmp_path / "model")]
+    out = ["--out", str(tmp_path / "out.csv"), "--levels", "", "--digits", "6"]
+    main(["forecast", *asked, "--horizon", str(H), "--future", str(tmp_path / "plan.csv"), *out])
+    expected = model.predict_df(frame(x), H, future_df=future(x))["predictions"]
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "out.csv")["predictions"], expected, 1e-4)
+    main(["plot", *asked, "--graph", str(tmp_path / "links.png")])
+    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'links.png'}\n")
+    assert (tmp_path / "links.png").stat().st_size > 5_000
 
 
 def future(x, changed=0.0):

@@ -58,7 +58,11 @@ def names_of(args: argparse.Namespace) -> ColumnNames:
 
 
 def prepare_file(
-    path: str, args: argparse.Namespace, future_df: Any = None, past_covariates: Any = ()
+    path: str,
+    args: argparse.Namespace,
+    future_df: Any = None,
+    past_covariates: Any = (),
+    as_variates: bool = False,
 ) -> FrameInputs:
     """Reads a file, and takes the series out of it.
 
@@ -78,6 +82,7 @@ def prepare_file(
         if vars(args).get("date_format"):
             options["date_format"] = args.date_format
         options |= {"future_df": future, "past_covariates": past_covariates}
+        options["as_variates"] = as_variates
 
         def prepare(horizon: int) -> FrameInputs:
             return prepare_frame(frame, horizon, where=path, timestamp_column=timestamp, **options)
@@ -185,6 +190,8 @@ def run_forecast(args: argparse.Namespace) -> None:
     if args.backtest is not None:
         _check_folds(args, prepared)
     forecaster, options = _forecaster(args, levels)
+    if forecaster.joint and (future is not None or args.past_covariate):
+        prepared = prepare_file(args.data, args, future, args.past_covariate, as_variates=True)
     from timemoe_jax.forecasting.frame_forecast import forecast_frame
 
     names = [f"{args.data}: {name}" for name in prepared.names]
