@@ -42,7 +42,7 @@ class FinetuneConfig:
     learning_rate: float = 0.0  # the largest, after the warm-up; 0: the best of search_rates
     # Tried in short runs of search_steps updates; the better half is tried for twice as many.
     search_rates: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-    search_steps: int = 6  # updates of the first trial of each rate
+    search_steps: int = 10  # updates of the first trial of each rate
     # "auto": that which the model was trained with, where its checkpoint says so, else "adamw".
     algorithm: str = "auto"
     weight_decay: float = 0.0  # decoupled, times the learning rate

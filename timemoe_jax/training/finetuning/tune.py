@@ -388,7 +388,10 @@ class _Session:
             return held["learning_rate"], scores
 
         def score(state: TrainState) -> float:
-            errors = self.validator(state.params, self.update.frozen)
+            # Half of the way: a short run has hardly averaged its noise, which would else hide that
+            # a large rate goes in the right direction.
+            half = towards(self.update.trained, state.params, 0.5, self.config)
+            errors = self.validator(half, self.update.frozen)
             diverged = not errors.relative_to(zero_shot) <= DIVERGED
             return math.inf if diverged else errors.change
 
@@ -400,7 +403,7 @@ class _Session:
 
         def tried(rate: float, steps: int, found: float) -> None:
             if not self.quiet:
-                say(f"learning rate {rate:g}: after {steps} updates a forecast {found:+.1%}")
+                say(f"learning rate {rate:g}: half of {steps} updates, a forecast {found:+.1%}")
 
         if not self.quiet:
             say("looking for a learning rate, by held-out errors beside zero-shot")
