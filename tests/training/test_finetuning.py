@@ -26,7 +26,7 @@ from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.finetuning import loop, tune
 from timemoe_jax.training.finetuning.config import FinetuneConfig
 from timemoe_jax.training.finetuning.loop import History
-from timemoe_jax.training.finetuning.search import search_rate
+from timemoe_jax.training.finetuning.search import lower_rate, search_rate
 from timemoe_jax.training.finetuning.step import compile_update, rate_at
 from timemoe_jax.training.finetuning.trainable import assemble, rules_of, split
 from timemoe_jax.training.finetuning.tune import Start, fine_tune
@@ -392,7 +392,7 @@ def test_a_mesh_changes_nothing_but_the_rounding():
     )
 
 
-def test_the_search_halves_and_prefers_the_smaller_of_equals():
+def test_the_search_takes_the_largest_rate_that_does_no_harm():
     config = dataclasses.replace(CONFIG, search_rates=(1e-4, 1e-3, 1e-2, 1.0), search_steps=2)
     seen = []
 
@@ -404,16 +404,21 @@ def test_the_search_halves_and_prefers_the_smaller_of_equals():
             state.params.append(rate)
             return state, {}
 
-    def score(state):
-        largest = max(state.params)
-        return float("inf") if largest > 0.5 else 0.9 if largest > 5e-4 else 1.0
+    def score(limit):
+        return lambda state: 0.01 if max(state.params) < limit else float("inf")
 
-    rate, scores = search_rate(
-        config, Fake(), lambda: range(99), score, lambda *a: seen.append(a[:2])
-    )
+    def search(limit):
+        return search_rate(
+            config, Fake(), lambda: range(99), score(limit), lambda *a: seen.append(a)
+        )
+
+    rate, scores = search(5e-3)
     assert rate == 1e-3
-    assert scores[1.0] == float("inf")
-    assert seen == [(1e-4, 2), (1e-3, 2), (1e-2, 2), (1.0, 2), (1e-3, 4), (1e-2, 4)]
+    assert scores == {1.0: float("inf"), 1e-2: float("inf"), 1e-3: 0.01}
+    assert seen == list(scores.items())
+    assert search(0)[0] == 1e-4  # all do harm: the run itself will tell
+    assert lower_rate(config, 1e-2) == 1e-3
+    assert lower_rate(config, 1e-4) is None
 
 
 def test_the_rate_rises_and_falls():
@@ -429,7 +434,24 @@ def test_the_rate_that_is_found_is_used(tmp_path):
     )
     out = tuned(waves(), config, workdir=tmp_path)
     assert out.report.learning_rate == 3e-2
-    assert set(out.report.search) == {1e-5, 3e-2}
+    assert set(out.report.search) == {3e-2}
+
+
+def test_a_rate_that_gains_nothing_is_followed_by_a_lower_one(tmp_path):
+    """A large one that does no harm in a trial, but in the run; it resumes in either."""
+    config = dataclasses.replace(
+        CONFIG, learning_rate=0.0, search_rates=(1e-2, 10.0), search_steps=1, num_steps=8, shares=()
+    )
+    with mock.patch.object(tune, "search_rate", return_value=(10.0, {10.0: 0.0})):
+        with pytest.warns(UserWarning, match="diverged"):
+            out = tuned(waves(), config, workdir=tmp_path)
+        with pytest.warns(UserWarning, match="diverged"):
+            again = tuned(waves(), config, workdir=tmp_path)
+    assert out.report.learning_rate == 1e-2
+    assert out.report.kept > 0
+    assert (tmp_path / tune.LOWER / "metrics.jsonl").exists()
+    assert again.report.history == out.report.history
+    assert load_model(tmp_path).step == out.report.kept
 
 
 class Killed(BaseException):

@@ -63,7 +63,7 @@ class Tunable:
           data: whatever `forecast` and `predict_df` take: arrays, lists, a data frame; or the path
             of a file or a folder.
           horizon: points to forecast.
-          learning_rate: the largest, or "auto": the best of a few, by short trials.
+          learning_rate: the largest, or "auto": the largest of a few that does no harm in a trial.
           names: as for `forecast`.
           id_column, timestamp_column, target, freq, date_format: as for `predict_df`.
           covariates: columns that are no series. Nothing is learned of them yet; they are left out.

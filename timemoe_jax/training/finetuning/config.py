@@ -39,10 +39,11 @@ class FinetuneConfig:
     lora_targets: tuple[str, ...] = ("attention", "shared", "heads")  # which kernels have factors
     loss: str = "huber"  # of the heads that a forecast reads: huber, mse, mae or pinball
     huber_delta: float = 2.0  # errors beyond this, in deviations of the context, count linearly
-    learning_rate: float = 0.0  # the largest, after the warm-up; 0: the best of search_rates
-    # Tried in short runs of search_steps updates; the better half is tried for twice as many.
+    # The largest, after the warm-up; 0: the largest of search_rates that does no harm in a trial,
+    # and, if nothing is gained by it, one of a fifth or less.
+    learning_rate: float = 0.0
     search_rates: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-    search_steps: int = 10  # updates of the first trial of each rate
+    search_steps: int = 10  # updates of a trial
     # "auto": that which the model was trained with, where its checkpoint says so, else "adamw".
     algorithm: str = "auto"
     weight_decay: float = 0.0  # decoupled, times the learning rate

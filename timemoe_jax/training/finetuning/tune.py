@@ -37,7 +37,7 @@ from timemoe_jax.training.config import OptimizerConfig, RunConfig
 from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunConfig
 from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
-from timemoe_jax.training.finetuning.search import search_rate
+from timemoe_jax.training.finetuning.search import lower_rate, search_rate
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
 from timemoe_jax.training.finetuning.trainable import (
     Parts,
@@ -56,6 +56,7 @@ from timemoe_jax.training.step import TrainState
 from timemoe_jax.training.workdir import claimed_workdir, what_next, writing
 
 STATE = "state"  # of a run that may go on, in its folder
+LOWER = "lower_rate"  # the folder of a second run, below that of the first
 CONFIG_FILE, SEARCH_FILE, REPORT_FILE = "config.json", "search.json", "report.json"
 
 
@@ -178,6 +179,15 @@ class _Kept(NamedTuple):
     share: float  # of the way from the start to the best update; 0: the start itself
 
 
+class _Attempt(NamedTuple):
+    """What became of a run at one rate."""
+
+    history: History
+    kept: _Kept
+    ended: str
+    updates: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Session:
     """Everything that is fixed before the first update."""
@@ -276,18 +286,63 @@ class _Session:
             write_json(path, now)
 
     def finish(self, began: float, workdir: Path | None) -> Tuned:
-        """Searches, trains, and returns what is kept; writes it where there is a workdir."""
+        """Searches, trains, and returns what is kept; writes it where there is a workdir.
+
+        Where a rate that was searched for gained nothing, one that is a fifth of it or less has a
+        run, too, in a folder below the workdir.
+        """
         stop = StopSignal()
-        with ExitStack() as ending, stop, partitioning.use_mesh(self.mesh):
+        with stop, partitioning.use_mesh(self.mesh):
+            rate, search, attempt = self._attempt(workdir, stop, None)
+            lower = None if self.config.learning_rate else lower_rate(self.config, rate)
+            if attempt.kept.share == 0 and lower is not None and not stop.name:
+                if not self.quiet:
+                    say(f"nothing gained at a learning rate of {rate:g}; going on with {lower:g}")
+                below = None if workdir is None else workdir / LOWER
+                if below is not None:
+                    with writing(below):
+                        below.mkdir(exist_ok=True)
+                rate, _, attempt = self._attempt(below, stop, lower)
+        history, kept = attempt.history, attempt.kept
+        report = TuningReport(
+            plan=self.plan,
+            learning_rate=rate,
+            search=search,
+            zero_shot=history.zero_shot,
+            tuned=kept.errors,
+            kept=history.best if kept.share else 0,
+            share=kept.share,
+            updates=attempt.updates,
+            history=tuple(history.every),
+            ended=attempt.ended,
+            seconds=round(time.perf_counter() - began, 1),
+        )
+        tuned = self._tuned(kept.trained, report)
+        if not self.quiet:
+            say(str(report))
+        if workdir is not None:
+            self._write(workdir, tuned)
+        if stop.interrupted:
+            again = "; run the same command again to resume" if workdir is not None else ""
+            raise KeyboardInterrupt(f"stopped by SIGINT at update {attempt.updates:,}{again}")
+        return tuned
+
+    def _attempt(
+        self, folder: Path | None, stop: StopSignal, rate: float | None
+    ) -> tuple[float, dict[float, float], "_Attempt"]:
+        """A run at a rate, or at one that is searched for, and what may be kept of it."""
+        search: dict[float, float] = {}
+        with ExitStack() as ending:
             saved = None
-            if workdir is not None:
-                saved = ending.enter_context(Checkpoints(workdir / STATE, 1, {}))
+            if folder is not None:
+                saved = ending.enter_context(Checkpoints(folder / STATE, 1, {}))
             batches = self._batches(self.config.seed)
-            state, best, history = self._begin(saved, batches, workdir)
-            rate, search = self._rate(workdir, history.zero_shot, stop)
+            state, best, history = self._begin(saved, batches, folder)
+            if rate is None:
+                rate, search = self._rate(folder, history.zero_shot, stop)
             log = None
-            if workdir is not None:
-                log = MetricsLog(workdir, int(state.step))
+            if folder is not None:
+                log = MetricsLog(folder, int(state.step))
                 ending.push(log.close_after)
             loop = FinetuneLoop(
                 self.run,
@@ -305,28 +360,7 @@ class _Session:
             )
             ended, updates = _run(loop, state, batches, stop)
             kept = self._kept(loop, bool(stop.name))
-        report = TuningReport(
-            plan=self.plan,
-            learning_rate=rate,
-            search=search,
-            zero_shot=history.zero_shot,
-            tuned=kept.errors,
-            kept=history.best if kept.share else 0,
-            share=kept.share,
-            updates=updates,
-            history=tuple(history.every),
-            ended=ended,
-            seconds=round(time.perf_counter() - began, 1),
-        )
-        tuned = self._tuned(kept.trained, report)
-        if not self.quiet:
-            say(str(report))
-        if workdir is not None:
-            self._write(workdir, tuned)
-        if stop.interrupted:
-            again = "; run the same command again to resume" if workdir is not None else ""
-            raise KeyboardInterrupt(f"stopped by SIGINT at update {updates:,}{again}")
-        return tuned
+        return rate, search, _Attempt(history, kept, ended, updates)
 
     def _begin(
         self, saved: Checkpoints | None, batches: Any, workdir: Path | None
@@ -401,12 +435,13 @@ class _Session:
             for batch in self._batches(self.config.seed + 1):
                 yield {name: jax.device_put(batch[name], place) for name in ("values", "mask")}
 
-        def tried(rate: float, steps: int, found: float) -> None:
+        def tried(rate: float, found: float) -> None:
             if not self.quiet:
+                steps = self.config.search_steps
                 say(f"learning rate {rate:g}: half of {steps} updates, a forecast {found:+.1%}")
 
         if not self.quiet:
-            say("looking for a learning rate, by held-out errors beside zero-shot")
+            say("looking for the largest learning rate that does no harm, by held-out errors")
         rate, scores = search_rate(
             self.config, self.update, batches, score, tried, lambda: bool(stop.name)
         )
