@@ -3,8 +3,8 @@
 A machine's clock, caches and other users make a time alone worth little, so every time is taken
 beside a reference's in the same run: both take turns, several rounds, and each one's minimum
 counts. Where other programs use the same cores, `--clock cpu` counts the processor's time instead,
-of all threads of a process. A row of the JSON has a name, a value and its unit; where there is a reference, its name
-and the ratio, the value over that of the reference. MB are 10^6 bytes.
+of all threads of a process. A row of the JSON has a name, a value and its unit; where there is a
+reference, its name and the ratio, the value over that of the reference. MB are 10^6 bytes.
 """
 
 import argparse

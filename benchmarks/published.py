@@ -5,8 +5,9 @@ python benchmarks/published.py CODE DEVICE
 CODE is a checkout of the published code, the folder that holds the package `time_moe` (Time-MoE) or
 `segmoe_forecast` (Seg-MoE); DEVICE is cpu or cuda. It runs in an environment of its own, which has
 PyTorch and what the published code asks for (Time-MoE a version of transformers, Seg-MoE einops,
-timm, safetensors, matplotlib and tqdm), reads one JSON command a line, and answers each with one JSON line. It stays
-alive between commands, so that a benchmark can alternate between its own calls and those made here.
+timm, safetensors, matplotlib and tqdm), reads one JSON command a line, and answers each with one
+JSON line. It stays alive between commands, so that a benchmark can alternate between its own calls
+and those made here.
 
 Of Time-MoE three things are built to be timed: the sparse layer, the update of a whole model, and
 its forecast. In the layer the shared expert is replaced by zeros, so that what remains is the

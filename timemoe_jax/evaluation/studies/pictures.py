@@ -112,3 +112,35 @@ def plot_ablations(
     ax.set_xlabel(f"{title}: mean and deviation over seeds")
     ax.spines[["top", "right"]].set_visible(False)
     return save_figure(figure, path, 130)
+
+
+def plot_differences(
+    path: str | os.PathLike[str], studies: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> Path:
+    """Writes a panel for each study: by how many percent each control lies above "full".
+
+    Args:
+      path: of the picture.
+      studies: of each study its controls: the mean of the share, and the deviation over seeds.
+    """
+    if not studies:
+        raise DataError("studies is empty; a picture needs at least one")
+    names = list(dict.fromkeys(name for controls in studies.values() for name in controls))
+    figure = new_figure(path, 9.0, 1.1 + 0.3 * len(names) * -(-len(studies) // 3))
+    columns = min(3, len(studies))
+    grid = figure.subplots(-(-len(studies) // columns), columns, squeeze=False, sharex=True)
+    for ax, (study, controls) in zip(grid.flat, studies.items(), strict=False):
+        for row, (mean, deviation) in enumerate(controls.values()):
+            color = TRUTH_COLOR if abs(mean) < deviation else FORECAST_COLOR
+            bar = 100 * deviation
+            ax.errorbar(100 * mean, row, xerr=bar, fmt="o", color=color, ms=4, capsize=3, lw=1)
+        ax.axvline(0, color="#bbbbbb", lw=0.8, zorder=0)
+        ax.set_yticks(range(len(controls)), labels=list(controls), fontsize=8)
+        ax.set_ylim(len(controls) - 0.5, -0.5)
+        ax.set_title(study, loc="left", fontsize=10)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in grid.flat[len(studies) :]:
+        ax.set_axis_off()
+    for ax in grid[-1]:
+        ax.set_xlabel("% of MSE above segments", fontsize=9)
+    return save_figure(figure, path, 130)
