@@ -6,10 +6,10 @@ python benchmarks/segments.py --workdir=out/segments --data-dir=DIR --corpus=PAT
 DIR holds ETTh1.csv and ETTm1.csv, as `timemoe data download ett DIR` leaves them; without it, or
 without a corpus, those studies are left out with a line. Each study has a folder in the workdir;
 what is finished there is not run again, and several processes may share the work, one for each of
---studies. The table has the held-out errors of every variant, in units of each context's
-deviation, and by how many percent its MSE lies above that of segments, taken seed by seed: the mean
-over seeds and horizons, and the deviation between seeds. --quick makes two updates of each variant,
-of one seed.
+--studies; --report runs nothing. The table has the held-out errors of every variant, in units of
+each context's deviation, and by how many percent its MSE lies above that of segments, taken seed by
+seed: the mean over seeds and horizons, and the deviation between seeds. --quick makes two updates
+of each variant, of one seed.
 """
 
 import argparse
@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure
@@ -29,7 +27,12 @@ from timemoe_jax.config import from_mapping
 from timemoe_jax.evaluation.benchmarks import find_dataset
 from timemoe_jax.evaluation.studies.config import StudyConfig
 from timemoe_jax.evaluation.studies.pictures import plot_differences
-from timemoe_jax.evaluation.studies.reports import relative_differences, run_study, spread
+from timemoe_jax.evaluation.studies.reports import (
+    relative_differences,
+    run_study,
+    spread,
+    spread_of,
+)
 from timemoe_jax.evaluation.tables import markdown_table
 
 STUDIES = [f"{family}-{data}" for family in segments.FAMILIES for data in segments.DATA]
@@ -73,7 +76,7 @@ def table(found: Mapping[str, Results]) -> str:
             row = [study, "segments" if name == "full" else name]
             row += [f"{first[f'{kind}_parameters']:,}" for kind in ("activated", "total")]
             row += [str(spread(results, name, int(h))) for h in horizons]
-            above = relative_differences(results, name).shown("{:+.1%}")
+            above = spread_of(relative_differences(results, name)).shown("{:+.1%}")
             row.append("" if name == "full" else above)
             rows.append(row)
     header = ["study", "variant", "activated", "in all"]
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="a folder of ETTh1.csv and ETTm1.csv")
     parser.add_argument("--corpus", help="a folder in the Time-300B layout")
     parser.add_argument("--picture", type=Path, help="where to draw the differences")
+    parser.add_argument("--report", action="store_true", help="run nothing, show what is finished")
     parser.add_argument("--quick", action="store_true", help="a few updates; says nothing")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     args = parser.parse_args()
@@ -98,16 +102,16 @@ def main() -> None:
     found: dict[str, Results] = {}
     for study in studies:
         folder, path = args.workdir / study, path_of(study, args)
-        if path:
+        if path and not args.report:
             run_study(config_of(study, path, args.quick), folder)
-        else:
+        elif not args.report:
             print(f"{study}: not run, its data were not given")
         if results := results_of(folder):
             found[study] = results
     report = measure.Report(args.json)
     for study, results in found.items():
         for name in dict.fromkeys(r["variant"] for r in results):
-            difference = relative_differences(results, name).mean
+            difference = spread_of(relative_differences(results, name)).mean
             report.add(f"{study} {name}", 100 * difference, "% above segments")
     report.write()
     if found:
@@ -116,11 +120,10 @@ def main() -> None:
             plot_differences(args.picture, {s: differences(r) for s, r in found.items()})
 
 
-def differences(results: Results) -> dict[str, tuple[float, float]]:
-    """The mean and the deviation of each control's difference from segments."""
+def differences(results: Results) -> dict[str, list[float]]:
+    """Each control's differences from segments."""
     names = [n for n in dict.fromkeys(r["variant"] for r in results) if n != "full"]
-    found = {name: relative_differences(results, name) for name in names}
-    return {name: (each.mean, np.nan_to_num(each.deviation)) for name, each in found.items()}
+    return {name: relative_differences(results, name) for name in names}
 
 
 if __name__ == "__main__":

@@ -207,6 +207,8 @@ def test_the_config_files_are_studies_of_any_config(file):
 def test_controls_of_segments_have_as_many_parameters(which, count):
     config = segments_file.get_config(which)
     config.base.data.path = "somewhere"
+    if count == 4:
+        config.ablations.variants = "full,token_routing,token_activated,token_total"
     variants = ablation_variants(from_mapping(StudyConfig, config.to_dict()))
     models = {v.labels["variant"]: v.config.model for v in variants}
     assert (len(models), len(variants)) == (count, 3 * count)
@@ -343,12 +345,14 @@ def test_relative_differences_by_hand(tmp_path):
         *(_ablation("full", s, m) for s, m in enumerate((1.0, 2.0))),
         *(_ablation("token_routing", s, m) for s, m in enumerate((1.2, 1.8, 9.0))),
     ]
-    found = study_reports.relative_differences(results, "token_routing")
+    values = study_reports.relative_differences(results, "token_routing")
+    assert values == pytest.approx([0.2, -0.1])
+    found = study_reports.spread_of(values)
     assert found.mean == pytest.approx(0.05)
     assert found.shown("{:+.1%}") == "+5.0% ± 21.2% (2)"
     assert "paper" not in study_reports.ablation_table(results, (8,))
-    assert plot_differences(tmp_path / "d.png", {"encoder": {"token_routing": (0.1, 0.2)}}).exists()
-    with pytest.raises(DataError, match="studies is empty"):
+    assert plot_differences(tmp_path / "d.png", {"encoder": {"token_routing": values}}).exists()
+    with pytest.raises(DataError, match="holds no control"):
         plot_differences(tmp_path / "d.png", {})
 
 

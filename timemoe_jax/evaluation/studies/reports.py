@@ -148,20 +148,20 @@ def _interval(fit: ScalingFit, name: str) -> str:
 
 def spread(results: Sequence[Result], variant: str, horizon: int, metric: str = "mse") -> Spread:
     """The held-out "mse" or "mae" of a variant, the mean over sources, over its seeds."""
-    return _spread([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
+    return spread_of([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
 
 
 def difference(results: Sequence[Result], variant: str, horizon: int) -> Spread:
     """How much a variant's MSE lies above that of "full", over the seeds that both have."""
     by_seed = {r["seed"]: _errors(r, horizon, "mse") for r in results if r["variant"] == "full"}
     pairs = [r for r in results if r["variant"] == variant and r["seed"] in by_seed]
-    return _spread([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])
+    return spread_of([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])
 
 
-def relative_differences(results: Sequence[Result], variant: str) -> Spread:
-    """By which share a variant's MSE lies above that of "full", over the seeds that both have.
+def relative_differences(results: Sequence[Result], variant: str) -> list[float]:
+    """By which share a variant's MSE lies above that of "full", for each seed that both have.
 
-    Of each seed it is the mean over the horizons.
+    Each is the mean over the horizons.
     """
     by_seed = {r["seed"]: r for r in results if r["variant"] == "full"}
 
@@ -171,7 +171,7 @@ def relative_differences(results: Sequence[Result], variant: str) -> Spread:
         pairs = [(_errors(result, h, "mse"), _errors(full, h, "mse")) for h in horizons]
         return float(np.mean([mse / of - 1 for mse, of in pairs]))
 
-    return _spread([share(r) for r in results if r["variant"] == variant and r["seed"] in by_seed])
+    return [share(r) for r in results if r["variant"] == variant and r["seed"] in by_seed]
 
 
 def _errors(result: Result, horizon: int, metric: str) -> float:
@@ -179,7 +179,8 @@ def _errors(result: Result, horizon: int, metric: str) -> float:
     return float("nan") if value is None else value
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> Spread:
+    """Of the values of several seeds."""
     mean = float(np.mean(values)) if values else float("nan")
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return Spread(mean, deviation, len(values))
