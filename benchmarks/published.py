@@ -2,16 +2,17 @@
 
 python benchmarks/published.py CODE DEVICE
 
-CODE is a checkout of the published code, the folder that holds the package `time_moe`; DEVICE is
-cpu or cuda. It runs in an environment of its own, which has PyTorch and the version of
-transformers that the published code asks for, reads one JSON command a line, and answers each with
-one JSON line. It stays alive between commands, so that a benchmark can alternate between its own
-calls and those made here.
+CODE is a checkout of the published code, the folder that holds the package `time_moe` (Time-MoE) or
+`segmoe_forecast` (Seg-MoE); DEVICE is cpu or cuda. It runs in an environment of its own, which has
+PyTorch and what the published code asks for (Time-MoE a version of transformers, Seg-MoE einops,
+timm, safetensors, matplotlib and tqdm), reads one JSON command a line, and answers each with one
+JSON line. It stays alive between commands, so that a benchmark can alternate between its own calls
+and those made here.
 
-Three things are built to be timed: the sparse layer, the update of a whole model, and its forecast.
-In the layer the shared expert is replaced by zeros, so that what remains is the router and the
-routed experts (and the adding of those zeros). All get the arrays that the other side makes from
-the same seed.
+Of Time-MoE three things are built to be timed: the sparse layer, the update of a whole model, and
+its forecast. In the layer the shared expert is replaced by zeros, so that what remains is the
+router and the routed experts (and the adding of those zeros). Of Seg-MoE these are the forward pass
+and the update of a whole model. All get the arrays that the other side makes from the same seed.
 """
 
 import contextlib
@@ -51,6 +52,12 @@ def step_values(batch: int, length: int) -> np.ndarray:
     return np.random.default_rng(SEED).standard_normal((batch, length + 1), dtype=np.float32)
 
 
+def window_values(batch: int, variates: int, points: int) -> np.ndarray:
+    """Windows of several series, of all points that are read or aimed at."""
+    shape = (batch, variates, points)
+    return np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
+
+
 def forecast_values(batch: int, context: int) -> np.ndarray:
     """Contexts to forecast from, of zero mean and unit deviation."""
     return np.random.default_rng(SEED).standard_normal((batch, context), dtype=np.float32)
@@ -76,18 +83,16 @@ class Program:
     """What the commands act on.
 
     Args:
-      code: the folder that holds `time_moe`.
       device: cpu or cuda.
     """
 
-    def __init__(self, code: str, device: str):
-        sys.path.insert(0, code)
+    def __init__(self, device: str):
         self.torch: Any = importlib.import_module("torch")
-        self.transformers: Any = importlib.import_module("transformers")
-        self.modeling: Any = importlib.import_module("time_moe.models.modeling_time_moe")
+        self.beside = ""  # the version of another library
         self.device = device
         self.works: dict[str, Callable[[], Any]] = {}
-        self.torch.set_num_threads(os.cpu_count() or 1)
+        # As many as there are cores that this process may use, as XLA does.
+        self.torch.set_num_threads(len(os.sched_getaffinity(0)))
         # XLA multiplies float32 matrices of a GPU in TF32; so that this side may, too.
         self.torch.backends.cuda.matmul.allow_tf32 = True
 
@@ -95,8 +100,8 @@ class Program:
         """Versions, and whether the device can be used."""
         usable = self.device == "cpu" or self.torch.cuda.is_available()
         threads, torch_version = self.torch.get_num_threads(), self.torch.__version__
-        text = f"torch {torch_version}, transformers {self.transformers.__version__}"
-        return {"usable": usable, "text": f"{text}, {self.device}, {threads} threads"}
+        text = f"torch {torch_version}{self.beside}, {self.device}, {threads} threads"
+        return {"usable": usable, "text": text}
 
     def clear(self) -> dict[str, Any]:
         """Forgets what was built."""
@@ -106,6 +111,33 @@ class Program:
             self.torch.cuda.reset_peak_memory_stats()
         reset_peak_memory()
         return {}
+
+    def time(self, work: str, calls: int, clock: str = "perf_counter") -> dict[str, Any]:
+        """Seconds of each of so many calls, by a clock of the module `time`."""
+        now = getattr(time, clock)
+        seconds = []
+        for _ in range(calls):
+            start = now()
+            self.works[work]()
+            if self.device == "cuda":
+                self.torch.cuda.synchronize()
+            seconds.append(now() - start)
+        return {"seconds": seconds}
+
+    def memory(self) -> dict[str, Any]:
+        """Peak since the last `clear`: of the device if that is a GPU, else of the process."""
+        if self.device == "cuda":
+            return {"bytes": self.torch.cuda.max_memory_allocated()}
+        return {"bytes": peak_memory()}
+
+
+class TimeMoe(Program):
+    """The works of the published Time-MoE; see `Program`."""
+
+    def __init__(self, device: str):
+        super().__init__(device)
+        self.beside = f", transformers {importlib.import_module('transformers').__version__}"
+        self.modeling: Any = importlib.import_module("time_moe.models.modeling_time_moe")
 
     def layer(
         self, tokens: int, d_model: int, d_hidden: int, num_experts: int, choices: int, dtype: str
@@ -249,22 +281,83 @@ class Program:
             raise ValueError(f"forecasts {first.shape} are not finite [{batch}, {horizon}]")
         return {"forecast": first.tolist(), "seconds": seconds}
 
-    def time(self, work: str, calls: int) -> dict[str, Any]:
-        """Seconds of each of so many calls."""
-        seconds = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            self.works[work]()
-            if self.device == "cuda":
-                self.torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds}
 
-    def memory(self) -> dict[str, Any]:
-        """Peak since the last `clear`: of the device if that is a GPU, else of the process."""
-        if self.device == "cuda":
-            return {"bytes": self.torch.cuda.max_memory_allocated()}
-        return {"bytes": peak_memory()}
+class SegMoe(Program):
+    """The works of the published Seg-MoE; see `Program`."""
+
+    def __init__(self, device: str):
+        super().__init__(device)
+        self.model_class: Any = importlib.import_module("segmoe_forecast.model").TSFTransformer
+        self.losses: Any = importlib.import_module("segmoe_forecast.utils.LoadBalancingLoss")
+
+    def windows(
+        self,
+        folder: str,
+        shape: Sequence[int],
+        delta: float,
+        factor: float,
+        optimizer: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Builds the works "forward" and "update" of the model of a folder, float32.
+
+        The forward pass is that of a published forecast, without dropout: the other path of its
+        attention drops weights when it is not trained, too. An update is a step of the published
+        trainer, with its optimizer.
+
+        Args:
+          folder: of config.json and safetensors.
+          shape: windows, variates, points that are read and points further that are aimed at.
+          delta: of the Huber loss.
+          factor: of the balancing loss.
+          optimizer: our `OptimizerConfig` as a mapping.
+
+        Returns:
+          the norm of what comes out, to compare with the other side's.
+        """
+        torch = self.torch
+        load: Any = importlib.import_module("safetensors.torch").load_file
+        arguments = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        arguments = {"channels": shape[1], "n_outputs": shape[3], **arguments}
+        model = self.model_class(**arguments)
+        model.load_state_dict(load(Path(folder) / "model.safetensors"))
+        model = model.to(self.device)
+        adamw = model.setup_optimizer(
+            optimizer["learning_rate"],
+            optimizer["weight_decay"],
+            betas=(optimizer["b1"], optimizer["b2"]),
+        )
+        values = torch.from_numpy(window_values(*shape[:2], shape[2] + shape[3])).to(self.device)
+        reads, aims = values[..., : shape[2]], values[..., shape[3] :]
+        huber = torch.nn.HuberLoss(delta=delta)
+        experts, choices = arguments["n_experts"], arguments["top_k_experts"]
+        balancing = self.losses.LoadBalancingLoss(experts, choices, alpha=factor)
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return model.eval()(reads, flash_attn=False)[0]
+
+        def update() -> None:
+            model.train()
+            adamw.zero_grad(set_to_none=True)
+            outputs, probabilities = model(reads)
+            loss = huber(outputs, aims) + balancing(probabilities)[0]
+            loss.backward()
+            adamw.step()
+
+        self.works = {"forward": forward, "update": update}
+        return {"norm": float(forward().norm())}
+
+
+PACKAGES = {"time_moe": TimeMoe, "segmoe_forecast": SegMoe}
+
+
+def start(code: str, device: str) -> Program:
+    """The program for the package that a folder holds."""
+    sys.path.insert(0, code)
+    for package, program in PACKAGES.items():
+        if (Path(code) / package).is_dir():
+            return program(device)
+    raise FileNotFoundError(f"{code} holds none of the packages {', '.join(PACKAGES)}")
 
 
 def main() -> None:
@@ -277,7 +370,7 @@ def main() -> None:
     for line in sys.stdin:
         fields = json.loads(line)
         try:
-            program = program or Program(*sys.argv[1:])
+            program = program or start(*sys.argv[1:])
             answer = getattr(program, fields.pop("command"))(**fields)
         except Exception as error:
             traceback.print_exc()

@@ -27,8 +27,7 @@ causal mask leaves half. Nothing that is computed again counts. The peak is the 
 matrix product in the same rounds.
 
 --family seg_moe and --family mohets measure an encoder instead: a forward pass and an update of so
-many windows of --variates series, without the published implementation beside it; see
-`encoder_step.py`.
+many windows of --variates series, Seg-MoE beside its own published code; see `encoder_step.py`.
 
 --memory makes a few updates of 1x4096, so that the peak memory is theirs alone; for the base model
 in float32 it stands beside its goal, 6 GB.
@@ -241,6 +240,9 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
     parser.add_argument("--family", default="time_moe", choices=("time_moe", *encoder_step.SIZES))
     parser.add_argument("--variates", type=int, default=21, help="of a window of an encoder")
+    parser.add_argument(
+        "--clock", default="wall", choices=measure.CLOCKS, help="what is timed, of an encoder"
+    )
     parser.add_argument("--shapes", help="windows x points; default 4x512,1x4096; 2x64 if quick")
     parser.add_argument("--remat", default="none", choices=REMAT_POLICIES, help="of our update")
     parser.add_argument("--memory", action="store_true", help="peak memory of 1x4096 updates")

@@ -234,6 +234,19 @@ def test_what_a_config_holds_out(corpus):
         open_held_out(DataConfig(path=str(corpus)))
 
 
+def test_the_rows_after_those_trained_on_are_held_out(tmp_path):
+    """With as many before them as a window reads, so that the first of them is forecast, too."""
+    path = tmp_path / "table.csv"
+    np.savetxt(path, np.arange(40.0).reshape(20, 2), delimiter=",", header="a,b", comments="")
+    data = DataConfig(path=str(path), length=3, train_rows=10, validation_rows=6)
+    source, (part,) = open_held_out(data)
+    assert (part.first, part.stop) == (0, 2)
+    assert [series.tolist() for series in source] == [
+        list(range(14, 32, 2)),
+        list(range(15, 33, 2)),
+    ]
+
+
 def test_unknown_sources_are_named(corpus):
     source, parts = open_held_out(DataConfig(path="x", validation_path=str(corpus)))
     chosen, kept = choose_sources(source, parts, "web/hits")

@@ -12,12 +12,15 @@ from processes import run_here, run_processes
 
 from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.config import from_mapping
+from timemoe_jax.data.calendar import calendar_marks
 from timemoe_jax.evaluation.config import EvalConfig
 from timemoe_jax.evaluation.leaderboards.config import GiftConfig
 from timemoe_jax.evaluation.long_horizon import results_table, run
 from timemoe_jax.evaluation.records import read_windows
 from timemoe_jax.evaluation.run import AnyEvalConfig
 from timemoe_jax.forecasting.scoring.baselines import parroting_stretch
+from timemoe_jax.models.base import create_params
+from timemoe_jax.models.mohets.config import MohetsConfig
 
 ROWS, CONTEXT, HORIZON = 400, 48, 8
 
@@ -95,6 +98,34 @@ def test_scores_by_hand(golden, data_dir, manifest):
     copied = np.array([_nearest(context, 8) for context in contexts])
     np.testing.assert_allclose(cell["parroting_mse"], np.square(copied - targets).mean(), rtol=1e-9)
     np.testing.assert_allclose(cell["parroting_mae"], np.abs(copied - targets).mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_a_model_with_covariates_reads_the_columns_with_their_calendar(data_dir, tmp_path, most):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    config = MohetsConfig(
+        **sizes,
+        num_key_value_heads=1,
+        num_hidden_layers=1,
+        patch_size=4,
+        horizon_lengths=(8,),
+        max_position_embeddings=CONTEXT,
+        covariate_variates=2,
+    )
+    forecaster = Forecaster(config, create_params(config, 0))
+    with mock.patch.object(Forecaster, "from_pretrained", return_value=forecaster):
+        (cell,) = run(_config("x", data_dir, tmp_path, max_windows=most))["cells"]
+    contexts, targets = (np.stack(np.split(part, 2), axis=1) for part in _windows(data_dir))
+    times = pd.date_range("2020-01-01", periods=ROWS, freq="D").to_numpy()
+    starts = np.arange(len(contexts)) + ROWS - int(0.2 * ROWS) - CONTEXT
+    chosen = np.arange(len(contexts)) if most is None else np.array([18, 54])  # of 73 times
+    marks = [calendar_marks(times[s : s + CONTEXT + HORIZON]) for s in starts[chosen]]
+    point = forecaster.forecast(contexts[chosen], HORIZON, normalize="none", marks=marks).point
+    errors = point - targets[chosen]
+    assert cell["calendar"]
+    assert cell["windows"] == 2 * len(chosen)
+    np.testing.assert_allclose(cell["mse"], np.square(errors).mean(), rtol=1e-5)
+    assert "small were read together" in (tmp_path / "results.md").read_text("utf-8")
 
 
 def _nearest(context, stretch):

@@ -12,6 +12,7 @@ from tiny_model import TINY, TWO_BLOCKS
 
 from configs import ablations as ablations_file
 from configs import scaling as scaling_file
+from configs import segments as segments_file
 from timemoe_jax.config import from_mapping
 from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from timemoe_jax.evaluation.studies.config import (
     ScoreConfig,
     StudyConfig,
 )
-from timemoe_jax.evaluation.studies.pictures import plot_ablations, plot_scaling
+from timemoe_jax.evaluation.studies.pictures import plot_ablations, plot_differences, plot_scaling
 from timemoe_jax.evaluation.studies.run import run_variants
 from timemoe_jax.evaluation.studies.scaling_law import ScalingLaw
 from timemoe_jax.evaluation.studies.variants import (
@@ -41,6 +42,7 @@ from timemoe_jax.training import run as train
 from timemoe_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
 from timemoe_jax.training.losses import huber
 
+TOKENS = {"token_routing", "token_activated", "token_total"}  # those of a base with segments
 SIZES = {"hidden_sizes": (16, 32), "num_layers": (1, 2), "num_heads": (2, 4), "points": (960, 4800)}
 
 
@@ -115,7 +117,7 @@ def test_points_are_the_observed_inputs_that_a_run_reads():
 def test_each_ablation_changes_what_it_says_alone():
     study = _study("ablations", ablations=AblationsConfig(seeds=(7,)))
     runs = {v.labels["variant"]: v.config for v in ablation_variants(study)}
-    assert ABLATIONS.keys() - runs.keys() == {"top_2"}  # what the base does
+    assert ABLATIONS.keys() - runs.keys() == {"top_2"} | TOKENS  # what the base does
     full = runs["full"]
     assert full.seed == 7
     changed = {
@@ -192,9 +194,39 @@ def test_the_config_files_are_studies_of_any_config(file):
     assert study.base.model.hidden_size == 64
     variants = scaling_variants if study.study == "scaling" else ablation_variants
     # "top_2" and "heads_1_8_32" are what configs/smoke.py has.
-    assert len(variants(study)) == (24 if study.study == "scaling" else 3 * (len(ABLATIONS) - 2))
+    same = {"top_2", "heads_1_8_32"} | TOKENS
+    count = 24 if study.study == "scaling" else 3 * len(ABLATIONS.keys() - same)
+    assert len(variants(study)) == count
     with pytest.raises(FileNotFoundError):
         file.get_config("configs/absent.py")
+
+
+@pytest.mark.parametrize(
+    ("which", "count"), [("encoder-ETTh1", 4), ("encoder-corpus", 4), ("decoder-ETTm1", 2)]
+)
+def test_controls_of_segments_have_as_many_parameters(which, count):
+    config = segments_file.get_config(which)
+    config.base.data.path = "somewhere"
+    if count == 4:
+        config.ablations.variants = "full,token_routing,token_activated,token_total"
+    variants = ablation_variants(from_mapping(StudyConfig, config.to_dict()))
+    models = {v.labels["variant"]: v.config.model for v in variants}
+    assert (len(models), len(variants)) == (count, 3 * count)
+    total, activated = count_parameters(models["full"])
+    wide = {name: count_parameters(model) for name, model in models.items()}
+    assert wide["token_routing"] == pytest.approx((total, activated), rel=3e-3)
+    if count == 2:
+        assert models["token_routing"].segment_lengths == ()
+        return
+    assert wide["token_activated"][1] == pytest.approx(activated, rel=3e-3)
+    assert wide["token_total"][0] == pytest.approx(total, rel=3e-3)
+    assert models["token_routing"].segment_lengths == models["full"].segment_lengths
+    assert models["token_total"].segment_lengths == (1,)
+
+
+def test_a_study_of_segments_that_there_is_none_of():
+    with pytest.raises(ValueError, match="encoder-ETTh9 is no study; give one of encoder, decoder"):
+        segments_file.get_config("encoder-ETTh9")
 
 
 def test_the_ablations_are_of_the_nano_recipe_but_for_its_size_and_selection_bias():
@@ -281,6 +313,7 @@ def _ablation(variant, seed, mse):
         "variant": variant,
         "seed": seed,
         "activated_parameters": 1000,
+        "total_parameters": 2000,
         "held_out": {"average": average},
     }
 
@@ -295,7 +328,8 @@ def test_spreads_and_differences_by_hand(tmp_path):
     assert study_reports.difference(results, "dense", 8) == (0.5, 0.0, 3)
     table = study_reports.ablation_table(results, (8,))
     assert (
-        "| dense | 1,000 | 2.5000 ± 1.0000 (3) | 1.2500 ± 0.5000 (3) | 0.5000 ± 0.0000 (3)" in table
+        "| dense | 1,000 | 2,000 | 2.5000 ± 1.0000 (3) | 1.2500 ± 0.5000 (3) | 0.5000 ± 0.0000 (3)"
+        in table
     )
     assert "| 0.272 | +0.010 |" in table
     one = study_reports.spread(results[:1], "full", 8)
@@ -304,6 +338,22 @@ def test_spreads_and_differences_by_hand(tmp_path):
     assert plot_ablations(tmp_path / "a.png", "MSE", summary).exists()
     with pytest.raises(DataError, match="summary is empty"):
         plot_ablations(tmp_path / "a.png", "MSE", {})
+
+
+def test_relative_differences_by_hand(tmp_path):
+    results = [
+        *(_ablation("full", s, m) for s, m in enumerate((1.0, 2.0))),
+        *(_ablation("token_routing", s, m) for s, m in enumerate((1.2, 1.8, 9.0))),
+    ]
+    values = study_reports.relative_differences(results, "token_routing")
+    assert values == pytest.approx([0.2, -0.1])
+    found = study_reports.spread_of(values)
+    assert found.mean == pytest.approx(0.05)
+    assert found.shown("{:+.1%}") == "+5.0% ± 21.2% (2)"
+    assert "paper" not in study_reports.ablation_table(results, (8,))
+    assert plot_differences(tmp_path / "d.png", {"encoder": {"token_routing": values}}).exists()
+    with pytest.raises(DataError, match="holds no control"):
+        plot_differences(tmp_path / "d.png", {})
 
 
 def _scaling_results(sizes):

@@ -242,6 +242,7 @@ def test_mohets_trains_with_its_calendar(table, tmp_path):
         ({"data": {"policy": "packing", "stride": 0, "variates": 0, "future": 8}}, "windows"),
         ({"data": {"standardization": "context", "context_min": 8}}, "give 'series'"),
         ({"model": {"quantile_levels": (0.5,)}}, "an encoder has no heads for them"),
+        ({"model": {"router_scope": "token", "expert_scope": "segment"}}, "give one of the two"),
         ({"model": {"segment_lengths": (1, 2, 3)}}, "segment_lengths must be one positive number"),
         ({"data": {"validation_rows": 9, "train_rows": 0}}, "train_rows is 0"),
     ],

@@ -171,11 +171,19 @@ def _borders(path: Path, rows: int) -> tuple[int, int, int]:
     return train, rows - test, rows
 
 
+def _spread(count: int, most: int | None) -> Int64[np.ndarray, " W"]:
+    """At most so many of the first whole numbers, evenly spaced."""
+    chosen = count if most is None else min(most, count)
+    # The middles of as many equal parts: whole numbers, and none of them twice.
+    return (2 * np.arange(chosen, dtype=np.int64) + 1) * count // (2 * chosen)
+
+
 class BenchmarkWindows:
     """Windows over the test split: a context, and the horizon that follows, of one channel.
 
     They are numbered channel by channel, and by time in each. The protocol scores
-    `num_per_channel` windows of each channel, and `total` of all; `len` may be less.
+    `num_per_channel` windows of each channel, and `total` of all; `len` may be less. Those that are
+    `together` come time by time, the windows of all channels one after the other.
     """
 
     __test__ = False  # or pytest would take the class for one of tests
@@ -187,6 +195,7 @@ class BenchmarkWindows:
         horizon: int,
         num_per_channel: int,
         max_windows: int | None,
+        together: bool = False,
     ):
         self.context_length = context_length
         self.horizon = horizon
@@ -198,9 +207,13 @@ class BenchmarkWindows:
         self._windows = np.lib.stride_tricks.sliding_window_view(
             benchmark.scaled[self._begin :].T, context_length + horizon, axis=1
         )
-        chosen = self.total if max_windows is None else min(max_windows, self.total)
-        # The middles of as many equal parts: whole numbers, and none of them twice.
-        self._chosen = (2 * np.arange(chosen, dtype=np.int64) + 1) * self.total // (2 * chosen)
+        if together:
+            channels = len(benchmark.columns)
+            most = None if max_windows is None else max(1, max_windows // channels)
+            starts = _spread(num_per_channel, most)
+            self._chosen = (starts[:, None] + np.arange(channels) * num_per_channel).ravel()
+        else:
+            self._chosen = _spread(self.total, max_windows)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -251,12 +264,14 @@ def benchmark_windows(
     horizon: int,
     protocol: str = "complete",
     max_windows: int | None = None,
+    together: bool = False,
 ) -> BenchmarkWindows:
     """The windows of a benchmark's test split, at stride 1, each of a single channel.
 
     The first target is the first row of the test split, so its context lies before that. The
     protocol "published" leaves out the last window of each channel, as the published results do.
-    At most `max_windows`, evenly spaced over all, are taken.
+    At most `max_windows`, evenly spaced over all, are taken; of those that are `together`, for a
+    model that reads the channels of a time together, whole times.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
@@ -278,4 +293,6 @@ def benchmark_windows(
             f"{benchmark.path} has {end - start} rows in its test split, too few for a horizon of "
             f"{horizon} under the {protocol} protocol; it must have {horizon + published} or more"
         )
-    return BenchmarkWindows(benchmark, context_length, horizon, num_per_channel, max_windows)
+    return BenchmarkWindows(
+        benchmark, context_length, horizon, num_per_channel, max_windows, together
+    )

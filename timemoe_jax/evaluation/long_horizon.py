@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
+from timemoe_jax.data.calendar import calendar_marks
 from timemoe_jax.evaluation.benchmarks import (
     PUBLISHED_MODELS,
     Benchmark,
@@ -35,6 +36,7 @@ from timemoe_jax.evaluation.tables import error_pair, markdown_table
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring import baselines
 from timemoe_jax.forecasting.scoring.metrics import ErrorSums
+from timemoe_jax.models.base import family_of
 from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.progress import progress_bar
 
@@ -67,10 +69,15 @@ def run(config: EvalConfig) -> dict[str, Any]:
     """
     # Everything that can be wrong is looked at before the first forecast.
     benchmarks = [load_benchmark(find_dataset(d, config.data_dir)) for d in config.datasets]
-    plan = [(b, _windows(b, h, config)) for b in benchmarks for h in config.horizons]
     forecaster = None
     if config.checkpoint:
         forecaster = Forecaster.from_pretrained(config.checkpoint, config.dtype)
+    plan = [
+        (b, _windows(b, h, config, reads_calendar(forecaster, b)))
+        for b in benchmarks
+        for h in config.horizons
+    ]
+    if forecaster:
         for _, windows in plan:
             forecaster.usable_context(windows.context_length, windows.horizon)
     output = Path(config.output_dir)
@@ -99,9 +106,25 @@ def run(config: EvalConfig) -> dict[str, Any]:
     return manifest
 
 
-def _windows(benchmark: Benchmark, horizon: int, config: EvalConfig) -> BenchmarkWindows:
+def reads_calendar(forecaster: Forecaster | None, benchmark: Benchmark) -> bool:
+    """Whether a model with covariates reads the columns of a dataset together with their dates.
+
+    It does where there are dates and as many columns as it was trained on; any other dataset it
+    forecasts column by column, without covariates.
+    """
+    if forecaster is None or benchmark.timestamps is None:
+        return False
+    variates = family_of(forecaster.config).covariate_variates(forecaster.config)
+    return variates == len(benchmark.columns)
+
+
+def _windows(
+    benchmark: Benchmark, horizon: int, config: EvalConfig, together: bool
+) -> BenchmarkWindows:
     context = config.context_length or default_context(horizon)
-    return benchmark_windows(benchmark, context, horizon, config.protocol, config.max_windows)
+    return benchmark_windows(
+        benchmark, context, horizon, config.protocol, config.max_windows, together
+    )
 
 
 def group_cells(
@@ -150,11 +173,14 @@ def evaluate_group(
     start = time.perf_counter()
     # The windows of the shortest horizon hold the contexts of all.
     all_contexts = min(group.windows, key=lambda windows: windows.horizon)
+    calendar = reads_calendar(forecaster, group.benchmark)
+    size = len(group.benchmark.columns) if calendar else 1  # of what is forecast at once
+    rows_at_once = -(-config.batch_size // size) * size
     title = f"{group.benchmark.name} {','.join(map(str, group.horizons))}"
     bar = progress_bar(total=len(all_contexts), desc=title, unit="window", disable=not progress)
     with bar:
-        for context, _, channel, first_row in all_contexts.batches(config.batch_size):
-            forecasts = _forecasts(forecaster, group, context, config)
+        for context, _, channel, first_row in all_contexts.batches(rows_at_once):
+            forecasts = _forecasts(forecaster, group, context, config, first_row[::size])
             target_row = first_row + context.shape[1]
             for windows, cell_sums in zip(group.windows, sums, strict=True):
                 scored, target = _targets(group.benchmark, windows, channel, target_row)
@@ -183,19 +209,43 @@ def _forecasts(
     group: Group,
     context: Float64[np.ndarray, "B T"],
     config: EvalConfig,
+    first_rows: Int64[np.ndarray, " W"],
 ) -> dict[str, Float64[np.ndarray, "B H"]]:
-    """The forecasts of each method, as far as the longest horizon of the group."""
-    horizon = max(group.horizons)
+    """The forecasts of each method, as far as the longest horizon of the group.
+
+    `first_rows` are those at which the contexts start, or of a model that reads the calendar each
+    context of all columns.
+    """
+    horizon, length = max(group.horizons), context.shape[1]
     forecasts = _baselines(context, horizon, group.benchmark.season)
     if forecaster:
-        forecasts[MODEL] = forecaster.forecast(
-            context,
+        given, marks = context, None
+        if reads_calendar(forecaster, group.benchmark):
+            given = context.reshape(len(first_rows), -1, length)
+            marks = _marks(group.benchmark, first_rows, length + horizon)
+        point = forecaster.forecast(
+            given,
             horizon,
-            context_length=context.shape[1],
+            context_length=length,
             normalize=config.normalize,
             batch_size=config.batch_size,
+            marks=marks,
         ).point
+        forecasts[MODEL] = point.reshape(len(context), horizon)
     return forecasts
+
+
+def _marks(
+    benchmark: Benchmark, first_rows: Int64[np.ndarray, " W"], size: int
+) -> Float32[np.ndarray, "W M S"]:
+    """The calendar of windows of so many rows; past the end of a dataset its last date stands.
+
+    Those rows are beyond the horizons that the windows are scored at.
+    """
+    assert benchmark.timestamps is not None
+    marks = calendar_marks(benchmark.timestamps)
+    rows = first_rows[:, None] + np.arange(size)
+    return np.moveaxis(marks[:, np.minimum(rows, marks.shape[1] - 1)], 0, 1)
 
 
 def _targets(
@@ -287,6 +337,7 @@ def _describe(
         "context_length": windows.context_length,
         "protocol": config.protocol,
         "normalize": config.normalize,
+        "calendar": reads_calendar(forecaster, benchmark),
         "windows": len(windows),
         "windows_in_protocol": windows.total,
         "first_target_time": windows.first_target_time,
@@ -313,6 +364,9 @@ def results_table(manifest: Mapping[str, Any]) -> str:
         f"MSE / MAE on the scale of the train split; protocol {manifest['protocol']}; "
         f"checkpoint {manifest['checkpoint'] or 'none'}."
     ]
+    if any(cell.get("calendar") for cell in cells):
+        names = dict.fromkeys(cell["dataset"] for cell in cells if cell["calendar"])
+        notes.append(f"The columns of {', '.join(names)} were read together, with their calendar.")
     if subset:
         notes.append(
             f"A subset: at most {manifest['max_windows']} evenly spaced windows of each cell."

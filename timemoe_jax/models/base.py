@@ -18,7 +18,7 @@ import functools
 import importlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from timemoe_jax.config import (
@@ -329,6 +329,14 @@ class Family:
         """The dense model with as nearly as possible the parameters that this one activates."""
         raise ConfigError(f"the family {self.name!r} has no dense models")
 
+    def token_routed(self, config: Any, equal: str = "") -> Any:
+        """The model whose router decides for every token, not for segments; itself by default.
+
+        "" changes the decisions alone. "activated" and "total" are the family's usual model without
+        segments, with as nearly as possible as many such parameters as this one.
+        """
+        return config
+
     def choices(self, config: Any, length: int, segmented: bool) -> list[str]:
         """Lines for the console: what "auto" stands for, on this machine, at a window length."""
         return []
@@ -414,6 +422,18 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
     _, params = abstract_model(config)
     total = sum(p.size for p in jax.tree.leaves(params))
     return total, total - family_of(config).idle_parameters(config, params)
+
+
+def with_parameters(of_width: Callable[[int], Any], wanted: int, which: int) -> Any:
+    """The model whose width brings its parameters nearest to a number of them.
+
+    Args:
+      of_width: the config of a width, in which its parameters are linear.
+      wanted: how many there are to be.
+      which: of `count_parameters`: 0, all; 1, the activated ones.
+    """
+    one, two = (count_parameters(of_width(width))[which] for width in (1, 2))
+    return of_width(max(1, round(1 + (wanted - one) / (two - one))))
 
 
 def is_expert(family: Family, path: str) -> bool:

@@ -95,8 +95,7 @@ def open_training_data(
         held_out = open_source(config.validation_path)
         held_out = FilledSource(held_out) if config.fill_absent else held_out
     elif source is not None and config.validation_rows:
-        first, last = config.train_rows - config.length, config.train_rows + config.validation_rows
-        held_out = SpanSource(source, max(first, 0), last)
+        held_out = validation_span(source, config)
     elif source is not None and config.validation_tail:
         heads = heads_of(source.lengths, config.validation_tail)
         tails = TailIndex(source.lengths, heads, config.length, config.future)
@@ -163,6 +162,12 @@ def split_series(
         train, held_out = (np.flatnonzero(np.isin(numbers, part)) for part in chosen)
         return train, held_out
     return None
+
+
+def validation_span(source: SequenceSource, config: DataConfig) -> SpanSource:
+    """The rows to validate on, and as many before them as a window reads."""
+    first, last = config.train_rows - config.length, config.train_rows + config.validation_rows
+    return SpanSource(source, max(first, 0), last)
 
 
 def _windows(source: SequenceSource, config: DataConfig) -> WindowSource | JointWindows:

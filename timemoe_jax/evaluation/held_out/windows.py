@@ -15,7 +15,7 @@ from timemoe_jax.data.config import DataConfig
 from timemoe_jax.data.formats.open import SourcePart, open_parts
 from timemoe_jax.data.pipeline.splits import subset_parts
 from timemoe_jax.data.pipeline.standardize import FLAT_CONTEXT
-from timemoe_jax.data.pipeline.training_data import open_series, split_series
+from timemoe_jax.data.pipeline.training_data import open_series, split_series, validation_span
 from timemoe_jax.data.series import location_and_scale, positive_int
 from timemoe_jax.data.series_source import SequenceSource, SubsetSource
 from timemoe_jax.errors import DataError
@@ -56,11 +56,13 @@ def open_held_out(config: DataConfig, seed: int = 0) -> tuple[SequenceSource, li
     if config.validation_path:
         return open_parts(config.validation_path)
     source, parts = open_series(config, seed)
+    if source is not None and config.validation_rows:
+        return validation_span(source, config), parts
     ids = None if source is None else split_series(config, source, parts, seed)
     if source is None or ids is None:
         raise DataError(
-            "the data hold nothing out; set data.validation_path, data.validation_sources or "
-            "data.validation_fraction"
+            "the data hold nothing out; set data.validation_path, data.validation_sources, "
+            "data.validation_fraction or data.validation_rows"
         )
     return _subset(source, parts, ids[1])
 

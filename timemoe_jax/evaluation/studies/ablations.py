@@ -23,6 +23,14 @@ def _model(**fields: Any) -> Any:
     return lambda run: changed(run, model=fields)
 
 
+def _token_routed(equal: str) -> Any:
+    def routed(run: RunConfig) -> RunConfig:
+        model = family_of(run.model).token_routed(run.model, equal)
+        return dataclasses.replace(run, model=model)
+
+    return routed
+
+
 ABLATIONS: Mapping[str, Any] = {
     "full": lambda run: run,
     "mse_loss": lambda run: changed(run, loss={"huber_delta": QUADRATIC}),
@@ -38,4 +46,7 @@ ABLATIONS: Mapping[str, Any] = {
     "top_4": _model(num_experts_per_tok=4),
     "no_shared_expert": _model(shared_expert=False),
     "dense": lambda run: dataclasses.replace(run, model=family_of(run.model).dense_like(run.model)),
+    "token_routing": _token_routed(""),
+    "token_activated": _token_routed("activated"),
+    "token_total": _token_routed("total"),
 }

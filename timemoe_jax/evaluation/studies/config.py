@@ -85,9 +85,10 @@ class StudyConfig:
         require_choice(self, "study", STUDIES)
         data = self.base.data
         require(
-            bool(data.validation_path or data.validation_sources or data.validation_fraction),
+            bool(data.validation_path or data.validation_sources or data.validation_fraction)
+            or data.validation_rows > 0,
             "base.data holds nothing out, so that nothing could be compared; set "
-            "base.data.validation_sources, validation_path or validation_fraction",
+            "base.data.validation_sources, validation_path, validation_fraction or validation_rows",
         )
 
 

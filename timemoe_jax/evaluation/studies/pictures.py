@@ -112,3 +112,37 @@ def plot_ablations(
     ax.set_xlabel(f"{title}: mean and deviation over seeds")
     ax.spines[["top", "right"]].set_visible(False)
     return save_figure(figure, path, 130)
+
+
+def plot_differences(
+    path: str | os.PathLike[str], studies: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Path:
+    """Writes a row for each control of each study: by how many percent it lies above "full".
+
+    Gray dots are seeds, the bar is their mean and deviation.
+
+    Args:
+      path: of the picture.
+      studies: of each study its controls, of each control the share of each seed.
+    """
+    rows = [(s, name, v) for s, controls in studies.items() for name, v in controls.items() if v]
+    if not rows:
+        raise DataError("studies holds no control with a seed; a picture needs at least one")
+    alone = len({name for _, name, _ in rows}) == 1
+    figure = new_figure(path, 6.5, 0.3 * len(rows) + 1.0)
+    ax = figure.subplots()
+    for row, (_, _, values) in enumerate(rows):
+        percent = 100 * np.asarray(values)
+        ax.plot(percent, np.full(len(percent), row), ".", color="#aaaaaa", ms=4, zorder=1)
+        bar = float(np.std(percent, ddof=1)) if len(percent) > 1 else 0.0
+        ax.errorbar(
+            percent.mean(), row, xerr=bar, fmt="o", color=TRUTH_COLOR, ms=4, capsize=3, lw=1
+        )
+    ax.axvline(0, color="#bbbbbb", lw=0.8, zorder=0)
+    labels = [study if alone else f"{study}: {name}" for study, name, _ in rows]
+    ax.set_yticks(range(len(rows)), labels=labels, fontsize=9)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    what = f"{rows[0][1]}: " if alone else ""
+    ax.set_xlabel(f"{what}% of MSE above full, seeds, mean and deviation")
+    ax.spines[["top", "right"]].set_visible(False)
+    return save_figure(figure, path, 130)

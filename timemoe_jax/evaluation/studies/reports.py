@@ -44,8 +44,12 @@ class Spread(NamedTuple):
     seeds: int
 
     def __str__(self) -> str:
-        spread = "" if self.seeds < 2 else f" ± {self.deviation:.4f}"
-        return f"{self.mean:.4f}{spread} ({self.seeds})"
+        return self.shown("{:.4f}")
+
+    def shown(self, number: str) -> str:
+        """As text, with a format for the numbers."""
+        spread = "" if self.seeds < 2 else f" ± {number.format(self.deviation).lstrip('+')}"
+        return f"{number.format(self.mean)}{spread} ({self.seeds})"
 
 
 def run_study(config: StudyConfig, workdir: str | os.PathLike[str]) -> None:
@@ -144,14 +148,30 @@ def _interval(fit: ScalingFit, name: str) -> str:
 
 def spread(results: Sequence[Result], variant: str, horizon: int, metric: str = "mse") -> Spread:
     """The held-out "mse" or "mae" of a variant, the mean over sources, over its seeds."""
-    return _spread([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
+    return spread_of([_errors(r, horizon, metric) for r in results if r["variant"] == variant])
 
 
 def difference(results: Sequence[Result], variant: str, horizon: int) -> Spread:
     """How much a variant's MSE lies above that of "full", over the seeds that both have."""
     by_seed = {r["seed"]: _errors(r, horizon, "mse") for r in results if r["variant"] == "full"}
     pairs = [r for r in results if r["variant"] == variant and r["seed"] in by_seed]
-    return _spread([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])
+    return spread_of([_errors(r, horizon, "mse") - by_seed[r["seed"]] for r in pairs])
+
+
+def relative_differences(results: Sequence[Result], variant: str) -> list[float]:
+    """By which share a variant's MSE lies above that of "full", for each seed that both have.
+
+    Each is the mean over the horizons.
+    """
+    by_seed = {r["seed"]: r for r in results if r["variant"] == "full"}
+
+    def share(result: Result) -> float:
+        full = by_seed[result["seed"]]
+        horizons = [int(h) for h in result["held_out"]["average"]]
+        pairs = [(_errors(result, h, "mse"), _errors(full, h, "mse")) for h in horizons]
+        return float(np.mean([mse / of - 1 for mse, of in pairs]))
+
+    return [share(r) for r in results if r["variant"] == variant and r["seed"] in by_seed]
 
 
 def _errors(result: Result, horizon: int, metric: str) -> float:
@@ -159,7 +179,8 @@ def _errors(result: Result, horizon: int, metric: str) -> float:
     return float("nan") if value is None else value
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> Spread:
+    """Of the values of several seeds."""
     mean = float(np.mean(values)) if values else float("nan")
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return Spread(mean, deviation, len(values))
@@ -168,24 +189,31 @@ def _spread(values: Sequence[float]) -> Spread:
 def ablation_table(results: Sequence[Result], horizons: Sequence[int]) -> str:
     """Every variant beside the paper's number, as Markdown."""
     last = horizons[-1]
-    header = ["variant", "activated"]
+    names = list(dict.fromkeys(r["variant"] for r in results))
+    published = any(name in PUBLISHED_MSE for name in names if name != "full")
+    header = ["variant", "activated", "in all"]
     header += [f"{metric} at {h}" for h in horizons for metric in ("MSE", "MAE")]
-    header += [f"MSE at {last} above full", "paper: MSE at 96", "paper: above full"]
+    header += [f"MSE at {last} above full"]
+    header += ["paper: MSE at 96", "paper: above full"] if published else []
     rows = []
-    for name in dict.fromkeys(r["variant"] for r in results):
+    for name in names:
         first = next(r for r in results if r["variant"] == name)
-        row = [name, f"{first['activated_parameters']:,}"]
+        row = [name, *(f"{first[f'{kind}_parameters']:,}" for kind in ("activated", "total"))]
         row += [str(spread(results, name, h, m)) for h in horizons for m in ("mse", "mae")]
         row.append(str(difference(results, name, last)))
-        paper = PUBLISHED_MSE.get(name)
-        row += (
-            ["", ""] if paper is None else [f"{paper:.3f}", f"{paper - PUBLISHED_MSE['full']:+.3f}"]
-        )
+        if published:
+            paper = PUBLISHED_MSE.get(name)
+            above = "" if paper is None else f"{paper - PUBLISHED_MSE['full']:+.3f}"
+            row += ["" if paper is None else f"{paper:.3f}", above]
         rows.append(row)
     notes = (
         "\nMean ± sample deviation over seeds (how many), of held-out forecasts in units of each "
-        "context's deviation; differences are taken seed by seed. The paper's numbers are of its "
-        "base model on six benchmarks, a larger model on other data and another scale: compare "
-        "signs and order.\n"
+        "context's deviation; differences are taken seed by seed."
     )
+    if published:
+        notes += (
+            " The paper's numbers are of its base model on six benchmarks, a larger model on other "
+            "data and another scale: compare signs and order."
+        )
+    notes += "\n"
     return markdown_table(header, rows) + notes

@@ -25,6 +25,7 @@ from timemoe_jax.evaluation.studies.variants import Variant
 from timemoe_jax.files import write_json
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import count_parameters
+from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
@@ -45,6 +46,7 @@ def run_variants(
     signal ends a study early. A folder that holds a run of another config is a ConfigError.
     """
     workdir = Path(workdir)
+    compilation_cache.use_by_default()  # the seeds of a variant share its programs
     for variant in variants:  # before the first is trained
         _check_same(variant, scoring, workdir / variant.name)
     pending = list(enumerate(variants, start=1))

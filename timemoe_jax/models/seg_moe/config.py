@@ -23,6 +23,9 @@ class SegMoeConfig(EncoderConfig):
     # "token": a routed expert computes the tokens of a segment one by one, as published; "segment":
     # it reads and gives the whole segment, as the abstract says, with s² times the parameters.
     expert_scope: str = "token"
+    # "segment": the router reads a whole segment, as published; "token": each token by itself, and
+    # decides for that alone, while the shared expert stays on segments.
+    router_scope: str = "segment"
     router_temperature: float = 1.0  # what the router's logits are divided by
     router_dropout: float = 0.0  # rate of the router's probabilities, while training
 
@@ -36,6 +39,12 @@ class SegMoeConfig(EncoderConfig):
         )
         require_choice(self, "top1_weight", TOP1_WEIGHTS)
         require_choice(self, "expert_scope", ("token", "segment"))
+        require_choice(self, "router_scope", ("segment", "token"))
+        require(
+            self.router_scope == "segment" or self.expert_scope == "token",
+            "router_scope is 'token', but expert_scope 'segment': an expert that computes whole "
+            "segments needs a decision for each; give one of the two",
+        )
         require_positive(self, "router_temperature")
         require(
             0 <= self.router_dropout < 1,

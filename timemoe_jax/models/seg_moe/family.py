@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from timemoe_jax.models.base import count_parameters
+from timemoe_jax.models.base import count_parameters, with_parameters
 from timemoe_jax.models.encoder.family import EncoderFamily
 from timemoe_jax.models.seg_moe.config import TRAINING_FIELDS, SegMoeConfig
 from timemoe_jax.models.seg_moe.published import SegMoeFormat
@@ -37,6 +37,7 @@ class SegMoeFamily(EncoderFamily):
                 kinds=("gelu",) * config.num_experts,
                 segment=s,
                 whole=config.expert_scope == "segment",
+                each_token=config.router_scope == "token",
                 num_experts_per_tok=config.num_experts_per_tok,
                 renormalize=config.renormalizes,
                 temperature=config.router_temperature,
@@ -78,10 +79,18 @@ class SegMoeFamily(EncoderFamily):
         def dense(width: int) -> SegMoeConfig:
             return dataclasses.replace(config, num_experts=0, intermediate_size=width)
 
-        # Parameters are linear in the width, so two counts give all of them.
-        one, two = (count_parameters(dense(width))[1] for width in (1, 2))
-        wanted = count_parameters(config)[1]
-        return dense(max(1, round(1 + (wanted - one) / (two - one))))
+        return with_parameters(dense, count_parameters(config)[1], 1)
+
+    def token_routed(self, config: SegMoeConfig, equal: str = "") -> SegMoeConfig:
+        """Segments of one token, and experts of another width where parameters are to be equal."""
+        if not equal:
+            return dataclasses.replace(config, router_scope="token")
+
+        def routed(width: int) -> SegMoeConfig:
+            return dataclasses.replace(config, segment_lengths=(1,), intermediate_size=width)
+
+        which = ("total", "activated").index(equal)
+        return with_parameters(routed, count_parameters(config)[which], which)
 
 
 FAMILY = SegMoeFamily()

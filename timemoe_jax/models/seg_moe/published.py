@@ -49,6 +49,10 @@ class SegMoeFormat(PublishedFormat):
             f"expert_scope is {config.expert_scope!r}; the published code computes 'token' alone",
         )
         require(
+            config.router_scope == "segment",
+            f"router_scope is {config.router_scope!r}; the published code computes 'segment' alone",
+        )
+        require(
             config.top1_weight == "probability" or config.num_experts_per_tok > 1,
             f"top1_weight is {config.top1_weight!r}; the published code weights a single expert by "
             "the router's 'probability'",

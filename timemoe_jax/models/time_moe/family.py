@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from timemoe_jax.models.base import Dimension, Family, count_parameters
+from timemoe_jax.models.base import Dimension, Family, count_parameters, with_parameters
 from timemoe_jax.models.time_moe.config import (
     COMPUTE_FIELDS,
     INITIALIZATION_FIELDS,
@@ -145,10 +145,11 @@ class TimeMoeFamily(Family):
                 intermediate_size=width,
             )
 
-        # Parameters are linear in the width, so two counts give all of them.
-        one, two = (count_parameters(dense(width))[1] for width in (1, 2))
-        wanted = count_parameters(config)[1]
-        return dense(max(1, round(1 + (wanted - one) / (two - one))))
+        return with_parameters(dense, count_parameters(config)[1], 1)
+
+    def token_routed(self, config: TimeMoeConfig, equal: str = "") -> TimeMoeConfig:
+        """No parameter depends on the lengths, so that all are equal whatever is asked."""
+        return dataclasses.replace(config, segment_lengths=())
 
     def choices(self, config: TimeMoeConfig, length: int, segmented: bool) -> list[str]:
         """Which attention and which experts "auto" chooses."""

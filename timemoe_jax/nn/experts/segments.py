@@ -30,12 +30,12 @@ class Noise(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What the router of a layer decided."""
+    """What the router of a layer decided, for S segments or tokens of each row."""
 
     logits: Float[Array, "R S E"]
     # Those that chose, where dropout was drawn of them; else None: the softmax of the logits.
     probabilities: Float[Array, "R S E"] | None
-    counts: Bool[Array, "R S"]  # whether the segment holds a token that is not padding
+    counts: Bool[Array, "R S"]  # whether it is of a token that is not padding
     dropped: Float[Array, ""]  # (decision, choice) pairs that no expert computed
 
 
@@ -51,6 +51,8 @@ class SegmentMoe(nnx.Module):
       segment: tokens of a decision, s.
       whole: whether a routed expert, too, reads and gives a segment as one vector, of hidden width
         s F.
+      each_token: whether the router reads every token by itself, and decides for it alone; the
+        shared expert stays on segments.
       num_experts_per_tok: K.
       renormalize: whether the weights of the chosen experts are divided by their sum, else they
         are the router's probabilities.
@@ -68,6 +70,7 @@ class SegmentMoe(nnx.Module):
         kinds: Sequence[str],
         segment: int,
         whole: bool = False,
+        each_token: bool = False,
         num_experts_per_tok: int,
         renormalize: bool,
         temperature: float = 1.0,
@@ -79,13 +82,14 @@ class SegmentMoe(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.segment, self.kinds, self.whole = segment, tuple(kinds), whole
+        self.each_token = each_token
         self.num_experts_per_tok = num_experts_per_tok
         self.renormalize, self.temperature = renormalize, temperature
         self.dropout, self.router_dropout = dropout, router_dropout
         wide, single = segment * d_model, jnp.dtype("float32")
         self.shared = shared
-        count = len(self.kinds)
-        self.router = Linear(wide, count, init=init, dtype=single, rngs=rngs) if kinds else None
+        count, reads = len(self.kinds), d_model if each_token else wide
+        self.router = Linear(reads, count, init=init, dtype=single, rngs=rngs) if kinds else None
         self.shared_gate = Linear(wide, 1, init=init, dtype=dtype, rngs=rngs) if kinds else None
 
         def experts(kind: str, count: int) -> Experts:
@@ -121,22 +125,20 @@ class SegmentMoe(nnx.Module):
         if self.router is None:
             return mixed_in[:, :length], None
         assert self.shared_gate is not None
-        logits = self.router(u) / self.temperature
+        logits = self.router(x if self.each_token else u) / self.temperature
         routing, probabilities = self._route(logits, noise)
         routed, dropped = self._experts(u if self.whole else x, routing)
         gated = jax.nn.sigmoid(self.shared_gate(u)) * mixed_in
         y = routed.reshape(x.shape) + gated.reshape(x.shape)
-        counts = jnp.ones(u.shape[:2], bool) if mask is None else self._counts(mask, u.shape[1])
+        tokens = length if mask is None else jnp.sum(mask, axis=1, keepdims=True)
+        first = jnp.arange(logits.shape[1]) * (1 if self.each_token else self.segment)
+        counts = jnp.broadcast_to(first < tokens, logits.shape[:2])
         return y[:, :length], Decisions(logits, probabilities, counts, dropped)
-
-    def _counts(self, mask: Bool[Array, "R T"], segments: int) -> Bool[Array, "R S"]:
-        tokens = jnp.sum(mask, axis=1, keepdims=True)
-        return jnp.arange(segments) * self.segment < tokens
 
     def _route(
         self, logits: Float[Array, "R S E"], noise: Noise | None
     ) -> tuple[Routing, Float[Array, "R S E"] | None]:
-        """A decision [R S, K] for each segment, and the probabilities if they were dropped."""
+        """Decisions [R S, K], one for each row of logits, and the probabilities if dropped."""
         probabilities = jax.nn.softmax(logits, axis=-1)
         drops = noise is not None and self.router_dropout > 0
         if noise is not None and drops:
