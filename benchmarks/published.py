@@ -326,7 +326,9 @@ class SegMoe(Program):
             optimizer["weight_decay"],
             betas=(optimizer["b1"], optimizer["b2"]),
         )
-        values = torch.from_numpy(window_values(*shape[:2], shape[2] + shape[3])).to(self.device)
+        values = torch.from_numpy(window_values(shape[0], shape[1], shape[2] + shape[3])).to(
+            self.device
+        )
         reads, aims = values[..., : shape[2]], values[..., shape[3] :]
         huber = torch.nn.HuberLoss(delta=delta)
         experts, choices = arguments["n_experts"], arguments["top_k_experts"]

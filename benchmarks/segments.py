@@ -36,7 +36,7 @@ from timemoe_jax.evaluation.studies.reports import (
 from timemoe_jax.evaluation.tables import markdown_table
 
 STUDIES = [f"{family}-{data}" for family in segments.FAMILIES for data in segments.DATA]
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[dict[str, Any]]
 
 
 def config_of(study: str, path: str, quick: bool) -> StudyConfig:

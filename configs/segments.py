@@ -24,6 +24,8 @@ Expected result: `results.md` in each workdir. `benchmarks/segments.py` runs all
 puts them beside one another (docs/studies.md).
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import ablations, seg_moe_small
@@ -31,7 +33,7 @@ from timemoe_jax.config import as_config_dict
 from timemoe_jax.evaluation.studies.config import AblationsConfig, ScoreConfig
 
 LENGTH = 256  # points of a window
-DATA = {
+DATA: dict[str, dict[str, Any]] = {
     "ETTh1": {"train_rows": 8640, "validation_rows": 5760, "stride": 1},
     "ETTm1": {"train_rows": 34560, "validation_rows": 23040, "stride": 1},
     "corpus": {
