@@ -128,7 +128,7 @@ def compare(name: str, seed: int, steps: int) -> dict[str, float]:
             mixing=mixing,
             context_length=CONTEXT,
             learning_rate=2e-3,
-            num_steps=steps,
+            num_steps=2 * steps,
             progress=False,
             seed=seed,
         )
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed and few updates")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
-    parser.add_argument("--steps", type=int, default=400, help="updates of a stage (default 400)")
+    parser.add_argument("--steps", type=int, default=400, help="of the first stage (default 400)")
     args = parser.parse_args()
     report = measure.Report(args.json)
     steps, seeds = (20, 1) if args.quick else (args.steps, args.seeds)
@@ -155,6 +155,7 @@ def main() -> None:
             for mixing in ("graph", "all"):
                 row = f"{name}, seed {seed}, {mixing}"
                 report.add(row, errors[mixing], "MSE", "apart", errors["none"])
+                print(f"{row}: {errors[mixing]:.4f}, apart {errors['none']:.4f}", flush=True)
     report.write()
 
 
