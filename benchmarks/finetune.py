@@ -24,9 +24,9 @@ from timemoe_jax.models.base import family_of
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.finetuning.config import MODES, FinetuneConfig
+from timemoe_jax.training.finetuning.start import Start, context_of, optimizer_of
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
 from timemoe_jax.training.finetuning.trainable import split
-from timemoe_jax.training.finetuning.tune import Start, context_of, optimizer_of
 from timemoe_jax.training.finetuning.windows import split_in_time
 
 

@@ -162,11 +162,13 @@ def test_forecasts_that_cannot_be_measured_are_said(flags, message):
         (("--implementations", "blocked,tall"), "not tall"),
         (("--sizes", "huge"), "not huge"),
         # This interpreter has no PyTorch.
-        (("--published-python", sys.executable, "--published-code", "."), "does not run: Module"),
+        (("--published-python", sys.executable, "--published-code", "CODE"), "not run: Module"),
+        (("--published-python", sys.executable, "--published-code", "."), "none of the packages"),
     ],
 )
-def test_what_cannot_be_measured_is_said(flags, message):
-    done = script("expert_layer", *flags)
+def test_what_cannot_be_measured_is_said(flags, message, tmp_path):
+    (tmp_path / "time_moe").mkdir()
+    done = script("expert_layer", *(str(tmp_path) if f == "CODE" else f for f in flags))
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
 

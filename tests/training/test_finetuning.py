@@ -27,9 +27,10 @@ from timemoe_jax.training.finetuning import loop, tune
 from timemoe_jax.training.finetuning.config import FinetuneConfig
 from timemoe_jax.training.finetuning.loop import History
 from timemoe_jax.training.finetuning.search import lower_rate, search_rate
+from timemoe_jax.training.finetuning.start import Start
 from timemoe_jax.training.finetuning.step import compile_update, rate_at
 from timemoe_jax.training.finetuning.trainable import assemble, rules_of, split
-from timemoe_jax.training.finetuning.tune import Start, fine_tune
+from timemoe_jax.training.finetuning.tune import fine_tune
 from timemoe_jax.training.finetuning.validation import Errors, Validator
 from timemoe_jax.training.finetuning.windows import split_in_time, validation_windows
 from timemoe_jax.training.step import TrainState

@@ -50,7 +50,8 @@ def _finetune(args: argparse.Namespace) -> None:
     from timemoe_jax.checkpoints.load import load_model
     from timemoe_jax.forecasting.fitting import tuning_config
     from timemoe_jax.runtime import compilation_cache
-    from timemoe_jax.training.finetuning.tune import Start, fine_tune
+    from timemoe_jax.training.finetuning.start import Start
+    from timemoe_jax.training.finetuning.tune import fine_tune
 
     given = {
         "mode": args.mode,

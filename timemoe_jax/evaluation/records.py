@@ -65,7 +65,7 @@ def result_cell(
         "benchmark": benchmark,
         "task": task,
         "method": method,
-        "seconds": round(seconds, 3),
+        "seconds": round(seconds, 6),
         "failures": dict(Counter(failures.values()).most_common()),
         **scores,
     }

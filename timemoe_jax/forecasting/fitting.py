@@ -23,7 +23,8 @@ from timemoe_jax.forecasting.frames.frames import series_of
 from timemoe_jax.forecasting.frames.given import given_frame
 from timemoe_jax.runtime.progress import say
 from timemoe_jax.training.finetuning.config import FinetuneConfig
-from timemoe_jax.training.finetuning.tune import Start, Tuned, fine_tune
+from timemoe_jax.training.finetuning.start import Start
+from timemoe_jax.training.finetuning.tune import Tuned, fine_tune
 
 
 class Columns(NamedTuple):

@@ -28,7 +28,8 @@ from timemoe_jax.forecasting.scoring.linear_map import fit_linear_map
 from timemoe_jax.models.base import create_params
 from timemoe_jax.runtime import compilation_cache
 from timemoe_jax.runtime.progress import say
-from timemoe_jax.training.finetuning.tune import Start, context_of, fine_tune
+from timemoe_jax.training.finetuning.start import Start, context_of
+from timemoe_jax.training.finetuning.tune import fine_tune
 
 Result = dict[str, Any]
 Forecast = Callable[[list[np.ndarray]], Float64[np.ndarray, "W H"]]

@@ -42,6 +42,7 @@ class FinetuneConfig:
     # The largest, after the warm-up; 0: the largest of search_rates that does no harm in a trial,
     # and, if nothing is gained by it, one of a fifth or less.
     learning_rate: float = 0.0
+    # Tried in short runs, from the largest down, until one does no harm.
     search_rates: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     search_steps: int = 10  # updates of a trial
     # "auto": that which the model was trained with, where its checkpoint says so, else "adamw".

@@ -6,7 +6,6 @@ Nothing is returned that forecasts what was held out worse than the start does.
 import dataclasses
 import json
 import math
-import os
 import time
 import warnings
 import zlib
@@ -20,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax.checkpoints.adapters import ADAPTER_FILE, Adapter, merge, write_adapter
-from timemoe_jax.checkpoints.load import LoadedModel, load_model
+from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.store import CHECKPOINTS, Checkpoints
 from timemoe_jax.checkpoints.trees import json_copy
 from timemoe_jax.data.formats.open import open_source
@@ -33,11 +32,12 @@ from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.runtime import distributed, partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.runtime.progress import say
-from timemoe_jax.training.config import OptimizerConfig, RunConfig
+from timemoe_jax.training.config import RunConfig
 from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunConfig
 from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
 from timemoe_jax.training.finetuning.search import lower_rate, search_rate
+from timemoe_jax.training.finetuning.start import Start, context_of, optimizer_of
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
 from timemoe_jax.training.finetuning.trainable import (
     Parts,
@@ -58,23 +58,6 @@ from timemoe_jax.training.workdir import claimed_workdir, what_next, writing
 STATE = "state"  # of a run that may go on, in its folder
 LOWER = "lower_rate"  # the folder of a second run, below that of the first
 CONFIG_FILE, SEARCH_FILE, REPORT_FILE = "config.json", "search.json", "report.json"
-
-
-class Start(NamedTuple):
-    """The model that fine-tuning begins with."""
-
-    config: ModelConfig
-    params: nnx.State  # in the dtype they are stored in
-    digest: str  # of these: `checksums.weights_digest`
-    source: str  # its path or name
-    optimizer: Mapping[str, Any] | None = None  # what trained it, where that is known
-
-    @classmethod
-    def of(cls, loaded: LoadedModel, name: str) -> "Start":
-        """A model that was loaded by a path or a name, which an adapter will look for it by."""
-        config = dataclasses.replace(loaded.config, dtype="float32")
-        found = os.path.abspath(name) if os.path.exists(name) else name
-        return cls(config, loaded.params, loaded.digest, found, loaded.optimizer)
 
 
 class Tuned(NamedTuple):
@@ -137,38 +120,6 @@ def run_files(config: FinetuneRunConfig, workdir: str | Path) -> Tuned:
     mesh = partitioning.make_mesh(config.mesh)
     start = Start.of(load_model(config.checkpoint), config.checkpoint)
     return fine_tune(start, source, config.finetune, workdir, mesh)
-
-
-def context_of(model: ModelConfig, config: FinetuneConfig) -> int:
-    """How many points a forecast reads: those asked for, or as many as `forecast` reads.
-
-    Raises:
-      ConfigError: the model has no positions for them beside the horizon.
-    """
-    room = model.max_position_embeddings - config.horizon
-    context = config.context_length or min(room, model.default_context or room)
-    if not 1 <= context <= room:
-        raise ConfigError(
-            f"context_length {config.context_length} and horizon {config.horizon} exceed "
-            f"max_position_embeddings {model.max_position_embeddings}"
-        )
-    return context
-
-
-def optimizer_of(start: Start, config: FinetuneConfig) -> OptimizerConfig:
-    """The algorithm: that which the model was trained with, if it is not said and known.
-
-    Factors of "lora" are always trained by AdamW, since Muon's matrices are those of layers.
-    """
-    known = {k: v for k, v in (start.optimizer or {}).items() if k in _KEPT}
-    if config.mode == "lora" or config.algorithm == "adamw" or not known:
-        known = {k: v for k, v in known.items() if k in ("b1", "b2")}
-    if config.algorithm == "muon" and config.mode != "lora":
-        known["algorithm"] = "muon"
-    return OptimizerConfig(**known)
-
-
-_KEPT = ("algorithm", "matrix_rate_factor", "b1", "b2")
 
 
 class _Kept(NamedTuple):
