@@ -73,7 +73,7 @@ def test_what_is_no_result(tmp_path):
 def test_a_manifest(tmp_path):
     cell = records.result_cell("toy", "t", "m", 1.23456, {3: "short", 5: "short"}, {"mase": np.nan})
     records.write_manifest(tmp_path, {"results": [cell]})
-    expected = {"benchmark": "toy", "task": "t", "method": "m", "seconds": 1.235}
+    expected = {"benchmark": "toy", "task": "t", "method": "m", "seconds": 1.23456}
     (found,) = records.read_manifest(tmp_path)["results"]
     assert found == {**expected, "failures": {"short": 2}, "mase": None}
     assert set(records.versions(["surely-absent"])) == {*records.VERSIONS_OF, "surely-absent"}
