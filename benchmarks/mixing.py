@@ -14,23 +14,23 @@ of the one apart as the reference, for each table and seed, which takes some min
 """
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import measure
+from benchmarks import known_ahead, measure
 from timemoe_jax import Forecaster
-from timemoe_jax.config import from_mapping
 from timemoe_jax.training import run as train
 from timemoe_jax.training.config import RunConfig
 
-POINTS, HELD_OUT, CONTEXT, HORIZON = 6000, 1200, 64, 8
+POINTS, HELD_OUT = known_ahead.ROWS, known_ahead.HELD_OUT
+CONTEXT, HORIZON = known_ahead.CONTEXT, known_ahead.HORIZON
 LAG, NOISE = 8, 0.2
 TABLES = ("coupled", "independent")
 
@@ -63,42 +63,12 @@ def table(name: str, seed: int) -> Float64[np.ndarray, "6 T"]:
 
 def first_stage(path: Path, steps: int, seed: int) -> RunConfig:
     """A Time Tracker of patches of 8 points, on variates apart."""
-    fields: dict[str, Any] = {
-        "model": {
-            "family": "time_tracker",
-            "horizon_lengths": (HORIZON,),
-            "patch_size": HORIZON,
-            "hidden_size": 48,
-            "num_hidden_layers": 3,
-            "num_mixed_layers": 2,
-            "num_attention_heads": 4,
-            "num_experts": 4,
-            "expert_size": 48,
-            "shared_size": 48,
-            "graph_points": 48,
-            "max_position_embeddings": 256,
-        },
-        "data": {
-            "path": str(path),
-            "variates": 1,
-            "length": CONTEXT + HORIZON,
-            "future": HORIZON,
-            "stride": 5,
-            "standardization": "context",
-            "context_min": 48,
-            "num_threads": 0,
-        },
-        "optimizer": {"learning_rate": 2e-3, "warmup_steps": steps // 10},
-        "train": {
-            "num_steps": steps,
-            "batch_size": 64,
-            "log_every": steps,
-            "checkpoint_every": steps,
-            "eval_batches": 1,
-        },
-        "seed": seed,
-    }
-    return from_mapping(RunConfig, fields)
+    run = known_ahead.run_config(path, False, steps, seed)
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, graph_points=48),
+        train=dataclasses.replace(run.train, batch_size=64),
+    )
 
 
 def error(forecaster: Forecaster, values: Float64[np.ndarray, "6 T"]) -> float:
