@@ -18,6 +18,7 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -64,9 +65,10 @@ def table(name: str, seed: int) -> Float64[np.ndarray, "6 T"]:
 def first_stage(path: Path, steps: int, seed: int) -> RunConfig:
     """A Time Tracker of patches of 8 points, on variates apart."""
     run = known_ahead.run_config(path, False, steps, seed)
+    model: Any = run.model
     return dataclasses.replace(
         run,
-        model=dataclasses.replace(run.model, graph_points=48),
+        model=dataclasses.replace(model, graph_points=48),
         train=dataclasses.replace(run.train, batch_size=64),
     )
 
