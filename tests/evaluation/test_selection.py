@@ -12,8 +12,9 @@ from timemoe_jax.cli import main as cli
 from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.formats.time300b.folder import write_time_moe_folder
 from timemoe_jax.data.series_source import ArraySource
-from timemoe_jax.errors import DataError
+from timemoe_jax.errors import ConfigError, DataError
 from timemoe_jax.evaluation.held_out import selection
+from timemoe_jax.evaluation.held_out.beside import method_forecasts
 from timemoe_jax.evaluation.held_out.selection import SelectionSource, read_selection, select
 from timemoe_jax.evaluation.methods.base import MethodForecast
 from timemoe_jax.evaluation.tasks import DECILES
@@ -53,6 +54,34 @@ def test_a_range_of_a_source_and_contexts_as_it_has():
     source, _ = source_and_parts()
     inside = [any(np.isin(c[0], source[i]) for i in (3, 4, 5)) for c in task.contexts()]
     assert all(inside)
+
+
+def test_the_last_horizon_of_each_series_is_forecast_from_all_before_it():
+    source, _ = source_and_parts()
+    task = selection.last_horizon_task(ENTRIES[1], *source_and_parts(), most=10)
+    assert [len(context) for context in task.contexts()] == [44, 64, 84]
+    for number, series in zip((3, 4, 5), task.series, strict=True):
+        np.testing.assert_array_equal(series, source[number])
+    fewer = selection.last_horizon_task(ENTRIES[1], *source_and_parts(), most=1)
+    assert [len(context) for context in fewer.contexts()] == [64]  # the one in the middle
+
+
+def test_short_series_have_no_last_horizon():
+    entry = dataclasses.replace(ENTRIES[1], first=0, horizon=9)  # a series has 20 points
+    task = selection.last_horizon_task(entry, *source_and_parts(), most=10)
+    assert [len(context) for context in task.contexts()] == [41, 61, 81]
+
+
+def test_the_mean_of_methods_is_of_points_and_of_quantiles():
+    tasks = [selection.last_horizon_task(ENTRIES[1], *source_and_parts(), most=3)]
+    made = method_forecasts("naive+drift, naive", tasks)
+    assert list(made) == ["naive+drift", "naive"]
+    naive, drift = (method_forecasts(name, tasks)[name][0] for name in ("naive", "drift"))
+    mean = made["naive+drift"][0]
+    np.testing.assert_allclose(mean.point, (naive.point + drift.point) / 2)
+    np.testing.assert_allclose(mean.quantiles, (naive.quantiles + drift.quantiles) / 2)
+    with pytest.raises(ConfigError, match="there is no method 'nave'"):
+        method_forecasts("naive+nave", tasks)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +202,19 @@ def test_the_command(tmp_path, capsys):
     cli.main(["score", *options])
     assert "selection score 1.0000" in capsys.readouterr().out
     assert json.loads(out.read_text())["total"]["mase"] == pytest.approx(1)
+    cli.main(["score", *options, "--methods=seasonal_naive,naive+drift", "--windows=2"])
+    assert "| naive+drift |" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert list(found["methods"]) == ["seasonal_naive", "naive+drift"]
+    assert found["methods"]["seasonal_naive"]["total"]["mase"] == pytest.approx(1)
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["score", options[0], "--selection=/none"])
     assert exit_info.value.code == 2
     assert "/none cannot be read" in capsys.readouterr().err
+
+
+def test_the_table_of_what_is_measured_once():
+    """Monthly, quarterly and yearly, of sources that neither train nor select."""
+    entries = read_selection("configs/mini_measured.csv")
+    assert {entry.frequency for entry in entries} == {"monthly", "quarterly", "yearly"}
+    assert {entry.source for entry in entries} <= set(time_moe_mini.NEVER)

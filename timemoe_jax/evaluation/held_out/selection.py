@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from timemoe_jax.data.formats.open import SourcePart
 from timemoe_jax.data.series_source import SequenceSource
@@ -32,6 +32,7 @@ from timemoe_jax.forecasting.scoring.metrics import without_nan
 
 # Points of the contexts: one length after the other, as far as a source has series for them.
 CONTEXTS = (24, 48, 96, 192, 384, 768, 1536, 2048)
+SHORTEST = CONTEXTS[0] // 2  # points of a context, of a source that has no longer ones
 COLUMNS = ("frequency", "source", "first", "stop", "season", "horizon")
 # Windows of one source lie this share of the room that their series have apart: the golden ratio
 # spreads any number of them evenly.
@@ -88,6 +89,41 @@ def read_selection(path: str | Path) -> list[SelectionSource]:
     return sources
 
 
+def _series_of(
+    entry: SelectionSource, source: SequenceSource, parts: Sequence[SourcePart]
+) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """The numbers and lengths of a source's series; a DataError where none is long enough."""
+    found = [part for part in parts if part.label == entry.source]
+    if not found:
+        known = ", ".join(sorted({part.label for part in parts}))
+        raise DataError(f"{entry.source} is none of the sources: {known}")
+    ids = np.concatenate([np.arange(part.first, part.stop) for part in found])
+    ids = ids[entry.first : entry.stop]
+    lengths = source.lengths[ids] if len(ids) else np.zeros(0, np.int64)
+    if lengths.max(initial=0) < SHORTEST + entry.horizon:
+        raise DataError(
+            f"{entry.name} has no series of {SHORTEST + entry.horizon} points, a context "
+            "and the horizon"
+        )
+    return ids, lengths
+
+
+def last_horizon_task(
+    entry: SelectionSource, source: SequenceSource, parts: Sequence[SourcePart], most: int
+) -> Task:
+    """The last horizon of at most so many series of a source, evenly spaced; all before it is read.
+
+    Series without `SHORTEST` points before their last horizon are left out.
+
+    Raises:
+      DataError: the source is not there, or has no series that is long enough.
+    """
+    ids, lengths = _series_of(entry, source, parts)
+    fitting = ids[lengths >= SHORTEST + entry.horizon]
+    chosen = fitting[np.unique((2 * np.arange(most) + 1) * len(fitting) // (2 * most))]
+    return _task(entry, [source[int(i)].astype(np.float64) for i in chosen], "series")
+
+
 def selection_task(
     entry: SelectionSource, source: SequenceSource, parts: Sequence[SourcePart], windows: int
 ) -> Task:
@@ -99,19 +135,8 @@ def selection_task(
     Raises:
       DataError: the source is not there, or too short for a context of half of the shortest.
     """
-    found = [part for part in parts if part.label == entry.source]
-    if not found:
-        known = ", ".join(sorted({part.label for part in parts}))
-        raise DataError(f"{entry.source} is none of the sources: {known}")
-    ids = np.concatenate([np.arange(part.first, part.stop) for part in found])
-    ids = ids[entry.first : entry.stop]
-    lengths = source.lengths[ids] if len(ids) else np.zeros(0, np.int64)
-    longest = int(lengths.max(initial=0)) - entry.horizon
-    if longest < CONTEXTS[0] // 2:
-        raise DataError(
-            f"{entry.name} has no series of {CONTEXTS[0] // 2 + entry.horizon} points, a context "
-            "and the horizon"
-        )
+    ids, lengths = _series_of(entry, source, parts)
+    longest = int(lengths.max()) - entry.horizon
     contexts = [c for c in CONTEXTS if c <= longest] or [longest]
     series = []
     for number in range(windows):
@@ -122,10 +147,15 @@ def selection_task(
         start = int(room * (number * _GOLDEN % 1))
         values = source.read(chosen, start, start + context + entry.horizon)
         series.append(values.astype(np.float64))
+    return _task(entry, series, "window")
+
+
+def _task(entry: SelectionSource, series: Sequence[Float64[np.ndarray, " _"]], each: str) -> Task:
+    """A task of which the last horizon of every series is forecast."""
     return Task(
         name=entry.name,
         series=tuple(series),
-        names=tuple(f"window {i}" for i in range(windows)),
+        names=tuple(f"{each} {i}" for i in range(len(series))),
         origins=tuple(np.array([len(s) - entry.horizon]) for s in series),
         horizon=entry.horizon,
         season=entry.season,
@@ -257,7 +287,14 @@ def select(
 ) -> SelectionResult:
     """Scores forecasts of all tasks of a table, `windows` of each source."""
     tasks = [selection_task(entry, source, parts, windows) for entry in entries]
-    pairs = zip(tasks, forecast(tasks), strict=True)
-    scores = [summarize(score_windows(task, made)) for task, made in pairs]
+    return rate(entries, tasks, forecast(tasks))
+
+
+def rate(
+    entries: Sequence[SelectionSource], tasks: Sequence[Task], made: Sequence[MethodForecast]
+) -> SelectionResult:
+    """Scores forecasts of the tasks of some sources, and seasonal naive's of the same."""
+    pairs = zip(tasks, made, strict=True)
+    scores = [summarize(score_windows(task, forecast)) for task, forecast in pairs]
     naive = [summarize(score_windows(task, seasonal_naive_forecast(task))) for task in tasks]
     return SelectionResult(tuple(entries), tuple(scores), tuple(naive))
