@@ -74,7 +74,7 @@ def main(checkpoint: str, corpus: str, picture: str) -> None:
         drawn = context[-DRAWN * horizon :]
         bands = (out.quantiles[0], out.quantile_levels)
         panels.append(Panel(known.title, drawn, out.point[0], truth, *bands))
-    print(f"wrote {plot_forecasts(picture, panels)}")
+    print(f"wrote {plot_forecasts(picture, panels, columns=2)}")
 
 
 if __name__ == "__main__":

@@ -233,6 +233,16 @@ def test_more_series_than_fit_are_counted(draw, tmp_path):
     assert [ax.get_title("left") for ax in figure.axes] == [p.title for p in panels[:12]]
 
 
+def test_panels_side_by_side(draw):
+    """Five in two columns: row by row, and no sixth."""
+    figure = draw(*(_panel(f"series {i}") for i in range(5)), columns=2)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == [f"series {i}" for i in range(5)]
+    left = [round(ax.get_position().x0, 2) for ax in figure.axes]
+    assert left[0] == left[2] == left[4] < left[1] == left[3]
+    _check_texts(figure)
+
+
 def _overlaps(a, b):
     return a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1
 
@@ -333,6 +343,8 @@ def test_pictures_that_cannot_be_written(tmp_path):
         plot_forecasts(tmp_path / "p.png", [])
     with pytest.raises(DataError, match="tail must be at least 1, but is 0"):
         plot_forecasts(tmp_path / "p.png", [_panel()], tail=0)
+    with pytest.raises(DataError, match="columns must be at least 1, but is 0"):
+        plot_forecasts(tmp_path / "p.png", [_panel()], columns=0)
     for name in ("p", "p.csv"):
         with pytest.raises(DataError, match=r"name must end in one of .*png.*svg"):
             plot_forecasts(tmp_path / name, [_panel()])

@@ -43,7 +43,9 @@ class Panel(NamedTuple):
     times_forecast: Any = None
 
 
-def plot_forecasts(path: str | os.PathLike[str], panels: Sequence[Panel], tail: int = 256) -> Path:
+def plot_forecasts(
+    path: str | os.PathLike[str], panels: Sequence[Panel], tail: int = 256, columns: int = 1
+) -> Path:
     """Writes a picture with a panel for each series: context, truth, forecast and its bands.
 
     Quantiles tau and 1 - tau make one band, named after its nominal coverage; narrower bands are
@@ -52,28 +54,34 @@ def plot_forecasts(path: str | os.PathLike[str], panels: Sequence[Panel], tail: 
 
     Args:
       path: of the picture, such as .png, .svg or .pdf; its folder is made if needed.
-      panels: what to draw, from top to bottom.
+      panels: what to draw, row by row.
       tail: how many last points of each context to show.
+      columns: how many panels stand side by side.
 
     Raises:
       DataError: a panel's arrays do not fit each other, or a value is infinite; or there is no
-        panel, no such kind of picture, or the tail is below 1.
+        panel, no such kind of picture, or tail or columns are below 1.
     """
     if not panels:
         raise DataError("panels is empty; a picture needs at least one series")
-    if tail < 1:
-        raise DataError(f"tail must be at least 1, but is {tail}")
+    for name, value in (("tail", tail), ("columns", columns)):
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, but is {value}")
     for panel in panels:
         _check_panel(panel)
     shown = panels[:MAX_PANELS]
-    figure = new_figure(path, 10, (2.4 if len(shown) <= 5 else 2.0) * len(shown) + 0.5)
+    rows = -(-len(shown) // columns)
+    figure = new_figure(path, 10, (2.4 if rows <= 5 else 2.0) * rows + 0.5)
     looks = _looks([panel.levels for panel in shown if panel.levels is not None])
-    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    every = figure.subplots(rows, columns, squeeze=False).flat
+    axes = every[: len(shown)]
+    for ax in every[len(shown) :]:
+        ax.remove()
     for ax, panel in zip(axes, shown, strict=True):
         _draw_panel(ax, panel, tail, looks)
     steps = [ax for ax, panel in zip(axes, shown, strict=True) if panel.times_context is None]
-    if steps:
-        steps[-1].set_xlabel("steps from the end of the context")
+    for ax in steps[-columns:]:
+        ax.set_xlabel("steps from the end of the context")
     for ax in steps:
         ax.xaxis.get_major_locator().set_params(integer=True)
     if len(panels) > len(shown):
