@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.cli.commands import Command, argument
-from timemoe_jax.cli.forecast import BUNDLED, DATA_ARGUMENTS, prepare_file
+from timemoe_jax.cli.forecast import DATA_ARGUMENTS, prepare_file
 from timemoe_jax.data.series_source import SequenceSource
 from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.files import SUFFIXES
@@ -67,7 +68,7 @@ def _finetune(args: argparse.Namespace) -> None:
     options = {name: value for name, value in given.items() if value is not None}
     config = tuning_config(args.horizon, rate, options)
     compilation_cache.use_by_default()
-    name = args.checkpoint or BUNDLED
+    name = args.checkpoint or bundled.DEFAULT
     fine_tune(Start.of(load_model(name), name), source, config, args.out)
 
 
@@ -80,7 +81,7 @@ COMMAND = Command(
             "data", metavar="DATA", help="a CSV or Parquet file, or a file or folder to train on"
         ),
         argument("--out", type=Path, required=True, help="the folder to write, or to go on in"),
-        argument("--checkpoint", help=f"the model to begin with; {BUNDLED} by default"),
+        argument("--checkpoint", help=f"the model to begin with; {bundled.DEFAULT} by default"),
         argument(
             "--horizon", type=int, metavar="H", help="steps to forecast; by default two seasons"
         ),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.cli.commands import Argument, Command, argument
 from timemoe_jax.cli.data import SEPARATORS
 from timemoe_jax.cli.model_pictures import draw_experts, draw_links, item_numbers
@@ -32,7 +33,6 @@ from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.files import open_frame, read_frame_file, with_times
 from timemoe_jax.forecasting.frames.prepare import FrameInputs, prepare_frame
 
-BUNDLED = "nano"  # the model that is used unless another is named
 # What the library's messages say in Python, and how it is said on the command line.
 _FLAGS = {
     **{"future_df": "--future", "freq=": "--freq", "date_format=": "--date-format "},
@@ -168,11 +168,11 @@ def _forecaster(args: argparse.Namespace, levels: Any) -> tuple[Any, dict[str, A
     from timemoe_jax.runtime import compilation_cache
 
     if args.checkpoint is None:
-        print(f"note: model {BUNDLED}; give --checkpoint for another", file=sys.stderr)
+        print(f"note: model {bundled.DEFAULT}; give --checkpoint for another", file=sys.stderr)
     compilation_cache.use_by_default()
     options = {"context_length": args.context_length, "intervals": args.intervals}
     options["quantile_levels"] = levels or None
-    return Forecaster.from_pretrained(args.checkpoint or BUNDLED), options
+    return Forecaster.from_pretrained(args.checkpoint or bundled.DEFAULT), options
 
 
 def run_forecast(args: argparse.Namespace) -> None:
@@ -374,8 +374,8 @@ DATA_ARGUMENTS = _data_arguments()
 def _shared(levels: str) -> tuple[Argument, ...]:
     """What both commands take: which model forecasts how much, of which columns."""
     model = (
-        f"a bundled model's name, a run's workdir, a checkpoint or a published folder; {BUNDLED} "
-        "by default"
+        "a bundled model's name, a run's workdir, a checkpoint or a published folder; "
+        f"{bundled.DEFAULT} by default"
     )
     horizon = f"steps to forecast; by default two seasons, at least {LEAST_HORIZON}"
     length = "read at most the last N points; by default as many as the model holds"

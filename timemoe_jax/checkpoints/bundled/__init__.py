@@ -10,6 +10,7 @@ from pathlib import Path
 from timemoe_jax.errors import CheckpointError
 
 FOLDER = Path(__file__).parent
+DEFAULT = "nano"  # the model that is used unless another is named
 # Benchmark files that no model of a name has seen anything of, and "chaos" where no chaotic system
 # was among what it was trained on: its card says how that was found.
 NEVER_SEEN = {"nano": ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather", "chaos")}

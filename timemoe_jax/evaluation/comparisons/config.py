@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.config import DTYPES, require, require_choice, require_positive
 
 INTERVALS = ("auto", "heads", "calibrated", "conformal")
@@ -14,7 +15,7 @@ class FrameConfig:
     benchmark: str = "frame"  # says which config this is
     # CSV or Parquet files and folders of them, or anything that training reads, with commas.
     path: str = ""
-    checkpoint: str = "nano"  # the model; empty: the baselines alone
+    checkpoint: str = bundled.DEFAULT  # the model; empty: the baselines alone
     # Names of methods, or module:function of a predictor of GluonTS or fev.
     baselines: tuple[str, ...] = (
         *("naive", "seasonal_naive", "drift"),

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import ndtri
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.adapters.loading import forecaster_of, require
 from timemoe_jax.forecasting.intervals.plan import TooShortError
@@ -62,7 +63,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
 
     def __init__(
         self,
-        model: Any = "nano",
+        model: Any = bundled.DEFAULT,
         context_length: int | None = None,
         normalize: str = "instance",
         intervals: str = "auto",
@@ -81,7 +82,7 @@ class TimeMoeForecaster(_base.BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """The parameters that sktime tests this estimator with: the bundled model, twice."""
-        return [{"model": "nano"}, {"normalize": "instance", "batch_size": 4}]
+        return [{"model": bundled.DEFAULT}, {"normalize": "instance", "batch_size": 4}]
 
     def _fit(self, y: Any, X: Any = None, fh: Any = None) -> "TimeMoeForecaster":
         forecaster_of(self.model)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.config import (
     NORMALIZATIONS,
     require,
@@ -125,7 +126,7 @@ class FinetuneRunConfig:
     data: FinetuneDataConfig
     finetune: FinetuneConfig
     # A bundled model's name, a run's workdir, a checkpoint or a published folder.
-    checkpoint: str = "nano"
+    checkpoint: str = bundled.DEFAULT
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
 
