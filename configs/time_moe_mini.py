@@ -142,6 +142,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.quantile_levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
         config.model.point_heads = False
         config.model.default_context = 1024
+        config.model.mirrored = True
         # Rotary waves of 6 to 300 patches.
         config.model.rope_theta = 100.0
         config.model.initializer_range = 0.05

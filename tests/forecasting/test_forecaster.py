@@ -1,5 +1,7 @@
 """Forecaster: the published numbers, invariances, and every kind of bad input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_model import TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster
+from timemoe_jax.models.base import create_params
 
 HORIZON = 9  # of a head of 8 and one of 1
 
@@ -72,6 +76,23 @@ def test_scaling_and_shifting_go_through(forecaster, seed, scale, shift):
     point = forecaster.forecast(s, HORIZON).point
     moved = forecaster.forecast(shift + scale * s, HORIZON).point
     np.testing.assert_allclose((moved - shift) / (scale * s.std()), point / s.std(), atol=1e-5)
+
+
+def test_a_mirrored_model_forecasts_up_and_down_alike():
+    """Points and quantiles; the model itself does not turn with its series."""
+    config = dataclasses.replace(TINY, quantile_levels=(0.1, 0.5, 0.9), mirrored=True)
+    params = create_params(config, seed=1)
+    series = _series(5, (30, 12))
+    up = Forecaster(config, params).forecast(series, 6, quantile_levels=[0.1, 0.9])
+    down = Forecaster(config, params).forecast([-s for s in series], 6, quantile_levels=[0.1, 0.9])
+    np.testing.assert_allclose(up.point, -down.point, atol=1e-5)
+    np.testing.assert_allclose(up.quantiles, -down.quantiles[..., ::-1], atol=1e-5)
+    plain = Forecaster(dataclasses.replace(config, mirrored=False), params)
+    points = plain.forecast(series, 6).point
+    np.testing.assert_allclose(
+        up.point, (points - plain.forecast([-s for s in series], 6).point) / 2, atol=1e-5
+    )
+    assert np.abs(up.point - points).max() > 1e-3
 
 
 def test_leading_missing_values_are_no_values(forecaster):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import TWO_BLOCKS as TINY
 
+from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import abstract_model, create_params
-from timemoe_jax.models.decoding import decode_uncached, horizon_plan
+from timemoe_jax.models.decoding import decode_as, decode_uncached, horizon_plan
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.decoding import decode
 
@@ -104,6 +105,37 @@ def test_cache_with_gaps_is_a_shortcut(decoder, series):
     assert cached.dtype == uncached.dtype == np.float32
     np.testing.assert_allclose(cached, uncached, rtol=0, atol=1e-5)
     assert np.abs(cached - decoder(series, 6)).max() > 1e-3
+
+
+@pytest.mark.parametrize("horizon", [3, 6])
+def test_a_mirrored_forecast_turns_with_its_series(series, horizon):
+    """It is the mean of two forecasts, in points and quantiles; values may be missing."""
+    levels = (0.1, 0.5, 0.9)
+    config = dataclasses.replace(TINY, quantile_levels=levels, mirrored=True)
+    params = create_params(config, seed=2)
+    graph, _ = abstract_model(config)
+    mask = jnp.asarray(np.random.default_rng(4).random(series.shape) < 0.8).at[:, -1].set(True)
+
+    def plain(x, mask):
+        return decode(nnx.merge(graph, params), x, mask, horizon)
+
+    up, down = plain(jnp.asarray(series), mask), plain(-jnp.asarray(series), mask)
+    both = decode_as(config, plain, jnp.asarray(series), mask)
+    np.testing.assert_allclose(both.point, (up.point - down.point) / 2, atol=1e-5)
+    for i, level in enumerate(levels):
+        opposite = down.quantiles[..., levels.index(round(1 - level, 6))]
+        expected = (up.quantiles[..., i] - opposite) / 2
+        np.testing.assert_allclose(both.quantiles[..., i], expected, atol=1e-5)
+    turned = decode_as(config, plain, -jnp.asarray(series), mask)
+    np.testing.assert_allclose(turned.point, -both.point, atol=1e-5)
+    assert np.abs(up.point + down.point).max() > 1e-3  # the model itself does not turn
+    once = decode_as(dataclasses.replace(config, mirrored=False), plain, jnp.asarray(series), mask)
+    np.testing.assert_array_equal(once.point, up.point)
+
+
+def test_mirrored_quantiles_come_in_pairs():
+    with pytest.raises(ConfigError, match="a level of 1 - a for every level a, but"):
+        dataclasses.replace(TINY, quantile_levels=(0.1, 0.5), mirrored=True)
 
 
 def test_forecast_is_cut_at_the_horizon(series):

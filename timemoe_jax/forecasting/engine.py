@@ -37,7 +37,7 @@ from timemoe_jax.forecasting.shapes import (
     rows_of_batch,
 )
 from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
-from timemoe_jax.models.decoding import Decoded, horizon_plan, rounded_horizon
+from timemoe_jax.models.decoding import Decoded, decode_as, horizon_plan, rounded_horizon
 from timemoe_jax.runtime import forks, partitioning
 from timemoe_jax.runtime.progress import progress_bar, tell, watch
 
@@ -110,11 +110,21 @@ class Engine:
         ) -> Decoded:
             axes = tuple(range(1, mask.ndim))
             mask |= ~mask.any(axis=axes, keepdims=True)  # padding rows need a last point to read
-            return self.family.decode(nnx.merge(self.graph, params), x, mask, horizon, *marks)
+            model = nnx.merge(self.graph, params)
+
+            def decode(x: Array, mask: Array, *marks: Array) -> Decoded:
+                return self.family.decode(model, x, mask, horizon, *marks)
+
+            return decode_as(self.config, decode, x, mask, *marks)
 
         def run_known(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
             mask |= ~mask.any(axis=(1, 2), keepdims=True)
-            return self.family.decode_known(nnx.merge(self.graph, params), x, mask, horizon)
+            model = nnx.merge(self.graph, params)
+
+            def decode(x: Array, mask: Array) -> Decoded:
+                return self.family.decode_known(model, x, mask, horizon)
+
+            return decode_as(self.config, decode, x, mask)
 
         def read(params: nnx.State, x: Array, mask: Array, horizon: int) -> Decoded:
             model = nnx.merge(self.graph, params)
@@ -157,7 +167,12 @@ class Engine:
         if not size:
             return 0.0
         active = size - self.family.idle_parameters(self.config, self.params)
-        return 2.0 * active / self.family.stride(self.config)
+        return 2.0 * active * self._readings / self.family.stride(self.config)
+
+    @property
+    def _readings(self) -> int:
+        """How often a series is read for a forecast."""
+        return 2 if self.config.mirrored else 1
 
     def usable_context(self, context_length: int | None, horizon: int) -> int:
         """Checks a context length, or chooses it: see `Forecaster.usable_context`."""
@@ -243,6 +258,7 @@ class Engine:
         """Whether `along` says what forecasts after such gaps would: where one head does it all."""
         every_point = self.family.stride(self.config) == 1
         alone = every_point and not (self.family.joint or self.family.encoder)
+        alone = alone and not self.config.mirrored
         return alone and len(self._plan(_gap_bucket(gap) + horizon)) == 1
 
     def along(
@@ -445,7 +461,8 @@ class Engine:
     def _batch_size(self, batch_size: int | str, group: _Group) -> int:
         if batch_size == "auto":
             each = self.family.bytes_per_series(self.config, group.length, group.steps)
-            fitting = max(1, int(batch_bytes() // (each * group.variates)))
+            each *= group.variates * self._readings
+            fitting = max(1, int(batch_bytes() // each))
             size = min(MAX_AUTO_BATCH, 1 << (fitting.bit_length() - 1)) * self._parts
         else:
             size = int(batch_size)

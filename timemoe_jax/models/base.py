@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -61,6 +62,9 @@ class ModelConfig:
     forecast_plan: str = "fitting"
     # Points that a forecast reads unless told otherwise; 0: as many as there are positions for.
     default_context: int = 0
+    # Whether a forecast is the mean of that of a series and, upside down, of that of its negative,
+    # so that both are forecast alike (arXiv 2110.03336). It takes twice the time.
+    mirrored: bool = False
     dtype: str = "float32"  # of the matrix products
 
     def __post_init__(self) -> None:
@@ -74,6 +78,12 @@ class ModelConfig:
         require(
             all(a < b for a, b in itertools.pairwise((0.0, *levels, 1.0))),
             f"quantile_levels must increase and be in (0, 1), but are {levels}",
+        )
+        pairs = zip(levels, reversed(levels), strict=True)
+        require(
+            not self.mirrored or all(math.isclose(a + b, 1.0) for a, b in pairs),
+            "mirrored is True, which takes a level of 1 - a for every level a, but quantile_levels "
+            f"are {levels}",
         )
         require_positive(self, "max_position_embeddings")
         require_not_negative(self, "default_context")
@@ -192,7 +202,7 @@ class Family:
     # are no part of an exported model.
     compute_fields: ClassVar[tuple[str, ...]] = ("dtype",)
     # Those under which a run may go on from parameters of another value, besides.
-    free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context")
+    free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context", "mirrored")
     # Parts that a trained model may be given: its point forecasts stay the same.
     addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
     # Parameters by their dotted paths: those of routed experts, those that are computed in float32

@@ -4,6 +4,7 @@ The head that the plan names is read at the last position, and its values are ap
 series, again and again.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -83,6 +84,30 @@ def observed_positions(mask: Bool[Array, "*N T"], stride: int) -> Bool[Array, "*
     if stride == 1:
         return mask
     return jnp.any(mask.reshape(*mask.shape[:-1], -1, stride), axis=-1)
+
+
+def decode_as(
+    config: Any,
+    decode: Callable[..., Decoded],
+    x: Float[Array, "B *C T"],
+    mask: Bool[Array, "B *C T"],
+    *marks: Float[Array, "B M S"],
+) -> Decoded:
+    """Calls `decode(x, mask, *marks)`, and for a `mirrored` config also of -x, in one batch.
+
+    There the forecast is (f(x) - f(-x)) / 2, and its quantile of level a the mean of that of x and
+    of minus that of level 1 - a of -x: the mean over the group of the two signs, which makes any
+    forecast one that turns with its series.
+    """
+    if not config.mirrored:
+        return decode(x, mask, *marks)
+    both = [jnp.concatenate([each, each]) for each in (mask, *marks)]
+    point, quantiles = decode(jnp.concatenate([x, -x]), *both)
+    up, down = jnp.split(point, 2)
+    if quantiles is not None:
+        above, below = jnp.split(quantiles, 2)
+        quantiles = (above - below[..., ::-1]) / 2
+    return Decoded((up - down) / 2, quantiles)
 
 
 def decode_uncached(

@@ -27,6 +27,7 @@ _UNPUBLISHED = (
     *COMPUTE_FIELDS,
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
+    "mirrored",
     *("patch_size", "point_heads", "asinh", "segment_lengths"),
     *INITIALIZATION_FIELDS,
 )
@@ -37,6 +38,7 @@ _ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
     "segments": ((), "in the published implementation every point makes its own choice"),
     "quantile_levels": ((), "the published format has no heads for them"),
     "forecast_plan": ("fitting", "the published implementation has 'fitting'"),
+    "mirrored": (False, "the published implementation reads a series once"),
     "patch_size": (1, "the published format has no patches"),
     "point_heads": (True, "the published format has heads of points"),
 }

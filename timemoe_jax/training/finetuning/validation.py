@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
+from timemoe_jax.models.decoding import decode_as
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training.finetuning.config import FinetuneConfig
 from timemoe_jax.training.finetuning.trainable import assemble
@@ -171,7 +172,11 @@ def _decoder(model: ModelConfig, config: FinetuneConfig) -> Callable[..., Any]:
     def decode(trained: nnx.State, frozen: nnx.State, x: Any, mask: Any) -> Any:
         # Rows that only fill the batch need a last point to read.
         mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
-        model = nnx.merge(graph, assemble(trained, frozen, config))
-        return family.decode(model, x, mask, config.horizon)
+        merged = nnx.merge(graph, assemble(trained, frozen, config))
+
+        def forecast(x: Any, mask: Any) -> Any:
+            return family.decode(merged, x, mask, config.horizon)
+
+        return decode_as(model, forecast, x, mask)
 
     return jax.jit(decode)
