@@ -37,8 +37,9 @@ folder of any other Time-MoE; neither has a published side.
 
 --peer puts the model of others in the place of the published one, at any size: see `peers.py`.
 Both then forecast as their users call them: ours with normalize="instance" and the quantiles that
-it has heads of, the peer with its nine. Its rows have its name as their reference. The two
-forecasts are of different models, and not compared.
+it has heads of, the peer with its nine. Its rows have its name as their reference; with
+--peer-feedback median, which spares it most of what it does beyond its first 64 points, that word
+too. The two forecasts are of different models, and not compared.
 
 Everything on 2 cores takes hours: leave out what is not asked for, or give a --limit. On a machine
 that is not idle the published side's threads wait for each other at every operation, and a line
@@ -64,7 +65,7 @@ from jaxtyping import Float, Float64
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure
-from benchmarks.peers import GEOMETRIES
+from benchmarks.peers import FEEDBACKS, GEOMETRIES
 from benchmarks.published import forecast_values, reset_peak_memory
 from benchmarks.train_step import SIZES, TINY, peak_bytes
 from timemoe_jax.checkpoints import bundled
@@ -185,16 +186,18 @@ def model_folder(parent: str, size: str) -> str | Path:
 
 
 def start_theirs(
-    work: Work, folder: str | Path, theirs: measure.PublishedProcess | None
+    work: Work,
+    folder: str | Path,
+    args: argparse.Namespace,
+    theirs: measure.PublishedProcess | None,
 ) -> First | None:
     """Builds the forecast of the published side, or of the peer; returns its first call."""
-    peer = theirs is not None and theirs.name in GEOMETRIES
-    if theirs is None or not (peer or work.size in MADE):
+    if theirs is None or not (args.peer or work.size in MADE):
         return None
     asked = work._asdict()
     del asked["size"]
-    if peer:
-        asked |= {"model": theirs.name}
+    if args.peer:
+        asked |= {"model": args.peer, "feedback": args.peer_feedback}
     else:
         asked |= {"folder": str(folder), "part": work.part}
         if work.part < work.batch:
@@ -227,7 +230,7 @@ def run(
     report: measure.Report,
 ) -> None:
     """Measures one work, and reports it."""
-    their_first = start_theirs(work, folder, theirs)
+    their_first = start_theirs(work, folder, args, theirs)
     ours = Ours(work, folder, bool(args.peer))
     reset_peak_memory()  # loading is no part of a forecast
     first = ours.first()
@@ -324,6 +327,12 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
     parser.add_argument("--checkpoint", help="in the place of --sizes: the folder of any Time-MoE")
     parser.add_argument("--peer", choices=GEOMETRIES, help="in the place of the published one")
+    parser.add_argument(
+        "--peer-feedback",
+        default="quantiles",
+        choices=FEEDBACKS,
+        help="what its later passes go on from; its own way is the default",
+    )
     measure.add_program_flags(parser, "peer", "the peer")
     parser.add_argument("--clock", default="wall", choices=measure.CLOCKS, help="what is timed")
     parser.add_argument("--contexts", help="points read; default 512,3072; 512 if quick")
@@ -389,7 +398,8 @@ def main() -> None:
     print(f"{measure.describe_machine()}, {', '.join(args.dtypes)}")
     args.dtype = "float32"  # the published side forecasts in every dtype, also on a CPU
     tell_load()
-    others = ("peer", args.peer) if args.peer else ("published", "pytorch")
+    name = " ".join(filter(None, (args.peer, args.peer_feedback.removeprefix("quantiles"))))
+    others = ("peer", name) if args.peer else ("published", "pytorch")
     theirs = measure.start_published(args, *others)
     report = measure.Report(args.json)
     peaks = {dtype: measure.MatrixPeak(dtype, args.quick, args.clock) for dtype in args.dtypes}

@@ -8,7 +8,9 @@ pandas, and answers commands as `published.py` does.
 
 A peer has random weights in the geometry of the model it is named after: the time of a forecast
 does not depend on what the weights are. It forecasts by its own class, by the call that its users
-make.
+make, and goes on beyond one pass in one of two ways, FEEDBACKS. "quantiles" is its own: each later
+pass goes on from each of the nine quantiles of the one before, so it has nine times as many series.
+"median" is the least that any pass needs: the median is appended, and all passes are alike.
 """
 
 import importlib
@@ -48,6 +50,8 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     }
 }
 
+FEEDBACKS = ("quantiles", "median")
+
 
 class ChronosBolt(Program):
     """The work of a Chronos-Bolt; see `Program`."""
@@ -61,15 +65,13 @@ class ChronosBolt(Program):
         warnings.filterwarnings("ignore", "We recommend keeping prediction length")
 
     def forecast(
-        self, model: str, batch: int, context: int, horizon: int, dtype: str
+        self, model: str, feedback: str, batch: int, context: int, horizon: int, dtype: str
     ) -> dict[str, Any]:
         """Builds the work "forecast": nine quantiles by `predict_quantiles`, arrays in and out.
 
-        A horizon beyond 64 points takes passes of 64. All but the first have nine times as many
-        series, as the class has it: each goes on from each quantile of the pass before.
-
         Args:
           model: of GEOMETRIES.
+          feedback: of FEEDBACKS, what a later pass goes on from.
           batch: series.
           context: points of each that are read.
           horizon: points to forecast.
@@ -87,10 +89,15 @@ class ChronosBolt(Program):
         reset_peak_memory()  # building is no part of a forecast
         values = torch.from_numpy(forecast_values(batch, context))
 
+        longest = horizon if feedback == "quantiles" else pipeline.model_prediction_length
+
         def forecast() -> np.ndarray:
+            read = values
             with torch.inference_mode():
-                _, median = pipeline.predict_quantiles(values, prediction_length=horizon)
-            return median.numpy()
+                while read.shape[1] < context + horizon:
+                    _, median = pipeline.predict_quantiles(read, prediction_length=longest)
+                    read = torch.cat([read, median], dim=1)
+            return read[:, context : context + horizon].numpy()
 
         return self.built(forecast, (batch, horizon))
 
