@@ -3,6 +3,9 @@
 python benchmarks/forecast.py
 python benchmarks/forecast.py --contexts 512 --horizons 96 --batches 8 --dtypes float32 \
     --published-python PYTHON --published-code CHECKOUT
+taskset -c 0 python benchmarks/forecast.py --contexts 512 --horizons 96 --batches 64 \
+    --dtypes float32 --checkpoint nano --clock cpu \
+    --peer chronos-bolt-tiny --peer-python PYTHON --peer-code CHECKOUT
 
 Ours is `Forecaster.forecast` with normalize="none", the published one `generate` of its
 `TimeMoeForPrediction`, in inference mode, with its own (eager) attention and its own cache. Both
@@ -21,21 +24,32 @@ differ relative to the largest value, and the share of the machine's peak,
 
     (2 * A * S + 2 * L * D * S * (S + 1) + 2 * D * P) * B / time / peak.
 
-S is the number of points read: the context, and what is forecast and fed back, which is all but
-the last block. A is the number of activated parameters without heads; each costs 2 per point read.
-Attention has two products of 2 * D for every point and each point up to it, in L layers. A head of
-p points is read once per block, so P is the sum over all blocks. This is the work of the model as
+S is the number of tokens read, of a point or a patch: the context, and what is forecast and fed
+back, which is all but the last block. A is the number of activated parameters without heads; each
+costs 2 per token read. Attention has two products of 2 * D for every token and each one up to it,
+in L layers. A head of p outputs, which are points and their quantiles, is read once per block, so P
+is the sum over all blocks. This is the work of the model as
 it is published, whatever either side leaves out or does twice. The peak is the rate of one large
 matrix product of the same dtype in the same rounds.
 
-A model that comes with the library is a size as well, by its name, without a published side.
+A model that comes with the library is a size as well, by its name, and --checkpoint takes the
+folder of any other Time-MoE; neither has a published side.
+
+--peer puts the model of others in the place of the published one, at any size: see `peers.py`.
+Both then forecast as their users call them: ours with normalize="instance" and the quantiles that
+it has heads of, the peer with its nine. Its rows have its name as their reference; with
+--peer-feedback median, which spares it most of what it does beyond its first 64 points, that word
+too. The two forecasts are of different models, and not compared.
 
 Everything on 2 cores takes hours: leave out what is not asked for, or give a --limit. On a machine
 that is not idle the published side's threads wait for each other at every operation, and a line
-says that the ratios then favor us.
+says that the times are not to be trusted. There `taskset -c 0` gives both sides one thread, and
+--clock cpu counts the processor's time of the process in the place of the wall's, but for the first
+call.
 """
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -51,12 +65,14 @@ from jaxtyping import Float, Float64
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure
+from benchmarks.peers import FEEDBACKS, GEOMETRIES
 from benchmarks.published import forecast_values, reset_peak_memory
 from benchmarks.train_step import SIZES, TINY, peak_bytes
 from timemoe_jax.checkpoints import bundled
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.checkpoints.published import write_published
 from timemoe_jax.config import DTYPES, from_mapping
+from timemoe_jax.errors import CheckpointError
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import count_parameters, create_params
 from timemoe_jax.models.decoding import horizon_plan
@@ -65,12 +81,13 @@ from timemoe_jax.models.time_moe.config import TimeMoeConfig
 IDLE_LOAD = 0.25  # per core; of what is called idle
 MEMORY_SHARE = 0.5  # of what there is, for the published attention's scores
 SCORE_BYTES = 8  # of one score: eager attention holds two arrays of them at once
+MADE = (*SIZES, "tiny")  # sizes whose parameters are random; any other is loaded
 
 
 class Work(NamedTuple):
     """What is forecast from what."""
 
-    size: str  # of SIZES, "tiny", or a model that comes with the library
+    size: str  # of MADE, or what `load_model` takes
     context: int
     horizon: int
     batch: int
@@ -80,7 +97,7 @@ class Work(NamedTuple):
     def name(self) -> str:
         """Of its rows."""
         shape = f"{self.context}+{self.horizon} x{self.batch} {self.dtype}"
-        return shape if self.size == "base" else f"{shape} {self.size}"
+        return shape if self.size == "base" else f"{shape} {Path(self.size).name}"
 
     @property
     def flops(self) -> float:
@@ -96,12 +113,13 @@ class Work(NamedTuple):
         return min(self.batch, 1 << (fitting.bit_length() - 1))
 
 
+@functools.cache
 def model_of(size: str) -> Any:
     """The architecture of a size."""
+    if size not in MADE:
+        return load_model(size).config
     if size == "tiny":
         return from_mapping(TimeMoeConfig, TINY)
-    if size in bundled.NAMES:
-        return load_model(size).config
     return from_mapping(TimeMoeConfig, SIZES[size].get_config().model.to_dict())
 
 
@@ -109,10 +127,11 @@ def forecast_flops(model: TimeMoeConfig, batch: int, context: int, horizon: int)
     """Operations that a forecast stands for: see the module's docstring."""
     plan = horizon_plan(horizon, model.horizon_lengths, model.forecast_plan)
     _, active = count_parameters(model)
-    active -= model.hidden_size * sum(model.horizon_lengths)
-    read = context + sum(plan[:-1])
+    outputs = model.hidden_size * (model.point_heads + len(model.quantile_levels))  # of a point
+    active -= outputs * sum(model.horizon_lengths)
+    read = -(-context // model.patch_size) + sum(plan[:-1]) // model.patch_size
     attention = model.num_hidden_layers * model.hidden_size * read * (read + 1)
-    return 2.0 * batch * (active * read + attention + model.hidden_size * sum(plan))
+    return 2.0 * batch * (active * read + attention + outputs * sum(plan))
 
 
 class First(NamedTuple):
@@ -128,18 +147,23 @@ class Ours:
     Args:
       work: what it is.
       folder: of the model.
+      peer: whether it stands beside a peer, not beside the published one.
     """
 
-    def __init__(self, work: Work, folder: Path):
+    def __init__(self, work: Work, folder: str | Path, peer: bool = False):
         self._work = work
         self._values = forecast_values(work.batch, work.context)
         self._forecaster = Forecaster.from_pretrained(folder, work.dtype)
+        levels = model_of(work.size).quantile_levels or None
+        self._options: dict[str, Any] = {"normalize": "none"}
+        if peer:
+            self._options = {"normalize": "instance", "quantile_levels": levels}
 
     def __call__(self) -> Float64[np.ndarray, "B H"]:
         """One call."""
         work = self._work
         forecast = self._forecaster.forecast
-        return forecast(self._values, work.horizon, work.context, normalize="none").point
+        return forecast(self._values, work.horizon, work.context, **self._options).point
 
     def first(self) -> First:
         """The first call."""
@@ -147,13 +171,13 @@ class Ours:
         return First(self(), time.perf_counter() - start)
 
 
-def model_folder(parent: str, size: str) -> Path:
+def model_folder(parent: str, size: str) -> str | Path:
     """A folder that both sides load, made where it is not there: float32 parameters.
 
-    The bundled model is read as it is, by ours alone: the published format has no such plan.
+    What is not of MADE is read as it is, by ours alone.
     """
-    if size in bundled.NAMES:
-        return bundled.find(size)
+    if size not in MADE:
+        return size
     path = Path(parent) / size
     if not path.exists():
         model = model_of(size)
@@ -162,20 +186,27 @@ def model_folder(parent: str, size: str) -> Path:
 
 
 def start_theirs(
-    work: Work, folder: Path, published: measure.PublishedProcess | None
+    work: Work,
+    folder: str | Path,
+    args: argparse.Namespace,
+    theirs: measure.PublishedProcess | None,
 ) -> First | None:
-    """Builds the published forecast; returns its first call."""
-    if published is None or work.size in bundled.NAMES:
+    """Builds the forecast of the published side, or of the peer; returns its first call."""
+    if theirs is None or not (args.peer or work.size in MADE):
         return None
-    if work.part < work.batch:
-        print(f"pytorch {work.name}: {work.part} series at a time, for the memory that it takes")
-    shape = work._asdict()
-    del shape["size"]
+    asked = work._asdict()
+    del asked["size"]
+    if args.peer:
+        asked |= {"model": args.peer, "feedback": args.peer_feedback}
+    else:
+        asked |= {"folder": str(folder), "part": work.part}
+        if work.part < work.batch:
+            print(f"pytorch {work.name}: {work.part} series at a time, for the memory it takes")
     try:
-        published.ask("clear")
-        answer = published.ask("forecast", folder=str(folder), part=work.part, **shape)
+        theirs.ask("clear")
+        answer = theirs.ask("forecast", **asked)
     except measure.PublishedError as error:
-        print(f"pytorch {work.name}: skipped, {error}")
+        print(f"{theirs.name} {work.name}: skipped, {error}")
         return None
     return First(np.array(answer["forecast"]), answer["seconds"])
 
@@ -192,29 +223,30 @@ def difference(work: Work, ours: First, theirs: First) -> float:
 
 def run(
     work: Work,
-    folder: Path,
-    rounds: int,
+    folder: str | Path,
+    args: argparse.Namespace,
     peak: measure.MatrixPeak,
-    published: measure.PublishedProcess | None,
+    theirs: measure.PublishedProcess | None,
     report: measure.Report,
 ) -> None:
     """Measures one work, and reports it."""
-    their_first = start_theirs(work, folder, published)
-    ours = Ours(work, folder)
+    their_first = start_theirs(work, folder, args, theirs)
+    ours = Ours(work, folder, bool(args.peer))
     reset_peak_memory()  # loading is no part of a forecast
     first = ours.first()
-    sides = {"ours": measure.timed(ours), "peak": peak.side}
+    sides = {"ours": measure.timed(ours, args.clock), "peak": peak.side}
     seconds = {"ours": first.seconds}
-    if published is not None and their_first is not None:
-        worst = difference(work, first, their_first)
-        report.add(f"{work.name} difference", worst, "of the largest value")
-        sides["pytorch"] = published.side("forecast")
-        seconds["pytorch"] = their_first.seconds
-    timings = measure.interleave(sides, rounds)
+    if theirs is not None and their_first is not None:
+        if not args.peer:
+            worst = difference(work, first, their_first)
+            report.add(f"{work.name} difference", worst, "of the largest value")
+        sides[theirs.name] = theirs.side("forecast", args.clock)
+        seconds[theirs.name] = their_first.seconds
+    timings = measure.interleave(sides, args.rounds)
     peak.see(timings.pop("peak"))
     memory = {"ours": peak_bytes() / 1e6}
-    if published is not None and "pytorch" in timings:
-        memory["pytorch"] = published.ask("memory")["bytes"] / 1e6
+    if theirs is not None and theirs.name in timings:
+        memory[theirs.name] = theirs.ask("memory")["bytes"] / 1e6
     add_rows(work, timings, memory, seconds, peak, report)
     print_line(work, timings, memory, seconds, peak)
 
@@ -230,28 +262,36 @@ def add_rows(
     """The rows of one work."""
     name, points = work.name, work.batch * work.horizon
     best = {who: timing.best for who, timing in timings.items()}
-    ours, theirs = best["ours"], best.get("pytorch")
+    ours, who = best["ours"], other(timings)
+    theirs = best.get(who)
 
     def add(what: str, value: float, unit: str, of: float | None) -> None:
-        report.add(f"{name}{what}", value, unit, "pytorch", of)
+        report.add(f"{name}{what}", value, unit, who, of)
 
     add("", ours * 1e3, "ms/call", theirs and theirs * 1e3)
     add(" series", work.batch / ours, "series/s", theirs and work.batch / theirs)
     add(" throughput", points / ours, "points/s", theirs and points / theirs)
-    add(" peak memory", memory["ours"], "MB", memory.get("pytorch"))
-    add(" first call", first["ours"], "s", first.get("pytorch"))
+    add(" peak memory", memory["ours"], "MB", memory.get(who))
+    add(" first call", first["ours"], "s", first.get(who))
     rate = work.flops / ours
     report.add(f"{name} utilisation", rate / 1e9, "GFLOP/s", "matrix product", peak.rate / 1e9)
     if theirs:
-        report.add(f"pytorch {name}", theirs * 1e3, "ms/call")
-        report.add(f"pytorch {name} peak memory", memory["pytorch"], "MB")
-        report.add(f"pytorch {name} first call", first["pytorch"], "s")
+        report.add(f"{who} {name}", theirs * 1e3, "ms/call")
+        report.add(f"{who} {name} peak memory", memory[who], "MB")
+        report.add(f"{who} {name} first call", first[who], "s")
 
 
-HEADING = (
-    f"{'':28} {'ours, spread':>19} {'pytorch, spread':>19} {'/ours':>6} {'of peak':>7}"
-    f" {'series/s':>9} {'points/s':>9} {'MB':>6} {'/ours':>6} {'first s':>8}"
-)
+def other(timings: dict[str, measure.Timing]) -> str:
+    """Who is timed beside ours; "" if nobody is."""
+    return next((who for who in timings if who != "ours"), "")
+
+
+def heading(who: str) -> str:
+    """The table's, with the other side's name."""
+    return (
+        f"{'':28} {'ours, spread':>19} {who + ', spread':>19} {'/ours':>6} {'of peak':>7}"
+        f" {'series/s':>9} {'points/s':>9} {'MB':>6} {'/ours':>6} {'first s':>8}"
+    )
 
 
 def print_line(
@@ -261,13 +301,13 @@ def print_line(
     first: dict[str, float],
     peak: measure.MatrixPeak,
 ) -> None:
-    """The line of one work in the table, under `HEADING`."""
-    ours, theirs = timings["ours"], timings.get("pytorch")
+    """The line of one work in the table, under `heading`."""
+    ours, theirs = timings["ours"], timings.get(other(timings))
     cells = [f"{work.name:28}", f"{ours.best * 1e3:10.1f} ms +{ours.spread:4.0%}"]
     if theirs:
         cells.append(f"{theirs.best * 1e3:10.1f} ms +{theirs.spread:4.0%}")
         cells.append(f"{theirs.best / ours.best:6.2f}")
-        more_memory = f"{memory['pytorch'] / memory['ours']:6.2f}"
+        more_memory = f"{memory[other(timings)] / memory['ours']:6.2f}"
     else:
         cells.append(" " * 26)
         more_memory = " " * 6
@@ -283,8 +323,18 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
         description="Speed and memory of forecasts.", conflict_handler="resolve"
     )
     measure.add_flags(parser)
-    known = (*SIZES, "tiny", *bundled.NAMES)
+    known = (*MADE, *bundled.NAMES)
     parser.add_argument("--sizes", help=f"of {','.join(known)}; default base, tiny if quick")
+    parser.add_argument("--checkpoint", help="in the place of --sizes: the folder of any Time-MoE")
+    parser.add_argument("--peer", choices=GEOMETRIES, help="in the place of the published one")
+    parser.add_argument(
+        "--peer-feedback",
+        default="quantiles",
+        choices=FEEDBACKS,
+        help="what its later passes go on from; its own way is the default",
+    )
+    measure.add_program_flags(parser, "peer", "the peer")
+    parser.add_argument("--clock", default="wall", choices=measure.CLOCKS, help="what is timed")
     parser.add_argument("--contexts", help="points read; default 512,3072; 512 if quick")
     parser.add_argument("--horizons", help="points forecast; default 96,720")
     parser.add_argument("--batches", help="series in a call; default 1,8,64; 8 if quick")
@@ -299,6 +349,8 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     quick = args.quick
     args.rounds = args.rounds or (2 if quick else 5)
     sizes = measure.names(args.sizes or ("tiny" if quick else "base"))
+    if args.checkpoint:
+        sizes, known = [args.checkpoint], (*known, args.checkpoint)
     args.dtypes = measure.names(args.dtypes or ("float32" if quick else ",".join(DTYPES)))
     for flag, given, allowed in (("sizes", sizes, known), ("dtypes", args.dtypes, DTYPES)):
         unknown = set(given) - set(allowed)
@@ -307,7 +359,15 @@ def parse() -> tuple[argparse.Namespace, list[Work]]:
     contexts = numbers(parser, "contexts", args.contexts or ("512" if quick else "512,3072"))
     horizons = numbers(parser, "horizons", args.horizons or "96,720")
     batches = numbers(parser, "batches", args.batches or ("8" if quick else "1,8,64"))
-    most = min(model_of(size).max_position_embeddings for size in sizes)
+    try:
+        models = [model_of(size) for size in sizes]
+    except CheckpointError as error:
+        parser.error(f"--checkpoint: {error}")
+    if not all(isinstance(model, TimeMoeConfig) for model in models):
+        parser.error(
+            f"--checkpoint must hold a Time-MoE, but {args.checkpoint} holds another model"
+        )
+    most = min(model.max_position_embeddings for model in models)
     if max(contexts) + max(horizons) > most:
         parser.error(f"a context and a horizon may have {most} points together, not more")
     shapes = itertools.product(sizes, args.dtypes, contexts, horizons, batches)
@@ -338,10 +398,12 @@ def main() -> None:
     print(f"{measure.describe_machine()}, {', '.join(args.dtypes)}")
     args.dtype = "float32"  # the published side forecasts in every dtype, also on a CPU
     tell_load()
-    published = measure.start_published(args)
+    name = " ".join(filter(None, (args.peer, args.peer_feedback.removeprefix("quantiles"))))
+    others = ("peer", name) if args.peer else ("published", "pytorch")
+    theirs = measure.start_published(args, *others)
     report = measure.Report(args.json)
-    peaks = {dtype: measure.MatrixPeak(dtype, args.quick) for dtype in args.dtypes}
-    print(HEADING, flush=True)
+    peaks = {dtype: measure.MatrixPeak(dtype, args.quick, args.clock) for dtype in args.dtypes}
+    print(heading(others[-1]), flush=True)
     try:
         with tempfile.TemporaryDirectory() as parent:
             for work in works:
@@ -353,14 +415,14 @@ def main() -> None:
                     )
                     continue
                 folder = model_folder(parent, work.size)
-                run(work, folder, args.rounds, peak, published, report)
+                run(work, folder, args, peak, theirs, report)
     finally:  # a run given up still leaves its rows
         for dtype, peak in peaks.items():
             report.add(f"matrix product {dtype}", peak.rate / 1e9, "GFLOP/s")
             print(f"{'matrix product ' + dtype:28} {peak.rate / 1e9:.1f} GFLOP/s")
         report.write()
-        if published:
-            published.close()
+        if theirs:
+            theirs.close()
 
 
 if __name__ == "__main__":

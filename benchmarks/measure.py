@@ -22,7 +22,11 @@ import jax.numpy as jnp
 
 from timemoe_jax.models.base import count_parameters
 
-PROGRAM = Path(__file__).with_name("published.py")
+# The programs of PyTorch, by the flags that say where they run: what `PublishedProcess` is of.
+PROGRAMS = {
+    "published": Path(__file__).with_name("published.py"),
+    "peer": Path(__file__).with_name("peers.py"),
+}
 ENOUGH_SECONDS = 0.05  # of calls per turn: a short call is made more than once
 MOST_CALLS = 20
 
@@ -75,20 +79,23 @@ class Report:
 
 
 class PublishedProcess:
-    """The published implementation in its own interpreter: see `published.py`.
+    """The published implementation in its own interpreter, see `published.py`; or a peer.
 
     Args:
       python: the interpreter.
       code: a checkout of the published code.
+      program: of PROGRAMS.
+      name: what its lines and rows call it.
 
     Raises:
       PublishedError: it does not run there.
     """
 
-    def __init__(self, python: str, code: str):
+    def __init__(self, python: str, code: str, program: str = "published", name: str = "pytorch"):
+        self.name = name
         device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         self._process = subprocess.Popen(
-            [python, str(PROGRAM), code, device],
+            [python, str(PROGRAMS[program]), code, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -145,16 +152,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, help="turns of each side; default 5, 2 if quick")
-    parser.add_argument(
-        "--published-python",
-        default=os.environ.get("TIMEMOE_PUBLISHED_PYTHON"),
-        help="an interpreter that runs the published code ($TIMEMOE_PUBLISHED_PYTHON)",
-    )
-    parser.add_argument(
-        "--published-code",
-        default=os.environ.get("TIMEMOE_PUBLISHED_CODE"),
-        help="a checkout of the published code ($TIMEMOE_PUBLISHED_CODE)",
-    )
+    add_program_flags(parser, "published", "the published code")
+
+
+def add_program_flags(parser: argparse.ArgumentParser, program: str, code: str) -> None:
+    """The flags that say where a program of PROGRAMS runs; `code` is what it runs, in words."""
+    for part, what in (
+        ("python", f"an interpreter that runs {code}"),
+        ("code", "a checkout of it"),
+    ):
+        variable = f"TIMEMOE_{program}_{part}".upper()
+        default = os.environ.get(variable)
+        parser.add_argument(f"--{program}-{part}", default=default, help=f"{what} (${variable})")
 
 
 def names(text: str) -> list[str]:
@@ -162,20 +171,24 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def start_published(args: argparse.Namespace) -> PublishedProcess | None:
-    """The published side, or None and a line that says why not."""
-    if not (args.published_python and args.published_code):
-        print("pytorch: skipped, --published-python and --published-code are not both given")
+def start_published(
+    args: argparse.Namespace, program: str = "published", name: str = "pytorch"
+) -> PublishedProcess | None:
+    """The other side, or None and a line that says why not; see `PublishedProcess`."""
+    python, code = getattr(args, f"{program}_python"), getattr(args, f"{program}_code")
+    if not (python and code):
+        print(f"{name}: skipped, --{program}-python and --{program}-code are not both given")
         return None
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or (backend == "cpu" and args.dtype != "float32"):
-        print(f"pytorch: skipped, it is not compared in {args.dtype} on {backend}")
+        print(f"{name}: skipped, it is not compared in {args.dtype} on {backend}")
         return None
     try:
-        published = PublishedProcess(args.published_python, args.published_code)
+        published = PublishedProcess(python, code, program, name)
     except (OSError, PublishedError) as error:
-        raise SystemExit(f"the published implementation does not run: {error}") from None
-    print(f"pytorch: {published.text}")
+        what = "published implementation" if program == "published" else program
+        raise SystemExit(f"the {what} does not run: {error}") from None
+    print(f"{name}: {published.text}")
     return published
 
 

@@ -23,7 +23,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,23 @@ class Program:
                 self.torch.cuda.synchronize()
             seconds.append(now() - start)
         return {"seconds": seconds}
+
+    def built(self, forecast: Callable[[], np.ndarray], shape: tuple[int, int]) -> dict[str, Any]:
+        """Takes the work "forecast".
+
+        Returns:
+          the first forecast, [B, H] as lists, and the seconds it took.
+
+        Raises:
+          ValueError: it is not of that shape, or not finite.
+        """
+        self.works = {"forecast": forecast}
+        start = time.perf_counter()
+        first = forecast()
+        seconds = time.perf_counter() - start
+        if first.shape != shape or not np.isfinite(first).all():
+            raise ValueError(f"forecasts {first.shape} are not finite {list(shape)}")
+        return {"forecast": first.tolist(), "seconds": seconds}
 
     def memory(self) -> dict[str, Any]:
         """Peak since the last `clear`: of the device if that is a GPU, else of the process."""
@@ -252,7 +269,7 @@ class TimeMoe(Program):
           dtype: of parameters and computation.
 
         Returns:
-          the first forecast, [B, H] as lists, and the seconds it took.
+          see `built`.
         """
         torch = self.torch
         model = self.modeling.TimeMoeForPrediction.from_pretrained(
@@ -273,13 +290,7 @@ class TimeMoe(Program):
                 parts = [generate(values[i : i + part]) for i in range(0, batch, part)]
             return np.concatenate(parts)
 
-        self.works = {"forecast": forecast}
-        start = time.perf_counter()
-        first = forecast()
-        seconds = time.perf_counter() - start
-        if first.shape != (batch, horizon) or not np.isfinite(first).all():
-            raise ValueError(f"forecasts {first.shape} are not finite [{batch}, {horizon}]")
-        return {"forecast": first.tolist(), "seconds": seconds}
+        return self.built(forecast, (batch, horizon))
 
 
 class SegMoe(Program):
@@ -350,20 +361,21 @@ class SegMoe(Program):
         return {"norm": float(forward().norm())}
 
 
-PACKAGES = {"time_moe": TimeMoe, "segmoe_forecast": SegMoe}
+PACKAGES: dict[str, type[Program]] = {"time_moe": TimeMoe, "segmoe_forecast": SegMoe}
 
 
-def start(code: str, device: str) -> Program:
-    """The program for the package that a folder holds."""
-    sys.path.insert(0, code)
-    for package, program in PACKAGES.items():
-        if (Path(code) / package).is_dir():
-            return program(device)
-    raise FileNotFoundError(f"{code} holds none of the packages {', '.join(PACKAGES)}")
+def start(packages: Mapping[str, type[Program]], code: str, device: str) -> Program:
+    """The program for the package that a folder, or its folder `src`, holds."""
+    for folder in (Path(code), Path(code) / "src"):
+        for package, program in packages.items():
+            if (folder / package).is_dir():
+                sys.path.insert(0, str(folder))
+                return program(device)
+    raise FileNotFoundError(f"{code} holds none of the packages {', '.join(packages)}")
 
 
-def main() -> None:
-    """Answers commands until there are no more."""
+def main(packages: Mapping[str, type[Program]]) -> None:
+    """Answers commands until there are no more; the programs by the package that they need."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     with contextlib.suppress(OSError):
         # Where memory runs out, it is this process that ends, and the benchmark goes on.
@@ -372,7 +384,7 @@ def main() -> None:
     for line in sys.stdin:
         fields = json.loads(line)
         try:
-            program = program or start(*sys.argv[1:])
+            program = program or start(packages, *sys.argv[1:])
             answer = getattr(program, fields.pop("command"))(**fields)
         except Exception as error:
             traceback.print_exc()
@@ -381,4 +393,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(PACKAGES)

@@ -211,17 +211,23 @@ def test_first_forecast(monkeypatch, tmp_path):
     """Without the processes, whose times a test cannot judge: one of them is run."""
     from benchmarks import first_forecast
 
-    assert first_forecast.seconds("print()", "off") > 0
+    # A process that waits takes the time of the clock, and hardly any of the processor.
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    assert first_forecast.seconds(busy, "off", clock="cpu") >= 0.3
+    assert first_forecast.seconds("import time; time.sleep(1)", "off") > 1
+    assert first_forecast.seconds("import time; time.sleep(1)", "off", clock="cpu") < 1
     asked = []
 
-    def seconds(program, cache):
+    def seconds(program, cache, checkpoint, clock="wall"):
         asked.append((program, cache))
+        assert checkpoint == "some/model"
         return float(len(program))
 
     monkeypatch.setattr(first_forecast, "seconds", seconds)
-    monkeypatch.setattr(first_forecast, "intervals", lambda series, rounds: (1.0, 3.0))
+    monkeypatch.setattr(first_forecast, "intervals", lambda *_: (1.0, 3.0))
     path = tmp_path / "rows.json"
-    monkeypatch.setattr(sys, "argv", ["first_forecast.py", "--quick", "--json", str(path)])
+    flags = ["--quick", "--checkpoint", "some/model", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["first_forecast.py", *flags])
     first_forecast.main()
     rows = {row["name"]: row for row in json.loads(path.read_text())}
     assert rows["one series"]["reference"] == "import of JAX and Flax"
