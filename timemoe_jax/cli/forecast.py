@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def prepare_file(
     future_df: Any = None,
     past_covariates: Any = (),
     as_variates: bool = False,
+    left_out: Sequence[str] = (),
 ) -> FrameInputs:
     """Reads a file, and takes the series out of it.
 
@@ -82,7 +83,7 @@ def prepare_file(
         if vars(args).get("date_format"):
             options["date_format"] = args.date_format
         options |= {"future_df": future, "past_covariates": past_covariates}
-        options["as_variates"] = as_variates
+        options |= {"as_variates": as_variates, "left_out": left_out}
 
         def prepare(horizon: int) -> FrameInputs:
             return prepare_frame(frame, horizon, where=path, timestamp_column=timestamp, **options)

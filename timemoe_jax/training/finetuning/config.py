@@ -33,6 +33,10 @@ class FinetuneConfig:
     # Of a joint model: how its variates are to read each other from now on ("none", "graph" or
     # "all" of Time Tracker); empty: as they do. The start that it has to better reads as it did.
     mixing: str = ""
+    # How many variates of each item are covariates, which a joint model that mixes reads and which
+    # are not scored: the last ones are known ahead, and those before them up to the origin alone.
+    past_variates: int = 0
+    known_variates: int = 0
     lora_rank: int = 8  # columns of a factor
     lora_alpha: float = 16.0  # the product of the factors counts this over lora_rank
     lora_dropout: float = 0.0  # share of a kernel's inputs that its factors do not see in an update
@@ -76,7 +80,7 @@ class FinetuneConfig:
         require_not_negative(
             self,
             *("context_length", "learning_rate", "weight_decay", "validation_points"),
-            *("eval_every", "seed"),
+            *("eval_every", "seed", "past_variates", "known_variates"),
         )
         for name in ("lora_dropout", "warmup_share"):
             value = getattr(self, name)
@@ -101,6 +105,11 @@ class FinetuneConfig:
             f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
             f"({self.batch_size})",
         )
+
+    @property
+    def covariates(self) -> int:
+        """How many of the last variates of an item are covariates."""
+        return self.past_variates + self.known_variates
 
     @property
     def validation_every(self) -> int:

@@ -172,6 +172,8 @@ def _decoder(model: ModelConfig, config: FinetuneConfig) -> Callable[..., Any]:
         # Rows that only fill the batch need a last point to read.
         mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
         model = nnx.merge(graph, assemble(trained, frozen, config))
-        return family.decode(model, x, mask, config.horizon)
+        # A start that reads variates apart says the same with what is known of others.
+        known = config.known_variates > 0
+        return (family.decode_known if known else family.decode)(model, x, mask, config.horizon)
 
     return jax.jit(decode)
