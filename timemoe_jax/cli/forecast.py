@@ -298,9 +298,10 @@ def _of_more(count: int) -> str:
 
 
 def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) -> None:
-    """Scores the model on the series as they are, without covariates."""
+    """Scores the model on the series as they are, with what a joint model reads beside them."""
+    values: Any = [each.values for each in prepared.timed.series]
     scores = forecaster.backtest(
-        [each.values for each in prepared.timed.series],
+        prepared.joint() if forecaster.joint else values,
         args.horizon,
         folds=args.backtest,
         season=_season_to_repeat(args, prepared),
