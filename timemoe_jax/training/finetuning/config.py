@@ -33,10 +33,11 @@ class FinetuneConfig:
     # Of a joint model: how its variates are to read each other from now on ("none", "graph" or
     # "all" of Time Tracker); empty: as they do. The start that it has to better reads as it did.
     mixing: str = ""
-    # How many variates of each item are covariates, which a joint model that mixes reads and which
-    # are not scored: the last ones are known ahead, and those before them up to the origin alone.
-    past_variates: int = 0
+    # How many of the last variates of each item are covariates that are known ahead: a joint model
+    # that mixes reads them over the horizon, and they are not scored.
     known_variates: int = 0
+    # How many of those before them are covariates that are read up to the origin, and not scored.
+    past_variates: int = 0
     lora_rank: int = 8  # columns of a factor
     lora_alpha: float = 16.0  # the product of the factors counts this over lora_rank
     lora_dropout: float = 0.0  # share of a kernel's inputs that its factors do not see in an update
