@@ -115,17 +115,16 @@ def conformal_offsets(
     labels = label_series(names, len(series))
     if calibration is not None:
         return _from_others(plan, series, calibration, predict, along, together)
-    needed = max(1, plan.needed)
     gaps = [trailing_gap(each) for each in series]
     chosen = [
-        choose_origins(plan, each, gap, wanted_origins(plan, each), needed, label)
+        choose_origins(plan, each, gap, wanted_origins(plan, each), plan.needed, label)
         if plan.needed
         else np.zeros(0, np.int64)
         for each, gap, label in zip(series, gaps, labels, strict=True)
     ]
     shape = (horizon, len(plan.levels)) if of_quantiles else (horizon,)
-    rest = (context_length, gaps, labels, together)
-    forecasts = _earlier(series, chosen, shape, predict, along, *rest)
+    how = (shape, predict, along, context_length)
+    forecasts = _earlier(series, chosen, *how, gaps, labels, together)
     offsets, residuals = [], []
     for each, origin, forecast, label in zip(series, chosen, forecasts, labels, strict=True):
         truth = _outcomes(each, origin, horizon)
