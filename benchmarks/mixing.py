@@ -64,7 +64,7 @@ def table(name: str, seed: int) -> Float64[np.ndarray, "6 T"]:
 
 def first_stage(path: Path, steps: int, seed: int) -> RunConfig:
     """A Time Tracker of patches of 8 points, on variates apart."""
-    run = known_ahead.run_config(path, False, steps, seed)
+    run = known_ahead.first_stage(path, steps, seed)
     model: Any = run.model
     return dataclasses.replace(
         run,

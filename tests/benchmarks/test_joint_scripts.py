@@ -28,22 +28,19 @@ def test_a_promotion_raises_the_values_of_its_table():
 
 
 def test_a_second_stage_starts_from_the_first_and_knows_a_covariate(tmp_path):
-    """The parameters are those of the first stage, to which only biases of attention are new."""
+    """What it is tuned to reads the promotion that is planned."""
     frame = known_ahead.table(3.0, seed=0)
-    frame[["ds", "y"]][:1000].to_csv(tmp_path / "apart.csv", index=False)
-    frame[:1000].to_csv(tmp_path / "joint.csv", index=False)
-    first = known_ahead.run_config(tmp_path / "apart.csv", False, 2, seed=0)
-    train.run(first, tmp_path / "first")
-    start = str(tmp_path / "first")
-    second = known_ahead.run_config(tmp_path / "joint.csv", True, 2, 0, start)
-    assert train.run(second, tmp_path / "second").step == 2
-    before, after = (
-        Forecaster.from_pretrained(tmp_path / name, disk_cache=False)
-        for name in ("first", "second")
-    )
-    kernels = [f.engine.params["embed"]["kernel"][...] for f in (before, after)]
-    np.testing.assert_allclose(*kernels, atol=0.02)  # a few small steps away
-    assert np.abs(kernels[0] - kernels[1]).max() > 0
-    other = after.engine.params["blocks"]["attention"]["other"][...]
-    assert np.abs(other[1:]).min() > 0
-    assert np.isfinite(known_ahead.error(after, frame, joint=True))
+    past = frame[:1000]
+    past[["ds", "y"]].to_csv(tmp_path / "apart.csv", index=False)
+    train.run(known_ahead.first_stage(tmp_path / "apart.csv", 2, seed=0), tmp_path / "first")
+    start = Forecaster.from_pretrained(tmp_path / "first", disk_cache=False)
+    few = {"learning_rate": 1e-2, "num_steps": 20, "batch_size": 8, "progress": False}
+    few |= {"context_length": known_ahead.CONTEXT, "validation_windows": 16, "shares": ()}
+    known = {"known_covariates": "promotion", "mixing": "all"}
+    tuned = start.fit(past, known_ahead.HORIZON, target="y", **known, **few)
+    assert tuned.tuning.kept
+    said = []
+    for joint in (True, False):
+        said.append(known_ahead.error(tuned, frame, joint))
+    assert np.isfinite(said).all()
+    assert said[0] != said[1]

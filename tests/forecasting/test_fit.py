@@ -38,9 +38,7 @@ def test_arrays_lists_frames_and_files_are_the_same_series(tmp_path, capsys):
         source_of(frame(), None, columns, quiet=False),
         source_of(path, None, columns),
     ]
-    assert "covariates left out, of which fine-tuning learns nothing yet: price" in (
-        capsys.readouterr().out
-    )
+    assert "columns left out, of which nothing is learned: price" in capsys.readouterr().out
     for source in found:
         assert source.lengths.tolist() == [120, 120]
         np.testing.assert_allclose(source[1], waves()[1])

@@ -144,6 +144,20 @@ def test_what_is_known_ahead_is_read_at_the_points_to_forecast():
     ).all()
 
 
+def test_the_units_of_a_covariate_change_nothing():
+    """Nor where it is the same throughout the context: it is scaled by all of its past then."""
+    x = values()[0]
+    x[2, 10:] = 3.0
+    for context in (None, 20):
+        options = {"target": ["v0", "v1"], "context_length": context}
+        found = []
+        for unit in (1.0, 1000.0):
+            past, ahead = frame(x).assign(v2=unit * x[2]), future(x)
+            ahead["v2"] *= unit
+            found.append(forecaster().predict_df(past, H, future_df=ahead, **options))
+        np.testing.assert_allclose(*(each["predictions"] for each in found), rtol=1e-5)
+
+
 def test_covariates_of_a_model_that_reads_series_apart_cannot_be_variates():
     config = dataclasses.replace(TINY, max_position_embeddings=64)
     single = Forecaster(config, create_params(config, seed=0))

@@ -16,7 +16,7 @@ from timemoe_jax.models.base import abstract_model, count_parameters, create_par
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.config import RunConfig
-from timemoe_jax.training.objective import make_loss, prepare
+from timemoe_jax.training.objective import make_loss, prepare, targets_of
 from timemoe_jax.training.step import create_state, make_train_step
 
 ALL = dataclasses.replace(TRACKER, mixing="all")
@@ -186,16 +186,24 @@ def test_an_update_moves_the_bias_by_its_rate_and_the_links_by_their_gradient():
 
 
 def test_the_loss_counts_the_variates_that_are_forecast():
-    """Not those that are known ahead: their later values are of no consequence to it."""
+    """Not those that are known ahead, which are read over the points to forecast."""
     config = run_config(mixing="all", known_variates=1)
     params = create_params(config.model, seed=0)
     loss = jax.jit(make_loss(config))
     batch = prepare(config, batch_of(2), jax.random.key(0))
     assert batch["draws"].shape == (2,)
-    without = {**batch, "values": batch["values"].at[:, 2, -4:].set(9.0)}
-    np.testing.assert_array_equal(loss(params, without)[0], loss(params, batch)[0])
-    target = {**batch, "values": batch["values"].at[:, 0, -4:].set(9.0)}
-    assert loss(params, target)[0] != loss(params, batch)[0]
+    positions = targets_of(config, batch, None).positions.reshape(2, 3, -1)
+    assert positions[:, :2, -1].min() == 1
+    assert positions[:, 2].max() == 0
+    for variate in (0, 2):
+        later = {**batch, "values": batch["values"].at[:, variate, -4:].set(9.0)}
+        assert loss(params, later)[0] != loss(params, batch)[0]
+    shown = {"ahead": tuple(batch[name][..., -4:] for name in ("values", "mask"))}
+    model = nnx.merge(abstract_model(config.model)[0], params)
+    trained = model(batch["values"][..., :32], batch["mask"][..., :32], **shown).predictions[4]
+    mask = batch["mask"].at[:, :2, 32:].set(False)
+    in_use = get_family("time_tracker").decode_known(model, batch["values"], mask, 4)
+    np.testing.assert_allclose(trained[:, :2, -1], in_use.point[:, :2], atol=1e-5)
 
 
 def test_its_size_is_counted_and_what_does_not_fit_is_an_error():

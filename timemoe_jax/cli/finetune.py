@@ -20,20 +20,16 @@ def _source(args: argparse.Namespace) -> SequenceSource:
     """The series of a table as `timemoe forecast` reads them, or of any other file or folder."""
     from timemoe_jax.data.formats.open import open_source
     from timemoe_jax.data.pipeline.gaps import FilledSource
-    from timemoe_jax.forecasting.fitting import ItemSource
+    from timemoe_jax.forecasting.fitting import items_of, once
 
+    past, known = args.past_covariate, args.known_covariate
     if Path(args.data).suffix.lower() in SUFFIXES:
-        prepared = prepare_file(args.data, args, None, args.covariate)
-        series = prepared.timed.series
+        prepared = prepare_file(args.data, args, None, once(past, known), True, args.covariate)
         if args.covariate:
-            print(
-                f"note: left out: {', '.join(args.covariate)}; nothing is learned of covariates "
-                "yet",
-                file=sys.stderr,
-            )
-        wide = prepared.timed.id_column is None and len({len(s.values) for s in series}) == 1
-        values = [each.values for each in series]
-        return ItemSource(values, prepared.names, len(values) if wide else 1)
+            print(f"note: left out: {', '.join(args.covariate)}", file=sys.stderr)
+        return items_of(prepared, past, known)
+    if past or known:
+        raise DataError("--past-covariate and --known-covariate are for a CSV or a Parquet file")
     if args.horizon is None:
         raise DataError("--horizon is needed for a file that is no table of times")
     return FilledSource(open_source(args.data))
@@ -66,6 +62,7 @@ def _finetune(args: argparse.Namespace) -> None:
         "lora_rank": args.rank,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    options |= getattr(source, "tuning", {})
     config = tuning_config(args.horizon, rate, options)
     compilation_cache.use_by_default()
     name = args.checkpoint or bundled.DEFAULT
@@ -93,6 +90,20 @@ COMMAND = Command(
             default=[],
             metavar="NAME",
             help="a column that is no series, and is left out; may be repeated",
+        ),
+        argument(
+            "--past-covariate",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="a column that a joint model with --mixing reads beside the targets",
+        ),
+        argument(
+            "--known-covariate",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="the same of one that is known ahead, as those of forecast --future are",
         ),
         argument("--mode", choices=MODES, default="full", help="what is trained"),
         argument("--mixing", help="how the variates of a joint model read each other from now on"),

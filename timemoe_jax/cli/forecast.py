@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def prepare_file(
     future_df: Any = None,
     past_covariates: Any = (),
     as_variates: bool = False,
+    left_out: Sequence[str] = (),
 ) -> FrameInputs:
     """Reads a file, and takes the series out of it.
 
@@ -82,7 +83,7 @@ def prepare_file(
         if vars(args).get("date_format"):
             options["date_format"] = args.date_format
         options |= {"future_df": future, "past_covariates": past_covariates}
-        options["as_variates"] = as_variates
+        options |= {"as_variates": as_variates, "left_out": left_out}
 
         def prepare(horizon: int) -> FrameInputs:
             return prepare_frame(frame, horizon, where=path, timestamp_column=timestamp, **options)
@@ -297,9 +298,10 @@ def _of_more(count: int) -> str:
 
 
 def _backtest(args: argparse.Namespace, forecaster: Any, prepared: FrameInputs) -> None:
-    """Scores the model on the series as they are, without covariates."""
+    """Scores the model on the series as they are, with what a joint model reads beside them."""
+    values: Any = [each.values for each in prepared.timed.series]
     scores = forecaster.backtest(
-        [each.values for each in prepared.timed.series],
+        prepared.joint() if forecaster.joint else values,
         args.horizon,
         folds=args.backtest,
         season=_season_to_repeat(args, prepared),

@@ -16,6 +16,7 @@ from timemoe_jax.forecasting.intervals.conformal import (
     conformal_offsets,
 )
 from timemoe_jax.forecasting.intervals.quantiles import at_levels
+from timemoe_jax.forecasting.intervals.rolling import Together
 from timemoe_jax.forecasting.result import Forecast
 
 
@@ -80,8 +81,8 @@ class Call(NamedTuple):
         if source is None:
             return None
         if source == "conformal":
-            series = None if others is None else Inputs.parse(others).series
-            return self.calibrate(levels, series).quantiles(forecasts.point)
+            given = None if others is None else Inputs.parse(others)
+            return self.calibrate(levels, given).quantiles(forecasts.point)
         return self.head_quantiles(forecasts, levels, source == "calibrated")
 
     def result(
@@ -120,14 +121,25 @@ class Call(NamedTuple):
         ]
         return self.inputs.shaped(np.array(counts))
 
-    def calibrate(self, levels: Sequence[float], others: Any = None) -> Calibrated:
+    def calibrate(self, levels: Sequence[float], others: Inputs | None = None) -> Calibrated:
         """Calibrates on earlier errors of each series, or on those of other series."""
-        horizon, length = self.settings.horizon, self.settings.context_length
-        series, names = self.inputs.series, self.inputs.names
-        along = self.along(lambda said: said.point)
         return conformal_offsets(
-            series, horizon, levels, self.predict, length, others, names, along=along
+            self.inputs.series,
+            self.settings.horizon,
+            levels,
+            self.predict,
+            self.settings.context_length,
+            None if others is None else others.series,
+            self.inputs.names,
+            along=self.along(lambda said: said.point),
+            together=self.together(others),
         )
+
+    def together(self, others: Inputs | None = None) -> Together | None:
+        """Which series of the call, or which others, the model reads at once; None: no two."""
+        inputs = self.inputs if others is None else others
+        items = inputs.item_numbers if self.engine.joint else None
+        return None if items is None else Together(items, inputs.beside)
 
     def along(self, of: Callable[[Forecasts], Any]) -> Along | None:
         """How to read all origins of a series in few passes, if the model can."""
@@ -157,4 +169,5 @@ class Call(NamedTuple):
             self.settings.context_length,
             self.inputs.names,
             self.along(lambda said: said.quantiles),
+            self.together(),
         )

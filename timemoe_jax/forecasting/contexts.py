@@ -32,6 +32,7 @@ class Context(NamedTuple):
         model. Such a context has no gap.
       marks: of the calendar [M, S], for a model that reads them; contexts of one item share them.
       end: the index in the marks of the point after the last value.
+      scale: by which what follows a constant context is scaled: the deviation of the whole series.
     """
 
     values: Float64[np.ndarray, " _"]
@@ -42,6 +43,7 @@ class Context(NamedTuple):
     ahead: Float64[np.ndarray, " H"] | None = None
     marks: Float[np.ndarray, "M S"] | None = None
     end: int = 0
+    scale: float = 0.0
 
     @classmethod
     def of(
@@ -80,13 +82,23 @@ class Beside(NamedTuple):
 
     values: Float64[np.ndarray, " T"]  # NaN where missing
     item: int
-    name: str  # in an error
+    column: str  # of a data frame
+    variate: str  # the column, or one category of it
+    beside: str  # what to call the series that it is beside
     ahead: Float64[np.ndarray, " H"] | None  # its values at the points to forecast; None: unknown
+
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+        return f"covariate {self.variate} of {self.beside}"
 
     def context(self, length: int) -> Context:
         """What is read of it; where it goes on, up to the end of the series."""
         context = Context.of(self.values, length, self.name, self.item)
-        return context if self.ahead is None else context.until(0)._replace(ahead=self.ahead)
+        if self.ahead is None:
+            return context
+        scale = float(location_and_scale(self.values[None])[1][0])
+        return context.until(0)._replace(ahead=self.ahead, scale=scale)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -259,7 +271,8 @@ class Batch(NamedTuple):
             _scale_by_first(contexts, mean, std)
         else:
             mean, std = np.zeros(len(values)), np.ones(len(values))
-        safe = np.where(std > 0, std, 1.0)
+        flat = np.array([context.scale or 1.0 for context in contexts])
+        safe = np.where(std > 0, std, flat)
         if ahead:
             values = np.concatenate([values, np.full((len(values), ahead), np.nan)], axis=1)
             for row, context in zip(values, contexts, strict=True):

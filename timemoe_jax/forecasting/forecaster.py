@@ -288,7 +288,8 @@ class Forecaster(Tunable):
         season = None if season is None else positive_int("season", season)
         call = self._call(inputs, names, horizon, context_length, normalize, batch_size, progress)
         series, labels, length = call.inputs.series, call.inputs.names, call.settings.context_length
-        return backtest(series, horizon, folds, call.predict, length, season, labels)
+        predict, together = call.predict, call.together()
+        return backtest(series, horizon, folds, predict, length, season, labels, together)
 
     @for_users
     def plot(

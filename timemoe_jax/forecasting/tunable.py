@@ -49,6 +49,8 @@ class Tunable:
         freq: Any = None,
         covariates: Any = (),
         date_format: str | None = None,
+        past_covariates: Any = (),
+        known_covariates: Any = (),
         workdir: str | os.PathLike[str] | None = None,
         progress: bool = True,
         **tuning: Any,
@@ -66,11 +68,16 @@ class Tunable:
           learning_rate: the largest, or "auto": the largest of a few that does no harm in a trial.
           names: as for `forecast`.
           id_column, timestamp_column, target, freq, date_format: as for `predict_df`.
-          covariates: columns that are no series. Nothing is learned of them yet; they are left out.
+          covariates: columns of a data frame that are left out.
+          past_covariates: columns, or one, that a joint model which mixes learns to read beside the
+            targets of their id, and that are not scored.
+          known_covariates: the same of columns that are known ahead, as those of `future_df` are to
+            `predict_df`; the held-out forecasts read them over the horizon.
           workdir: a folder for the log, the report and the result, in which the same call goes on
             where it was stopped; None writes nothing.
           progress: whether to print what is done.
-          tuning: fields of `FinetuneConfig`, such as `mode="lora"` and `num_steps=100`.
+          tuning: fields of `FinetuneConfig`, such as `mode="lora"` and `num_steps=100`. Of arrays
+            [N, C, T], `known_variates=1` says that the last channel is known ahead.
 
         Returns:
           a new forecaster, whose `tuning` is the report.
@@ -82,7 +89,14 @@ class Tunable:
         from timemoe_jax.forecasting import fitting
 
         columns = fitting.Columns(
-            id_column, timestamp_column, target, freq, covariates, date_format
+            id_column,
+            timestamp_column,
+            target,
+            freq,
+            covariates,
+            date_format,
+            past_covariates,
+            known_covariates,
         )
         config = fitting.tuning_config(horizon, learning_rate, tuning)
         tuned = fitting.fit(

@@ -229,16 +229,27 @@ class Family:
         """The config under which parameters forecast, in a dtype."""
         return dataclasses.replace(config, dtype=dtype)
 
-    def mixed(self, config: Any, mixing: str) -> Any:
+    def mixed(self, config: Any, mixing: str, beside: int = 0, known: int = 0) -> Any:
         """The same parameters, read so that variates inform each other as `mixing` says.
 
+        Empty, it stays as it is. The last `beside` variates of a window are covariates, of which
+        the last `known` are known ahead.
+
         Raises:
-          ConfigError: a model of this family reads every series by itself.
+          ConfigError: a model of this family has no mixing, or reads no covariates.
         """
-        raise ConfigError(
-            f"mixing is {mixing!r}, but a model of the family {self.name!r} reads every series by "
-            "itself; leave it empty"
-        )
+        if mixing:
+            raise ConfigError(
+                f"mixing is {mixing!r}, but a model of the family {self.name!r} reads every series "
+                "by itself; leave it empty"
+            )
+        if beside:
+            raise ConfigError(
+                f"{beside} variates are covariates, but a model of the family {self.name!r} learns "
+                "nothing of them; leave them out of fine-tuning, and give them to the forecast, "
+                "which takes their effect off the series"
+            )
+        return config
 
     def rules(self) -> "Rules":
         """How parameters are split over a mesh: see `runtime.partitioning`."""
@@ -253,7 +264,11 @@ class Family:
         return 0
 
     def scored_variates(self, config: Any, count: int) -> int:
-        """How many of the `count` variates of a training window are forecast, the first ones."""
+        """How many of the `count` variates of a training window are forecast, the first ones.
+
+        A model of which some are not is called with `ahead`, values and mask [B, C, F] of the
+        points after its input.
+        """
         return count
 
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> "Decoded":

@@ -111,8 +111,9 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
     read = batch["mask"][..., : -config.data.future]
     positions = batch.get("positions", read.astype(jnp.float32))
     if read.ndim == 3:
-        count = family_of(config.model).scored_variates(config.model, read.shape[1])
-        positions = positions * (jnp.arange(read.shape[1]) < count)[:, None]
+        positions = (
+            positions * (jnp.arange(read.shape[1]) < _scored_variates(config, read))[:, None]
+        )
     kind = losses.LaterTargets if family_of(config.model).encoder else losses.Targets
     return kind(
         values=_rows(batch["values"][..., 1:]),
@@ -123,6 +124,13 @@ def targets_of(config: RunConfig, batch: Batch, at: Mapping[int, Array] | None) 
         scaling=_scaling(config, batch),
         steps=heads_read(config),
     )
+
+
+def _scored_variates(config: RunConfig, x: Shaped[Array, "B *C T"]) -> int:
+    """How many variates of a window are forecast; of windows of one series, their second axis."""
+    if x.ndim == 2:
+        return x.shape[1]
+    return family_of(config.model).scored_variates(config.model, x.shape[1])
 
 
 def _scaling(config: RunConfig, batch: Batch) -> losses.Scaling | None:
@@ -167,6 +175,8 @@ def make_loss(config: RunConfig) -> Callable[..., tuple[Float[Array, ""], LossPa
         model = nnx.merge(graph, params)
         more: dict[str, Any] = {"key": key} if encoder else {}
         more |= {"draws": batch["draws"]} if "draws" in batch else {}
+        if _scored_variates(config, x) < x.shape[1]:
+            more["ahead"] = tuple(batch[n][..., -config.data.future :] for n in ("values", "mask"))
         if "marks" in batch:
             more["marks"] = batch["marks"][..., : -config.data.future]
         output = model(x, read, segments, **more)

@@ -133,7 +133,8 @@ def _runs(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of short series, once for each
             names = [str(i) for i in range(len(case.series))]
-            out = fine_tune(begin, ItemSource(case.series, names, case.channels), options)
+            items = [i // case.channels for i in range(len(case.series))]
+            out = fine_tune(begin, ItemSource(case.series, names, items), options)
             if out.report.ended.startswith("SIG"):
                 raise SystemExit(f"stopped by {out.report.ended}; this run begins again next time")
             forecaster = Forecaster(out.config, out.params)

@@ -76,15 +76,15 @@ class AlignedCovariates:
         """What to call the series at position `i` in a message."""
         return self._timed.series[i].name
 
-    def variates(self, i: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+    def variates(self, i: int) -> list[tuple[str, str, np.ndarray, np.ndarray | None]]:
         """The covariates of the series at position `i` as series of their own.
 
-        Of each its name, its values [T] at the times of the series, and those [H] to forecast if
-        they are known. Categories are one of 0 and 1 each; NaN is missing.
+        Of each its column, its name, its values [T] at the times of the series, and those [H] to
+        forecast if they are known. Categories are one of 0 and 1 each; NaN is missing.
         """
         series = self._timed.series[i]
         assert series.rows is not None
-        found: list[tuple[str, np.ndarray, np.ndarray | None]] = []
+        found: list[tuple[str, str, np.ndarray, np.ndarray | None]] = []
         for column in self._columns:
             before, after = _taken(column.past, series.rows), None
             if column.future is not None:
@@ -92,12 +92,13 @@ class AlignedCovariates:
                 after = column.future[self._future_rows[self._timed.codes[i]]]
                 _check_seen(column, before, after, series)
             if column.categories is None:
-                found.append((column.name, before, after))
+                found.append((column.name, column.name, before, after))
                 continue
             for category in np.unique(before[before >= 0]):
                 past = np.where(before < 0, np.nan, before == category)
                 ahead = None if after is None else np.where(after == category, 1.0, 0.0)
-                found.append((f"{column.name}={column.categories[category]}", past, ahead))
+                named = f"{column.name}={column.categories[category]}"
+                found.append((column.name, named, past, ahead))
         return found
 
     def table(self, i: int) -> CovariateTable:

@@ -38,19 +38,19 @@ def given_frame(
       DataError: `df` is no data frame of pandas, a name is none, or several are given for the ids.
     """
     frame, originals = text_frame(df, where)
-    ids = _names("id_column", id_column)
+    ids = column_names("id_column", id_column)
     if len(ids) > 1:
         joined = " + '/' + ".join(f"{where}[{name!r}].astype(str)" for name in ids)
         raise DataError(
             f"id_column must be one column, but is {id_column!r}; join them in one: "
             f"{where}['id'] = {joined}"
         )
-    times = _names("timestamp_column", timestamp_column)
+    times = column_names("timestamp_column", timestamp_column)
     if len(times) > 1:
         raise DataError(f"timestamp_column must be one column, but is {timestamp_column!r}")
-    targets = _names("target", target, frame.columns)
+    targets = column_names("target", target, frame.columns)
     names = ColumnNames(ids[0] if ids else None, times[0] if times else None, targets)
-    past = _names("past_covariates", past_covariates, frame.columns)
+    past = column_names("past_covariates", past_covariates, frame.columns)
     return Given(frame, names, past, originals)
 
 
@@ -70,7 +70,7 @@ def _text(name: Any) -> str:
     return " ".join(filter(None, map(str, name))) if isinstance(name, tuple) else str(name)
 
 
-def _names(argument: str, value: Any, columns: Collection[str] = ()) -> tuple[str, ...]:
+def column_names(argument: str, value: Any, columns: Collection[str] = ()) -> tuple[str, ...]:
     """The names that an argument gives: none, one, or a list of them."""
     if value is None:
         return ()

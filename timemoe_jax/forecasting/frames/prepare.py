@@ -127,8 +127,8 @@ class FrameInputs:
 def _beside(aligned: AlignedCovariates) -> Iterator[Beside]:
     """The covariates of every id, as series on its times."""
     for i, code in zip(*np.unique(aligned.codes, return_index=True)[::-1], strict=True):
-        for name, past, ahead in aligned.variates(int(i)):
-            yield Beside(past, int(code), f"covariate {name} of {aligned.name(int(i))}", ahead)
+        for column, variate, past, ahead in aligned.variates(int(i)):
+            yield Beside(past, int(code), column, variate, aligned.name(int(i)), ahead)
 
 
 def _counted(count: int, noun: str) -> str:
@@ -148,19 +148,23 @@ def prepare_frame(
     target: Any = None,
     date_format: str | None = None,
     as_variates: bool = False,
+    left_out: Sequence[str] = (),
 ) -> FrameInputs:
     """Takes the series out of a data frame, and what covariates contribute out of the series.
 
     The arguments are those of `Forecaster.predict_df`; `where` is what to call `df` in an error.
-    With `as_variates` covariates contribute nothing, and are series beside those of their id. A
-    `UserWarning` names the ids, rows and covariates that are of no use to the forecast.
+    With `as_variates` covariates contribute nothing, and are series beside those of their id.
+    Columns that are `left_out` are neither series nor covariates. A `UserWarning` names the ids,
+    rows and covariates that are of no use to the forecast.
     """
     given = given_frame(df, where, id_column, timestamp_column, target, past_covariates)
     past, names, originals = given.frame, given.names, given.originals
     future = None if future_df is None else text_frame(future_df, "future_df")[0]
     known = () if future is None else shared_columns(past, future, names)
     covariates = (*known, *(name for name in given.past_covariates if name not in known))
-    timed = series_of(past, names, freq, covariates, where, date_format)
+    others = (*covariates, *left_out)
+    timed = series_of(past, names, freq, others, where, date_format)
+    timed = dataclasses.replace(timed, covariates=covariates)
     if future is not None and not known:
         warnings.warn(
             "future_df is not used, since all of its columns are ids, times or targets",

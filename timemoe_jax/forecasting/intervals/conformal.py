@@ -37,6 +37,7 @@ from timemoe_jax.forecasting.intervals.plan import (
 from timemoe_jax.forecasting.intervals.quantiles import at_levels
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
+    Together,
     label_series,
     rolling_forecasts,
     trailing_gap,
@@ -77,6 +78,7 @@ def conformal_offsets(
     min_context: int | None = None,
     of_quantiles: bool = False,
     along: Along | None = None,
+    together: Together | None = None,
 ) -> Calibrated:
     """Calibrates quantiles on the errors that the model made at earlier origins of the series.
 
@@ -97,6 +99,9 @@ def conformal_offsets(
     call of `predict` for each, and the origins span at most `SPAN` contexts: see
     `forecasting.intervals.along`.
 
+    With `together` the errors are those of joint forecasts: at an origin of a series the model
+    reads the others of its item up to there; with `calibration` these are among its series.
+
     With `of_quantiles` the model gives the quantiles [N, H, Q] of the levels instead of points; the
     levels are then 0.5 and pairs of tau and 1 - tau.
 
@@ -109,17 +114,17 @@ def conformal_offsets(
         _check_symmetry(plan.levels)
     labels = label_series(names, len(series))
     if calibration is not None:
-        return _from_others(plan, series, calibration, predict, along)
-    needed = max(1, plan.needed)
+        return _from_others(plan, series, calibration, predict, along, together)
     gaps = [trailing_gap(each) for each in series]
     chosen = [
-        choose_origins(plan, each, gap, wanted_origins(plan, each), needed, label)
+        choose_origins(plan, each, gap, wanted_origins(plan, each), plan.needed, label)
         if plan.needed
         else np.zeros(0, np.int64)
         for each, gap, label in zip(series, gaps, labels, strict=True)
     ]
     shape = (horizon, len(plan.levels)) if of_quantiles else (horizon,)
-    forecasts = _earlier(series, chosen, shape, predict, along, context_length, gaps, labels)
+    how = (shape, predict, along, context_length)
+    forecasts = _earlier(series, chosen, *how, gaps, labels, together)
     offsets, residuals = [], []
     for each, origin, forecast, label in zip(series, chosen, forecasts, labels, strict=True):
         truth = _outcomes(each, origin, horizon)
@@ -142,6 +147,7 @@ def calibrated_quantiles(
     context_length: int,
     names: Sequence[str],
     along: Along | None = None,
+    together: Together | None = None,
 ) -> Float64[np.ndarray, "N H Q"]:
     """As `at_levels`, with each interval widened or narrowed by how it did at earlier origins.
 
@@ -170,6 +176,7 @@ def calibrated_quantiles(
         names=names,
         of_quantiles=True,
         along=None if along is None else along._replace(read=levels_along),
+        together=together,
     )
     adjusted = adjust_quantiles(at_levels(quantiles, model_levels, symmetric), calibrated.offsets)
     return adjusted[..., [symmetric.index(level) for level in levels]]
@@ -214,19 +221,23 @@ def _earlier(
     context_length: int,
     gaps: Sequence[int],
     labels: Sequence[str],
+    together: Together | None = None,
 ) -> list[np.ndarray]:
     """The forecasts of all origins, [K, *shape] for each series."""
+    if along is None:
+        rest = (context_length, gaps, labels, together)
+        return rolling_forecasts(series, origins, shape, predict, *rest)
     found: dict[int, np.ndarray] = {}
-    in_one = [along is not None and along.possible(gap) for gap in gaps]
+    in_one = [along.possible(gap) for gap in gaps]
     for kind in (True, False):
         some = [i for i, each in enumerate(in_one) if each is kind]
         own, own_origins = [series[i] for i in some], [origins[i] for i in some]
         own_gaps, own_labels = [gaps[i] for i in some], [labels[i] for i in some]
-        rest = (context_length, own_gaps, own_labels)
-        if kind and along is not None:
-            forecasts = forecasts_along(own, own_origins, shape, along, *rest)
+        own_rest = (context_length, own_gaps, own_labels)
+        if kind:
+            forecasts = forecasts_along(own, own_origins, shape, along, *own_rest)
         else:
-            forecasts = rolling_forecasts(own, own_origins, shape, predict, *rest)
+            forecasts = rolling_forecasts(own, own_origins, shape, predict, *own_rest)
         found.update(zip(some, forecasts, strict=True))
     return [found[i] for i in range(len(series))]
 
@@ -309,13 +320,15 @@ def _from_others(
     calibration: Sequence[Float64[np.ndarray, " _"]],
     predict: Predict,
     along: Along | None,
+    together: Together | None,
 ) -> Calibrated:
     """Scores of a calibration set, on the scale of each series."""
     if not len(calibration):
         raise DataError("calibration holds no series; give at least one, or None")
     gaps = [trailing_gap(each) for each in series]
     errors = {
-        gap: _scaled_errors(plan, calibration, gap, predict, along) for gap in sorted(set(gaps))
+        gap: _scaled_errors(plan, calibration, gap, predict, along, together)
+        for gap in sorted(set(gaps))
     }
     label = "the calibration set as a whole"
     unit = {gap: _offsets(np.abs(each)[..., None], plan, label) for gap, each in errors.items()}
@@ -334,6 +347,7 @@ def _scaled_errors(
     gap: int,
     predict: Predict,
     along: Along | None,
+    together: Together | None,
 ) -> Float64[np.ndarray, "K H"]:
     """Errors over the scale of the context that each was made from, of all series together."""
     labels = [f"calibration series {i}" for i in range(len(calibration))]
@@ -344,7 +358,8 @@ def _scaled_errors(
         for each, label in zip(calibration, labels, strict=True)
     ]
     gaps, shape = [gap] * len(calibration), (plan.horizon,)
-    rolled = _earlier(calibration, chosen, shape, predict, along, plan.context_length, gaps, labels)
+    rest = (plan.context_length, gaps, labels, together)
+    rolled = _earlier(calibration, chosen, shape, predict, along, *rest)
     scaled = []
     for each, origins, forecasts in zip(calibration, chosen, rolled, strict=True):
         errors = _outcomes(each, origins, plan.horizon) - forecasts

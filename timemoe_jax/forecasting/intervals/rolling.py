@@ -3,17 +3,27 @@
 An origin is the index of the first point that is forecast; the context is the points before it.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
 
 from timemoe_jax.errors import DataError
-from timemoe_jax.forecasting.contexts import Context
+from timemoe_jax.forecasting.contexts import Beside, Context
 
 # `predict(contexts, horizon)`: from N contexts to point forecasts [N, horizon] of what follows each
 # context and its gap, or to quantiles [N, horizon, Q]; each from its own context alone.
 Predict = Callable[[list[Context], int], np.ndarray]
+
+
+class Together(NamedTuple):
+    """What a joint model reads at once."""
+
+    items: Sequence[int]  # the item of each series; those of one end together
+    beside: Sequence[Beside] = ()  # covariates of the items
+
 
 # Values that the model gets in one call, 128 MB: enough for large batches.
 POINTS_PER_CALL = 2**24
@@ -39,28 +49,74 @@ def rolling_forecasts(
     context_length: int,
     gaps: Sequence[int],
     labels: Sequence[str],
+    together: Together | None = None,
 ) -> list[Float64[np.ndarray, "_ H ..."]]:
     """Forecasts every series from each of its K origins, in few large calls of the model.
 
     For each series, `gaps` says how many of the last points before an origin to hide, as though
-    they were missing. The shape of one forecast is (horizon,) or (horizon, Q). Returns forecasts
+    they were missing. The shape of one forecast is (horizon,) or (horizon, Q). A joint model reads
+    what is `together` up to the origin, and what is known ahead as it came. Returns forecasts
     [K, *shape] for each series; a row of NaN where nothing of the context is observed.
     """
     forecasts = [np.full((len(each), *shape), np.nan) for each in origins]
+    items = range(len(series)) if together is None else together.items
+    members = collections.defaultdict(list)  # the series of each item
+    for i, item in enumerate(items):
+        members[item].append(i)
     for part in _parts(origins, context_length):
-        contexts, indices = [], []
+        contexts: list[Context] = []
+        rows: dict[tuple[int, int], int] = {}  # of the forecast of a series from an origin
+        windows = dict.fromkeys((items[i], int(origins[i][k])) for i, k in part)
+        for number, (item, end) in enumerate(windows):
+            before = len(contexts)
+            for i in members[item]:
+                seen = _seen(series[i], end, gaps[i], context_length, labels[i])
+                if seen is not None:
+                    rows[i, end] = len(contexts)
+                    contexts.append(seen)
+            if together is not None and len(contexts) > before:
+                contexts += _beside(together, item, end, shape[0], context_length)
+                contexts[before:] = [each._replace(item=number) for each in contexts[before:]]
+        if not contexts:
+            continue
+        found = _checked(predict(contexts, shape[0]), shape, contexts)
         for i, k in part:
-            end = int(origins[i][k])
-            seen = series[i][max(0, end - context_length) : end - gaps[i]]
-            if not np.isnan(seen).all():
-                context = Context.of(seen, context_length, labels[i])
-                contexts.append(context._replace(gap=context.gap + gaps[i]))
-                indices.append((i, k))
-        if contexts:
-            rows = _checked(predict(contexts, shape[0]), shape, contexts)
-            for (i, k), row in zip(indices, rows, strict=True):
-                forecasts[i][k] = row
+            row = rows.get((i, int(origins[i][k])))
+            if row is not None:
+                forecasts[i][k] = found[row]
     return forecasts
+
+
+def _seen(
+    series: Float64[np.ndarray, " T"],
+    end: int,
+    gap: int,
+    context_length: int,
+    label: str,
+) -> Context | None:
+    """What is read of a series before an origin; None where nothing of it is observed."""
+    seen = series[max(0, end - context_length) : max(0, end - gap)]
+    if np.isnan(seen).all():
+        return None
+    context = Context.of(seen, context_length, label)
+    return context._replace(gap=context.gap + gap)
+
+
+def _beside(
+    together: Together, item: int, end: int, horizon: int, context_length: int
+) -> Iterator[Context]:
+    """What is read of the covariates of an item at an origin, with what was known ahead then."""
+    for other in together.beside:
+        if other.item != item:
+            continue
+        if other.ahead is None:
+            gap = trailing_gap(other.values)
+            seen = _seen(other.values, end, gap, context_length, other.name)
+            if seen is not None:
+                yield seen
+        elif not np.isnan(other.values[max(0, end - context_length) : end]).all():
+            later = other.values[end : end + horizon]
+            yield other._replace(values=other.values[:end], ahead=later).context(context_length)
 
 
 def label_series(names: Sequence[str] | None, count: int) -> list[str]:

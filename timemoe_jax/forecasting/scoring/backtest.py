@@ -15,6 +15,7 @@ from timemoe_jax.data.seasons import season_of
 from timemoe_jax.errors import DataError, listed
 from timemoe_jax.forecasting.intervals.rolling import (
     Predict,
+    Together,
     first_observed,
     label_series,
     rolling_forecasts,
@@ -100,6 +101,7 @@ def backtest(
     context_length: int,
     season: int | None = None,
     names: Sequence[str] | None = None,
+    together: Together | None = None,
 ) -> Backtest:
     """Scores a model on the last `folds` horizons of each series: see `Forecaster.backtest`.
 
@@ -116,7 +118,7 @@ def backtest(
     origins = check_folds(series, horizon, folds, season, labels)
     no_gaps = [0] * len(series)
     rolled = rolling_forecasts(
-        series, origins, (horizon,), predict, context_length, no_gaps, labels
+        series, origins, (horizon,), predict, context_length, no_gaps, labels, together
     )
     results = [
         _score(each, origin, forecasts, season, label)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from timemoe_jax.models.decoding import Decoded, horizon_plan, whole_positions
-from timemoe_jax.models.time_tracker.model import TimeTracker
+from timemoe_jax.models.time_tracker.model import TimeTracker, known_at
 
 
 def decode(
@@ -34,8 +34,8 @@ def decode(
         shown, read = series, observed
         if known is not None:
             now = series.shape[-1]
-            shown = jnp.where(known, _until(x, config.lead, now), shown)
-            read = jnp.where(known, _until(mask, config.lead, now), read)
+            shown = jnp.where(known, known_at(x, config.lead, now), shown)
+            read = jnp.where(known, known_at(mask, config.lead, now), read)
         states, *_ = model.states(*whole_positions(shown, read, config.stride), links)
         hidden = states[..., -1, :]
         points.append(model.head(hidden, predict))
@@ -46,9 +46,3 @@ def decode(
         observed = jnp.concatenate([observed, more], axis=-1)
     joined = jnp.concatenate(quantiles, axis=-2)[..., :horizon, :] if quantiles else None
     return Decoded(jnp.concatenate(points, axis=-1)[..., :horizon], joined)
-
-
-def _until(a: Array, lead: int, length: int) -> Array:
-    """What is known at each of `length` points: the values `lead` later; zeros past the end."""
-    shifted = a[..., lead : lead + length]
-    return jnp.pad(shifted, ((0, 0), (0, 0), (0, length - shifted.shape[-1])))

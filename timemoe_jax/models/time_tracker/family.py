@@ -37,9 +37,17 @@ class TimeTrackerFamily(Family):
         """Nothing is computed again without a backward pass."""
         return dataclasses.replace(config, dtype=dtype, remat="none")
 
-    def mixed(self, config: TimeTrackerConfig, mixing: str) -> TimeTrackerConfig:
-        """Its `mixing`, which no parameter depends on."""
-        return dataclasses.replace(config, mixing=mixing)
+    def mixed(
+        self, config: TimeTrackerConfig, mixing: str, beside: int = 0, known: int = 0
+    ) -> TimeTrackerConfig:
+        """Its `mixing` and `known_variates`, which no parameter depends on."""
+        mixing = mixing or config.mixing
+        if beside and mixing == "none":
+            raise ConfigError(
+                f"{beside} variates are covariates, but mixing is 'none': no variate would read "
+                "them; give mixing 'all' or 'graph'"
+            )
+        return dataclasses.replace(config, mixing=mixing, known_variates=known)
 
     def rules(self) -> Any:
         """See `models.time_tracker.sharding`."""

@@ -119,6 +119,7 @@ class TimeTracker(Heads):
         mask: Bool[Array, "B C T"] | None = None,
         segments: None = None,
         draws: UInt32[Array, " B"] | None = None,
+        ahead: tuple[Float[Array, "B C F"], Bool[Array, "B C F"]] | None = None,
     ) -> ModelOutput:
         """Predicts at every patch.
 
@@ -129,6 +130,8 @@ class TimeTracker(Heads):
           segments: windows of several variates are never packed.
           draws: a number for each window that its links are drawn by; None takes those that are
             more probable than the threshold.
+          ahead: values and mask of the F points after x, of which those of the variates that are
+            known ahead are read; None: nothing is known of them.
 
         Returns:
           float32 predictions of every head at every patch, the hidden states, the similarities to
@@ -139,7 +142,7 @@ class TimeTracker(Heads):
         links = None
         if self.config.mixing == "graph":
             links = self._links(*self._first_points(x, mask), draws)
-        hidden, similarity, dropped = self.states(*self._read_ahead(x, mask), links)
+        hidden, similarity, dropped = self.states(*self._read_ahead(x, mask, ahead), links)
         predictions = {p: self.head(hidden, p) for p in self.config.horizon_lengths}
         return ModelOutput(predictions, hidden, similarity, dropped)
 
@@ -197,15 +200,21 @@ class TimeTracker(Heads):
             values = jnp.concatenate([values, marks.astype(values.dtype)], axis=-1)
         return values, jnp.any(marks, axis=-1)
 
-    def _read_ahead(self, x: Array, mask: Array) -> tuple[Array, Array]:
+    def _read_ahead(
+        self, x: Array, mask: Array, ahead: tuple[Array, Array] | None
+    ) -> tuple[Array, Array]:
         """Of the variates that are known ahead, what is known at each point."""
-        config, variates = self.config, x.shape[1]
+        config, variates, length = self.config, x.shape[1], x.shape[-1]
         if not config.known_variates:
             return x, mask
         known = (jnp.arange(variates) >= variates - config.known_variates)[:, None]
-        widths = ((0, 0), (0, 0), (0, config.lead))
-        x, mask = (jnp.where(known, jnp.pad(a, widths)[..., config.lead :], a) for a in (x, mask))
-        return x, mask
+
+        def read(a: Array, later: Array) -> Array:
+            whole = jnp.concatenate([a, later], axis=-1)
+            return jnp.where(known, known_at(whole, config.lead, length), a)
+
+        later = (x[..., :0], mask[..., :0]) if ahead is None else ahead
+        return read(x, later[0]), read(mask, later[1])
 
     def _pieces(self, a: Float[Array, "B C ..."]) -> Float[Array, "B' C' ..."]:
         """The variates in pieces of `max_variates`, each like a window of its own."""
@@ -271,3 +280,9 @@ class TimeTracker(Heads):
             return of_window(jnp.pad(a, widths), begin)
 
         return cut(x), cut(mask)
+
+
+def known_at(a: Array, lead: int, length: int) -> Array:
+    """What is known at each of `length` points: the values `lead` later; zeros past the end."""
+    shifted = a[..., lead : lead + length]
+    return jnp.pad(shifted, ((0, 0), (0, 0), (0, length - shifted.shape[-1])))

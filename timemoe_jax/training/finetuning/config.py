@@ -34,6 +34,11 @@ class FinetuneConfig:
     # Of a joint model: how its variates are to read each other from now on ("none", "graph" or
     # "all" of Time Tracker); empty: as they do. The start that it has to better reads as it did.
     mixing: str = ""
+    # How many of the last variates of each item are covariates that are known ahead: a joint model
+    # that mixes reads them over the horizon, and they are not scored.
+    known_variates: int = 0
+    # How many of those before them are covariates that are read up to the origin, and not scored.
+    past_variates: int = 0
     lora_rank: int = 8  # columns of a factor
     lora_alpha: float = 16.0  # the product of the factors counts this over lora_rank
     lora_dropout: float = 0.0  # share of a kernel's inputs that its factors do not see in an update
@@ -77,7 +82,7 @@ class FinetuneConfig:
         require_not_negative(
             self,
             *("context_length", "learning_rate", "weight_decay", "validation_points"),
-            *("eval_every", "seed"),
+            *("eval_every", "seed", "past_variates", "known_variates"),
         )
         for name in ("lora_dropout", "warmup_share"):
             value = getattr(self, name)
@@ -102,6 +107,11 @@ class FinetuneConfig:
             f"gradient_accumulation ({self.gradient_accumulation}) must divide batch_size "
             f"({self.batch_size})",
         )
+
+    @property
+    def covariates(self) -> int:
+        """How many of the last variates of an item are covariates."""
+        return self.past_variates + self.known_variates
 
     @property
     def validation_every(self) -> int:

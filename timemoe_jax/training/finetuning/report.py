@@ -26,6 +26,8 @@ class Plan:
     optimizer: str
     memory: str  # a line
     skipped: dict[str, int]  # why, and how many series
+    past_variates: int = 0  # of each item; see `FinetuneConfig`
+    known_variates: int = 0
 
     @property
     def share(self) -> float:
@@ -45,6 +47,11 @@ class Plan:
             f"{self.parameters:,}, by {self.optimizer}",
             self.memory,
         ]
+        if self.past_variates or self.known_variates:
+            lines.append(
+                f"read beside the targets of each item: {self.known_variates:,} covariates known "
+                f"ahead, {self.past_variates:,} others"
+            )
         if self.skipped:
             left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
             lines.append(f"left out: series that are {left_out}")

@@ -145,7 +145,7 @@ class _Session:
 
     start: Start
     config: FinetuneConfig
-    model: ModelConfig  # the start's, but for `config.mixing`
+    model: ModelConfig  # the start's, but for `config.mixing` and what is known ahead
     run: RunConfig
     mesh: jax.sharding.Mesh
     data: Split
@@ -165,9 +165,8 @@ class _Session:
         quiet: bool,
     ) -> "_Session":
         """Looks at everything that can be wrong, compiles the update, and says what it will do."""
-        family, model = family_of(start.config), start.config
-        if config.mixing:
-            model = family.mixed(model, config.mixing)
+        family = family_of(start.config)
+        model = family.mixed(start.config, config.mixing, config.covariates, config.known_variates)
         data = split_in_time(source, config, context_of(start.config, config), family.joint)
         held_out = validation_windows(data, config, family.joint)
         algorithm = optimizer_of(start, config)
@@ -198,6 +197,8 @@ class _Session:
             optimizer=algorithm.algorithm,
             memory=memory_plan(update.program),
             skipped=data.skipped,
+            past_variates=config.past_variates,
+            known_variates=config.known_variates,
         )
         if not quiet:
             say(str(plan))

@@ -173,9 +173,11 @@ def _decoder(model: ModelConfig, config: FinetuneConfig) -> Callable[..., Any]:
         # Rows that only fill the batch need a last point to read.
         mask |= ~mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
         merged = nnx.merge(graph, assemble(trained, frozen, config))
+        # A start that reads variates apart says the same with what is known of others.
+        how = family.decode_known if config.known_variates else family.decode
 
         def forecast(x: Any, mask: Any) -> Any:
-            return family.decode(merged, x, mask, config.horizon)
+            return how(merged, x, mask, config.horizon)
 
         return decode_as(model, forecast, x, mask)
 

@@ -75,7 +75,7 @@ def split_in_time(
             "shorter horizon"
         )
     head_source, least = HeadSource(source, heads), min(context, max(horizon, LEAST_CONTEXT))
-    windows, index = _windows(head_source, context, horizon, least, joint)
+    windows, index = _windows(head_source, context, config, least, joint)
     count = int(index.origins.sum())
     if count < LEAST_WINDOWS:
         raise DataError(
@@ -87,16 +87,34 @@ def split_in_time(
 
 
 def _windows(
-    source: SequenceSource, context: int, horizon: int, least: int, joint: bool
+    source: SequenceSource, context: int, config: FinetuneConfig, least: int, joint: bool
 ) -> tuple[Windows, OriginIndex]:
     if not joint:
-        index = OriginIndex(source.lengths, context, horizon, least)
+        index = OriginIndex(source.lengths, context, config.horizon, least)
         return WindowSource(source, index), index
     groups = source.groups()
-    variates = min(int(np.unique(groups, return_counts=True)[1].max()), MOST_VARIATES)
+    sizes = np.unique(groups, return_counts=True)[1]
+    if config.covariates:
+        _check_covariates(sizes, config)
+    variates = min(int(sizes.max()), MOST_VARIATES)
     first, _ = pieces_of(groups, variates)
-    index = OriginIndex(source.lengths[first], context, horizon, least)
+    index = OriginIndex(source.lengths[first], context, config.horizon, least)
     return JointWindows(source, JointOriginIndex(groups, variates, index)), index
+
+
+def _check_covariates(sizes: Int64[np.ndarray, " items"], config: FinetuneConfig) -> None:
+    """Refuses items of which the last variates of a window would not be the covariates."""
+    least, most, count = int(sizes.min()), int(sizes.max()), config.covariates
+    said = f"{count:,} variates of each item are covariates (past_variates, known_variates), but "
+    if least <= count:
+        raise DataError(f"{said}an item has {least:,}, which leaves none to forecast; give fewer")
+    if least < most:
+        raise DataError(f"{said}items have from {least:,} to {most:,}; give all of them as many")
+    if most > MOST_VARIATES:
+        raise DataError(
+            f"{said}an item has {most:,}, more than the {MOST_VARIATES} that are read together in "
+            "fine-tuning; give fewer targets or covariates"
+        )
 
 
 def _usable(
@@ -128,11 +146,14 @@ def _usable(
 class Validation(NamedTuple):
     """Forecasts to make after held-out origins: W windows of the variates *C that are read."""
 
-    x: Float[np.ndarray, "W *C T"]  # contexts, normalized as in use; 0 where nothing is observed
-    mask: Bool[np.ndarray, "W *C T"]
+    # Contexts, normalized as in use, and after them the H points to forecast where any variate is
+    # known ahead; 0 where nothing is observed or known.
+    x: Float[np.ndarray, "W *C S"]
+    mask: Bool[np.ndarray, "W *C S"]
     location: Float64[np.ndarray, "W *C"]  # of each context
     scale: Float64[np.ndarray, "W *C"]
-    targets: Float64[np.ndarray, "W *C H"]  # in the units of the series; NaN where missing
+    # In the units of the series; NaN where missing, and of covariates.
+    targets: Float64[np.ndarray, "W *C H"]
     unit: Float64[np.ndarray, "W *C"]  # the deviation of the series
 
     def __len__(self) -> int:
@@ -145,7 +166,7 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     Raises:
       DataError: nothing that is held out was observed.
     """
-    source, heads, horizon = split.source, split.heads, config.horizon
+    source, heads = split.source, split.heads
     context, size = split.windows.index.length, getattr(split.windows.index, "variates", 1)
     first, sizes = pieces_of(source.groups() if joint else np.arange(len(source)), size)
     chosen = np.arange(len(first))
@@ -156,21 +177,21 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     for piece in chosen.tolist():
         begin, count = int(first[piece]), int(sizes[piece])
         series = [source[begin + c].astype(np.float64) for c in range(count)]
-        rows += _of_piece(series, int(heads[begin]), horizon, context, each, size)
+        rows += _of_piece(series, int(heads[begin]), config, context, each, size)
     if not rows:
         raise DataError(
             "no point that is held out for validation was observed after an observed context; give "
             "more validation_points"
         )
-    contexts, targets, units = (np.stack(part) for part in zip(*rows, strict=True))
-    return _normalized(contexts, targets, units, config.normalize, joint)
+    read, targets, units = (np.stack(part) for part in zip(*rows, strict=True))
+    return _normalized(read, context, targets, units, config.normalize, joint)
 
 
 def _of_piece(
-    series: list[np.ndarray], head: int, horizon: int, context: int, most: int, size: int
+    series: list[np.ndarray], head: int, config: FinetuneConfig, context: int, most: int, size: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Contexts [C, T], targets [C, H] and units [C] of the origins of one piece, in time."""
-    length = len(series[0])
+    """Of the origins of one piece, in time: what is read [C, S], targets [C, H] and units [C]."""
+    length, horizon, known = len(series[0]), config.horizon, config.known_variates
     values = np.full((size, length), np.nan)
     for c, each in enumerate(series):
         values[c] = np.where(np.isfinite(each), each, np.nan)
@@ -182,11 +203,14 @@ def _of_piece(
     units = _deviations(values)
     rows = []
     for origin in sorted({_after_observed(observed, int(t), last) for t in origins} - {-1}):
-        target = values[:, origin : origin + horizon]
+        later = values[:, origin : origin + horizon]
+        target = np.where((np.arange(size) < size - config.covariates)[:, None], later, np.nan)
         if np.isfinite(target).any():
-            read = np.full((size, context), np.nan)
+            read = np.full((size, context + (horizon if known else 0)), np.nan)
             part = values[:, max(origin - context, 0) : origin]
-            read[:, context - part.shape[1] :] = part
+            read[:, context - part.shape[1] : context] = part
+            if known:
+                read[-known:, context:] = later[-known:]
             rows.append((read, target, units))
     return rows
 
@@ -208,18 +232,24 @@ def _deviations(values: Float64[np.ndarray, "C T"]) -> Float64[np.ndarray, " C"]
 
 
 def _normalized(
-    contexts: np.ndarray, targets: np.ndarray, units: np.ndarray, normalize: str, joint: bool
+    read: np.ndarray,
+    context: int,
+    targets: np.ndarray,
+    units: np.ndarray,
+    normalize: str,
+    joint: bool,
 ) -> Validation:
-    rows = contexts.reshape(-1, contexts.shape[-1])
+    rows = read.reshape(-1, read.shape[-1])
     location, scale = np.zeros(len(rows)), np.ones(len(rows))
     mask = np.isfinite(rows)
-    seen = mask.any(axis=1)
+    seen = mask[:, :context].any(axis=1)
     if normalize == "instance":
-        location[seen], scale[seen] = location_and_scale(rows[seen])
-    safe = np.where(scale > 0, scale, 1.0)
+        location[seen], scale[seen] = location_and_scale(rows[seen, :context])
+    # What is known ahead of a covariate may change where its context is constant.
+    safe = np.where(scale > 0, scale, units.reshape(-1))
     with np.errstate(over="ignore"):
         x = np.where(mask, (rows - location[:, None]) / safe[:, None], 0).astype(np.float32)
-    shape = contexts.shape if joint else rows.shape
+    shape = read.shape if joint else rows.shape
     over = shape[:-1]
     return Validation(
         x.reshape(shape),
