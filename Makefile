@@ -25,9 +25,9 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 demo: venv
 	rm -rf $(DEMO)
-	$(BIN)/python examples/forecast_samples.py nano $(DEMO)/forecasts.png
+	$(BIN)/python examples/forecast_samples.py mini $(DEMO)/forecasts.png
 	$(BIN)/python eval_main.py --config=configs/eval_samples.py \
-	  --config.checkpoint=nano --config.output_dir=$(DEMO)/eval
+	  --config.checkpoint=mini --config.output_dir=$(DEMO)/eval
 	$(BIN)/python train_main.py --config=configs/smoke.py --workdir=$(DEMO)/train
 	$(BIN)/python eval_main.py --config=configs/eval_samples.py \
 	  --config.checkpoint=$(DEMO)/train --config.output_dir=$(DEMO)/eval_train

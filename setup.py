@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the configs and the model card travel inside the package."""
+"""What pyproject.toml cannot say: the configs and the model cards travel inside the package."""
 
 import shutil
 import sys
@@ -10,24 +10,25 @@ if sys.version_info < (3, 11):  # noqa: UP036  (pip would name a dependency inst
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-CARD = "docs/model_card_nano.md"
-CARD_IN_WHEEL = (
-    "timemoe_jax/checkpoints/bundled/nano.md"  # its folder holds what its checksums list
-)
+CARDS = {  # the folder of a model holds what its checksums list, and nothing else
+    f"docs/model_card_{name}.md": f"timemoe_jax/checkpoints/bundled/{name}.md"
+    for name in ("mini", "nano")
+}
 
 
-class BuildWithCard(build_py):
-    """Puts the model card beside the model that it is of."""
+class BuildWithCards(build_py):
+    """Puts each model card beside the model that it is of."""
 
     def run(self) -> None:
-        """Builds the packages, then copies the card; an editable install reads it in docs/."""
+        """Builds the packages, then copies the cards; an editable install reads them in docs/."""
         super().run()
         if not self.editable_mode:
-            shutil.copyfile(CARD, Path(self.build_lib) / CARD_IN_WHEEL)
+            for card, place in CARDS.items():
+                shutil.copyfile(card, Path(self.build_lib) / place)
 
 
 setup(
     packages=[*find_packages(include=["timemoe_jax", "timemoe_jax.*"]), "timemoe_jax.configs"],
     package_dir={"timemoe_jax.configs": "configs"},
-    cmdclass={"build_py": BuildWithCard},
+    cmdclass={"build_py": BuildWithCards},
 )

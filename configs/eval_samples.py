@@ -1,6 +1,6 @@
 """Zero-shot evaluation on the small real series that the library carries.
 
-python eval_main.py --config=configs/eval_samples.py --config.checkpoint=nano
+python eval_main.py --config=configs/eval_samples.py --config.checkpoint=mini
 
 Hardware and time: two CPU cores, under a minute for the smoke model.
 """

@@ -1,4 +1,4 @@
-"""Fine-tunes nano, or any other model, on your own series, and keeps what forecasts best.
+"""Fine-tunes the bundled model, or another, on your series, and keeps what forecasts best.
 
 python train_main.py --config=configs/finetune.py --config.data.path=sales.csv \
     --config.finetune.horizon=28 --workdir=out/sales
@@ -19,6 +19,5 @@ from timemoe_jax.training.finetuning.config import FinetuneRunConfig
 def get_config() -> ml_collections.ConfigDict:
     config = as_config_dict(FinetuneRunConfig)
     with config.unlocked():
-        config.checkpoint = "nano"
         config.finetune.horizon = 96
     return config

@@ -3,8 +3,7 @@
 taskset -c 0 python train_main.py --config=configs/time_moe_mini.py --workdir=out/mini \
     --config.data.path=PATH_TO_CORPUS
 
-Hardware and time: one or two CPU cores, five hours. docs/mini_lab_book.md says what was tried, and
-how far the run is.
+Hardware and time: one CPU core, two hours. docs/mini_lab_book.md says what was tried.
 """
 
 import ml_collections
@@ -178,8 +177,8 @@ def get_config() -> ml_collections.ConfigDict:
         config.optimizer.end_learning_rate = 0.0
         config.optimizer.warmup_steps = 200
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 2500
-        config.train.num_steps = 10000
+        config.optimizer.decay_steps = 1500
+        config.train.num_steps = 4000
         config.train.batch_size = 32
         config.train.log_every = 50
         config.train.checkpoint_every = 200

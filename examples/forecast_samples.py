@@ -1,6 +1,6 @@
 """Restores a checkpoint and draws its forecasts of the embedded real series.
 
-python examples/forecast_samples.py nano out/demo/forecasts.png
+python examples/forecast_samples.py mini out/demo/forecasts.png
 """
 
 import argparse
@@ -11,6 +11,7 @@ from timemoe_jax.data.samples import SAMPLES, load_sample
 from timemoe_jax.plotting import Panel, plot_forecasts
 
 HORIZON = 96
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def main(checkpoint: str, picture: str) -> None:
@@ -21,8 +22,9 @@ def main(checkpoint: str, picture: str) -> None:
         table = load_sample(name)
         for column, values in zip(table.columns, table.values.T, strict=True):
             context, truth = values[:-HORIZON], values[-HORIZON:]
-            point = forecaster.forecast(context, HORIZON).point[0]
-            panels.append(Panel(f"{name}: {column}", context, point, truth))
+            out = forecaster.forecast(context, HORIZON, quantile_levels=LEVELS)
+            bands = (None, None) if out.quantiles is None else (out.quantiles[0], LEVELS)
+            panels.append(Panel(f"{name}: {column}", context, out.point[0], truth, *bands))
     print(f"wrote {plot_forecasts(picture, panels)}")
 
 

@@ -47,17 +47,19 @@ def test_every_other_file_is_package_data():
     assert PACKAGE / "py.typed" in matched
 
 
-def test_the_card_lies_beside_its_model(setup, tmp_path, monkeypatch):
+def test_each_card_lies_beside_its_model(setup, tmp_path, monkeypatch):
     module, _ = setup
     monkeypatch.chdir(ROOT)
-    command = module["BuildWithCard"](setuptools.Distribution())
+    command = module["BuildWithCards"](setuptools.Distribution())
     command.build_lib, command.editable_mode = str(tmp_path), False
-    target = tmp_path / module["CARD_IN_WHEEL"]
-    shutil.copytree(bundled.FOLDER, target.parent)
+    shutil.copytree(bundled.FOLDER, tmp_path / bundled.FOLDER.relative_to(ROOT))
     monkeypatch.setattr(setuptools.command.build_py.build_py, "run", lambda self: None)
     command.run()
-    assert target.read_text("utf-8").startswith("# Model card: nano")
-    assert read_verified(target.with_suffix(""))  # the model, which no file but its own may join
+    targets = [tmp_path / place for place in module["CARDS"].values()]
+    assert {target.stem for target in targets} == set(bundled.NAMES)
+    for target in targets:
+        assert target.read_text("utf-8").startswith(f"# Model card: {target.stem}")
+        assert read_verified(target.with_suffix(""))  # the model, which no other file may join
 
 
 def test_the_accelerators_come_with_a_jax_for_them():

@@ -1,6 +1,6 @@
 """Bundled models: their folder, its checksums, and every way to load one by its name.
 
-The tests have bundles of their own; `test_bundled_nano.py` is about the one of the library.
+The tests have bundles of their own; `test_bundled_models.py` is about those of the library.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ import pytest
 from fake_forecaster import FakeForecaster
 
 from timemoe_jax import Forecaster
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.cli import forecast as command
 from timemoe_jax.cli import main as cli
 from timemoe_jax.cli.results import digits_of, parse_coverages
@@ -124,9 +125,9 @@ def test_model_and_horizon_are_chosen_and_said(run, asked, tmp_path):
     shown = run(days())
     assert len(shown.out.splitlines()) == 1 + 14
     assert "note: horizon 14, two seasons of 7 steps; give --horizon" in shown.err
-    assert "note: model nano; give --checkpoint" in shown.err
+    assert f"note: model {bundled.DEFAULT}; give --checkpoint" in shown.err
     assert "note: frequency D" in shown.err
-    assert asked == ["nano"]
+    assert asked == [bundled.DEFAULT]
     assert "model" not in run(None, "--checkpoint", "other", "--horizon", 3).err
     assert asked[1:] == ["other"]
     # Without a season in the calendar it is found in the series; without any there are 12 steps.

@@ -20,6 +20,7 @@ from places import ROOT
 from tiny_model import TINY
 
 from timemoe_jax import ConfigError, DataError, Forecaster
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.forecasting.adapters import loading, nixtla
 from timemoe_jax.forecasting.intervals.plan import TooShortError
 from timemoe_jax.models.time_moe.model import TimeMoe
@@ -488,9 +489,9 @@ class TestSktime:
         np.testing.assert_allclose(interval, [[5, 13]])
 
     def test_the_bundled_model_is_the_default_and_what_sktime_tests(self, module):
-        assert module.TimeMoeForecaster().model == "nano"
+        assert module.TimeMoeForecaster().model == bundled.DEFAULT
         every = module.TimeMoeForecaster.get_test_params()
-        assert [params.get("model", "nano") for params in every] == ["nano", "nano"]
+        assert [params.get("model", bundled.DEFAULT) for params in every] == [bundled.DEFAULT] * 2
 
     def test_a_series_too_short_for_earlier_errors_has_the_intervals_of_a_random_walk(
         self, module, y

@@ -487,6 +487,9 @@ COMMANDS = (
         "them, and plotted with prediction intervals. --experts plots which experts each layer of "
         "the model uses, a panel for each file, or for each series of a joint model; --graph which "
         "series a joint model links.",
-        ("timemoe plot sales.csv --horizon 48 --out held_out.png --experts experts.png",),
+        (
+            "timemoe plot sales.csv --horizon 48 --out held_out.png",
+            "timemoe plot sales.csv --checkpoint nano --experts experts.png",
+        ),
     ),
 )

@@ -90,8 +90,8 @@ class Forecaster(Tunable):
         """Loads a bundled model, a training run, an Orbax checkpoint or a published folder.
 
         Args:
-          path: "nano", the workdir of a run (its newest checkpoint), a folder of checkpoints, one
-            checkpoint, or a folder with `config.json` and safetensors.
+          path: "mini" or "nano", the workdir of a run (its newest checkpoint), a folder of
+            checkpoints, one checkpoint, or a folder with `config.json` and safetensors.
           dtype, mesh, disk_cache: see the class.
 
         Raises:
