@@ -49,30 +49,32 @@ SERIES = (
 DRAWN = 5  # horizons of the context
 
 
-def read_series(path: str, known: Known) -> Float64[np.ndarray, " T"]:
-    """A series of the corpus."""
+def read_series(path: str) -> list[Float64[np.ndarray, " T"]]:
+    """The series of `SERIES`, out of the corpus."""
     source, parts = open_parts(path)
-    ids = [np.arange(part.first, part.stop) for part in parts if part.label == known.source]
-    return source[int(np.concatenate(ids)[known.number])].astype(np.float64)
+    read = []
+    for known in SERIES:
+        ids = [np.arange(part.first, part.stop) for part in parts if part.label == known.source]
+        read.append(source[int(np.concatenate(ids)[known.number])].astype(np.float64))
+    return read
 
 
 def main(checkpoint: str, corpus: str, picture: str) -> None:
     """Forecasts the last points of every series from those before, scores and draws them."""
     forecaster = Forecaster.from_pretrained(checkpoint)
     panels = []
-    for known in SERIES:
-        series, horizon = read_series(corpus, known), known.horizon
+    for known, series in zip(SERIES, read_series(corpus), strict=True):
+        horizon = known.horizon
         context, truth = series[:-horizon], series[-horizon:]
         out = forecaster.forecast(context, horizon, quantile_levels=DECILES)
-        if out.quantiles is None:
-            raise ValueError(f"{checkpoint} gave no quantiles")
+        quantiles = np.asarray(out.quantiles)
         origins = (np.array([len(context)]),)
         task = Task(known.title, (series,), (known.title,), origins, horizon, known.season)
-        made = (MethodForecast(out.point, out.quantiles), seasonal_naive_forecast(task))
+        made = (MethodForecast(out.point, quantiles), seasonal_naive_forecast(task))
         ours, naive = (summarize(score_windows(task, each)).mase for each in made)
         print(f"{known.title:36} MASE {ours:.2f}, seasonal naive {naive:.2f}")
         drawn = context[-DRAWN * horizon :]
-        bands = (out.quantiles[0], out.quantile_levels)
+        bands = (quantiles[0], out.quantile_levels)
         panels.append(Panel(known.title, drawn, out.point[0], truth, *bands))
     print(f"wrote {plot_forecasts(picture, panels, columns=2)}")
 
