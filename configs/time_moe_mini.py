@@ -1,9 +1,13 @@
 """Time-MoE mini: the small model for everyone's series that comes with the library.
 
-taskset -c 0 python train_main.py --config=configs/time_moe_mini.py --workdir=out/mini \
-    --config.data.path=PATH_TO_CORPUS
+Two runs, of patches of 16 points and, from there, of 8:
 
-Hardware and time: one CPU core, two hours. docs/mini_lab_book.md says what was tried.
+python train_main.py --config=configs/time_moe_mini.py:first --workdir=out/mini_first \
+    --config.data.path=PATH_TO_CORPUS
+python train_main.py --config=configs/time_moe_mini.py --workdir=out/mini \
+    --config.data.path=PATH_TO_CORPUS --config.train.init_from=out/mini_first
+
+Hardware and time: two CPU cores, an hour and a half each. docs/mini_lab_book.md has what was tried.
 """
 
 import ml_collections
@@ -124,11 +128,16 @@ SHARES = {
     },
 }
 
+# What is generated, with weights.
+FAMILIES = (
+    "components:5,growth:{growth},ets:{ets},calendar:2,gaussian_process:2,tides:2,tsmixup:2,"
+    "diffusion,volatility:0.5,intermittent,arima,regimes,events:0.5,chaos:0.3"
+)
 
-def get_config() -> ml_collections.ConfigDict:
+
+def get_config(run: str = "second") -> ml_collections.ConfigDict:
     config = time_moe_base.get_config()
     with config.unlocked():
-        config.model.patch_size = 16
         config.model.hidden_size = 256
         config.model.intermediate_size = 512
         config.model.num_hidden_layers = 4
@@ -141,23 +150,17 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.quantile_levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
         config.model.point_heads = False
         config.model.default_context = 1024
-        config.model.mirrored = True
-        # Rotary waves of 6 to 300 patches.
-        config.model.rope_theta = 100.0
         config.model.initializer_range = 0.05
         config.model.attention_reach = 64
         config.model.dtype = "float32"
         config.model.remat = "none"
-        config.loss.max_steps_per_position = 192
         config.data.length = 1024
         config.data.future = 720
         config.data.standardization = "pieces"
         config.data.context_min = 8
-        config.data.sign_flips = 0.3
         config.data.clip = 10.0
         config.data.stride = 64
         config.data.resolutions = "1:8,2,3,4,6,7,12,24,30,1/2:1.5,1/4"
-        config.data.resolution_min = 256
         config.data.mixing = "fixed"
         config.data.mixing_unit = "windows"
         weights = {k: w for shares in SHARES.values() for k, w in shares.items()}
@@ -165,24 +168,45 @@ def get_config() -> ml_collections.ConfigDict:
         config.data.mixing_weights = ",".join(f"{k}:{w:g}" for k, w in weights.items())
         config.data.validation_sources = ",".join(VALIDATION_SOURCES)
         config.data.synthetic_share = 0.5
-        config.data.synthetic_families = (
-            "components:5,growth:4,ets:2,calendar:2,gaussian_process:2,tides:2,tsmixup:2,diffusion,"
-            "volatility:0.5,intermittent,arima,regimes,events:0.5,chaos:0.3"
-        )
         config.data.num_threads = 1
         config.optimizer.algorithm = "muon"
         config.optimizer.matrix_rate_factor = 3.0
         config.optimizer.weight_decay = 0.03
         config.optimizer.learning_rate = 2.5e-3
         config.optimizer.end_learning_rate = 0.0
-        config.optimizer.warmup_steps = 200
         config.optimizer.schedule = "stable"
-        config.optimizer.decay_steps = 1500
-        config.train.num_steps = 4000
         config.train.batch_size = 32
         config.train.log_every = 50
         config.train.checkpoint_every = 200
         config.train.keep_checkpoints = 4
         config.train.eval_every = 0
         config.train.eval_batches = 16
+        {"first": _first, "second": _second}[run](config)
     return config
+
+
+def _first(config: ml_collections.ConfigDict) -> None:
+    """As many windows as possible: half as many patches."""
+    config.model.patch_size = 16
+    # Rotary waves of 6 to 300 patches.
+    config.model.rope_theta = 100.0
+    config.loss.max_steps_per_position = 192
+    config.data.sign_flips = 0.3
+    config.data.resolution_min = 256
+    config.data.synthetic_families = FAMILIES.format(growth=4, ets=2)
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay_steps = 1500
+    config.train.num_steps = 4000
+
+
+def _second(config: ml_collections.ConfigDict) -> None:
+    """Shorter patches, of which three are a day of hours, and more of what grows."""
+    config.model.patch_size = 8
+    config.model.rope_theta = 200.0
+    config.loss.max_steps_per_position = 96
+    config.data.sign_flips = 0.2
+    config.data.resolution_min = 128
+    config.data.synthetic_families = FAMILIES.format(growth=7, ets=3)
+    config.optimizer.warmup_steps = 100
+    config.optimizer.decay_steps = 2000
+    config.train.num_steps = 5200

@@ -417,7 +417,9 @@ def test_growth_stays_within_its_range_and_repeats_its_season():
     """Without noise and shocks, changes over a season are those of the level alone."""
     grown = exponential_smoothing.Growth(
         seasons=(12,),
+        grown=(1e-6, 1e-6),
         growth=(1e-6, 1e-6),
+        wander=(1e-9, 1e-9),
         swing=(0.3, 0.3),
         noise=(1e-9, 1e-9),
         shock=0.0,
@@ -428,3 +430,22 @@ def test_growth_stays_within_its_range_and_repeats_its_season():
     wide = exponential_smoothing.Growth(swing=(1e-9, 1e-9), noise=(1e-9, 1e-9))
     values = wide.generate(rng(), 200, 1000)
     assert values.max() <= np.exp(wide.range) * 1.001
+
+
+def test_growth_that_lasts_is_steady():
+    """Where no rate is drawn anew, a series or its logarithm is a straight line, more often up."""
+    grown = exponential_smoothing.Growth(
+        seasons=(1,),
+        steady=1.0,
+        lasting=(1e9, 1e9),
+        grown=(1e7, 1e7),
+        wander=(1e-9, 1e-9),
+        noise=(1e-9, 1e-9),
+        shock=0.0,
+        range=1e3,
+    ).generate(rng(), 400, 100)
+    grown = grown.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of series that are added up and negative
+        lines = [np.abs(np.diff(a, 2, axis=1)).max(axis=1) < 1e-4 for a in (grown, np.log(grown))]
+    assert np.all(lines[0] | lines[1])
+    assert np.mean(grown[:, -1] > grown[:, 0]) == pytest.approx(0.69, abs=0.08)

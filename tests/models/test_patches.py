@@ -10,6 +10,9 @@ import pytest
 from flax import nnx
 from tiny_model import TWO_BLOCKS
 
+from timemoe_jax.checkpoints.load import save_model
+from timemoe_jax.checkpoints.store import Checkpoints
+from timemoe_jax.data.config import DataConfig
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.models.base import abstract_model, create_params, family_of
@@ -17,6 +20,9 @@ from timemoe_jax.models.decoding import decode_uncached
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.models.time_moe.published import TimeMoeFormat
+from timemoe_jax.runtime import partitioning
+from timemoe_jax.training.config import RunConfig, TrainConfig
+from timemoe_jax.training.start import start_or_resume
 
 PATCHED = dataclasses.replace(
     TWO_BLOCKS,
@@ -120,6 +126,40 @@ def test_a_forecaster_reads_any_length_and_gives_its_own_bands():
     np.testing.assert_allclose(out.quantiles[1], alone.quantiles[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.point, out.quantiles[..., 1])
     assert not forecaster.engine.reads_along(0, 6)
+
+
+def test_a_run_goes_on_with_shorter_patches(tmp_path):
+    """Each is read as the end of a longer one whose first points are missing; all else stays.
+
+    So of a single patch it says what the longer one said of a patch half missing.
+    """
+    longer = dataclasses.replace(PATCHED, horizon_lengths=(8, 16))
+    source = create_params(longer, 1)
+    save_model(tmp_path / "longer", longer, source)
+
+    def start(**fields) -> nnx.State:
+        run = RunConfig(
+            model=dataclasses.replace(longer, **fields),
+            data=DataConfig(synthetic_sequences=5, synthetic_length=60, length=16, future=16),
+            train=TrainConfig(init_from=str(tmp_path / "longer")),
+        )
+        mesh = partitioning.make_mesh(run.mesh, jax.devices()[:1])
+        return start_or_resume(run, mesh, Checkpoints(tmp_path / "run"), batches=None).params
+
+    x = jnp.asarray(contexts(4)[0])
+    half = jnp.tile(jnp.arange(4) >= 2, (3, 1))
+    params = start(patch_size=2, rope_theta=50.0)
+    shorter = dataclasses.replace(longer, patch_size=2, rope_theta=50.0)
+    one = nnx.merge(abstract_model(shorter)[0], params)(x[:, 2:]).predictions[8]
+    other = nnx.merge(abstract_model(longer)[0], source)(x, half).predictions[8]
+    assert_said_alike(one, other)
+    old = dict(nnx.to_flat_state(source))
+    for path, value in nnx.to_flat_state(params):
+        if path[0] != "patch_embed":
+            np.testing.assert_array_equal(value[...], old[path][...])
+    for size in (1, 8):
+        with pytest.raises(ConfigError, match=f"model.patch_size is {size}, but .* of 4"):
+            start(patch_size=size)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ class Family:
     free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context", "mirrored")
     # Parts that a trained model may be given: its point forecasts stay the same.
     addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
+    # Those under which parameters of another value are made to fit: see `converted`.
+    convertible_fields: ClassVar[tuple[str, ...]] = ()
     # Parameters by their dotted paths: those of routed experts, those that are computed in float32
     # always, those that weight decay leaves alone (by the names in their paths), and matrices whose
     # updates Muon does not orthogonalize: an embedding is a vector for each feature, and the
@@ -224,6 +226,14 @@ class Family:
     def make(self, config: Any, rngs: "nnx.Rngs") -> "nnx.Module":
         """A model with initial parameters."""
         raise NotImplementedError
+
+    def converted(self, params: Any, then: Any, config: Any) -> Any:
+        """Parameters of a model of config `then` for one that differs in `convertible_fields`.
+
+        Raises:
+          ConfigError: they cannot be made to fit.
+        """
+        return params
 
     def for_inference(self, config: Any, dtype: str) -> Any:
         """The config under which parameters forecast, in a dtype."""

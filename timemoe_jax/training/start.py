@@ -58,12 +58,15 @@ def start_or_resume(
     family = family_of(config.model)
     addable = family.addable_fields
     added = {name: now[name] for name in addable if now[name] and not then.get(name)}
-    differing = _differing({**then, **added}, now, _free_fields(family))
+    fitting = {name: now[name] for name in family.convertible_fields}
+    differing = _differing({**then, **added, **fitting}, now, _free_fields(family))
     if differing:
         raise ConfigError(
             f"train.init_from: {loaded.source} is another model; it has {', '.join(differing)} "
             "in config.model"
         )
+    fitted = family.converted(loaded.params, loaded.config, config.model)
+    loaded = dataclasses.replace(loaded, params=fitted)
     params = _with_parts(loaded, config, tuple(added)) if added else loaded.params
     return create_state(config, params, mesh)
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import Dimension, Family, count_parameters, with_parameters
 from timemoe_jax.models.time_moe.config import (
     COMPUTE_FIELDS,
@@ -26,12 +27,34 @@ class TimeMoeFamily(Family):
         *Family.free_fields,
     )
     addable_fields = ("router_bias", "quantile_levels")
+    convertible_fields = ("patch_size", "rope_theta")
 
     def make(self, config: TimeMoeConfig, rngs: Any) -> Any:
         """A model with the published initial parameters."""
         from timemoe_jax.models.time_moe.model import TimeMoe
 
         return TimeMoe(config, rngs=rngs)
+
+    def converted(self, params: Any, then: TimeMoeConfig, config: TimeMoeConfig) -> Any:
+        """Reads shorter patches as the last points of longer ones, whose first ones are missing."""
+        size, longer = config.patch_size, then.patch_size
+        if size == longer:
+            return params
+        if not 1 < size < longer:
+            raise ConfigError(
+                f"model.patch_size is {size}, but the model to go on from has patches of {longer}; "
+                f"they can be made shorter, to 2 points at least, and not longer"
+            )
+        import jax.numpy as jnp
+        from flax import nnx
+
+        flat = dict(nnx.to_flat_state(params))
+        for layer in ("inner", "skip"):
+            kernel = flat["patch_embed", layer, "kernel"]
+            points, marks = kernel[...][:longer], kernel[...][longer:]
+            rows = jnp.concatenate([points[-size:], marks[-size:]])
+            flat["patch_embed", layer, "kernel"] = kernel.replace(rows)
+        return nnx.from_flat_state(list(flat.items()))
 
     def for_inference(self, config: TimeMoeConfig, dtype: str) -> TimeMoeConfig:
         """Nothing is computed again without a backward pass."""

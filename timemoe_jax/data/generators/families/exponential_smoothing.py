@@ -76,16 +76,21 @@ class ExponentialSmoothing(Generator):
 class Growth(Generator):
     """Draws what a quarter, a month, a week or a year of an economy looks like.
 
-    The logarithm of the level grows at a rate that changes now and then, as much in a season as in
-    one of few points; a season multiplies it, or is added, and a shock may move it for good.
+    The logarithm of the level is a random walk with a rate of growth. The rate of some series holds
+    until it is drawn anew, which nothing announces; that of the others changes all the time. A
+    season multiplies the level, or is added, and a shock may move it for good.
     """
 
     citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
 
-    seasons: tuple[int, ...] = (1, 4, 4, 12, 12, 12, 52)  # points, one per series
-    growth: Bounds = (0.02, 1.0)  # deviation of the rate, per 12 points
-    stretch: Bounds = (12.0, 200.0)  # points over which the rate is about the same
-    range: float = 1.5  # the logarithm of the level stays within about so much of its mean
+    seasons: tuple[int, ...] = (1, 1, 4, 4, 12, 12, 12, 52)  # points, one per series
+    steady: float = 0.6  # the share of series whose rate holds for a while
+    lasting: Bounds = (30.0, 1500.0)  # points that it holds on average
+    grown: Bounds = (0.1, 2.0)  # deviation of the logarithm of what is grown by meanwhile
+    growth: Bounds = (0.02, 1.0)  # deviation of a rate that changes all the time, per 12 points
+    stretch: Bounds = (12.0, 200.0)  # points over which that is about the same
+    wander: Bounds = (0.001, 0.1)  # deviation of the steps of the random walk
+    range: float = 2.5  # the logarithm of the level is reflected so far from its mean
     swing: Bounds = (0.02, 0.5)  # deviation of the season
     evolving: Bounds = (60.0, 600.0)  # points over which the shape of a season is about the same
     noise: Bounds = (0.003, 0.2)  # deviation of noise
@@ -93,13 +98,13 @@ class Growth(Generator):
     shock: float = 0.3  # deviation of a lasting shock, of which some series have a few
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
-        rate = log_uniform(rng, self.growth, count, 1) / 12
-        slope = rate * smooth(rng, log_uniform(rng, self.stretch, count), length)
-        level = np.cumsum(slope, axis=1) + rng.normal(0.0, 1.0, (count, 1))
+        steps = log_uniform(rng, self.wander, count, 1) * rng.standard_normal((count, length))
+        level = np.cumsum(self._rate(rng, count, length) + steps, axis=1)
+        level += rng.normal(0.0, 1.0, (count, 1))
         struck = rng.random((count, length)) < uniform(rng, (0.0, 0.01), count, 1)
         struck &= rng.random((count, 1)) < 0.3
         level += np.cumsum(struck * rng.normal(0.0, self.shock, (count, length)), axis=1)
-        level = self.range * np.tanh(level / self.range)
+        level = 2 / np.pi * self.range * np.arcsin(np.sin(np.pi / 2 * level / self.range))
         period = rng.choice(self.seasons, count)
         season = log_uniform(rng, self.swing, count, 1) * self._season(rng, period, length)
         season *= (period > 1)[:, None]
@@ -107,6 +112,17 @@ class Growth(Generator):
         noise = log_uniform(rng, self.noise, count, 1) * autoregression(rng, coefficient, length)
         multiplied = np.exp(level + season + noise)
         return np.where(rng.random((count, 1)) < 0.6, multiplied, level + season + noise)
+
+    def _rate(self, rng: Rng, count: int, length: int) -> Float64[np.ndarray, "count {length}"]:
+        """The growth of each point: more often up than down where it holds."""
+        lasting = log_uniform(rng, self.lasting, count, 1)
+        drawn = np.cumsum(rng.random((count, length)) < 1 / lasting, axis=1, dtype=np.int64)
+        rates = 0.5 + rng.standard_normal((count, drawn.max() + 1))
+        rates *= log_uniform(rng, self.grown, count, 1) / lasting
+        changing = smooth(rng, log_uniform(rng, self.stretch, count), length)
+        changing *= log_uniform(rng, self.growth, count, 1) / 12
+        steady = rng.random((count, 1)) < self.steady
+        return np.where(steady, np.take_along_axis(rates, drawn, axis=1), changing)
 
     def _season(
         self, rng: Rng, period: Int64[np.ndarray, " count"], length: int
