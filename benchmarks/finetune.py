@@ -20,7 +20,6 @@ from benchmarks.measure import Report, describe_machine, interleave, prepare, ti
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.series_source import ArraySource
 from timemoe_jax.errors import TimeMoeError
-from timemoe_jax.models.base import family_of
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.runtime.config import MeshConfig
 from timemoe_jax.training.finetuning.config import MODES, FinetuneConfig
@@ -60,7 +59,7 @@ def compiled(start: Start, config: FinetuneConfig) -> tuple[Update, dict[str, ja
         algorithm=optimizer_of(start, config),
         source="benchmark",
     )
-    parts = split(start.params, family_of(start.config), config)
+    parts = split(start.params, start.config, config)
     mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
     update = compile_update(run, config, parts, mesh)
     batch = data.windows.batch(np.arange(config.batch_size))

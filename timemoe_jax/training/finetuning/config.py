@@ -28,8 +28,9 @@ class FinetuneConfig:
     # "instance": windows are z-scored by their first points, as a forecast is by its context;
     # "none": they are read as they are.
     normalize: str = "instance"
-    # "full": everything but the routers' selection biases; "heads": the heads alone; "no_router":
-    # as "full", without the routers; "lora": low-rank factors beside the kernels of lora_targets.
+    # "full": all that a forecast of the horizon reads, but the routers' selection biases; "heads":
+    # its heads alone; "no_router": as "full", without the routers; "lora": low-rank factors beside
+    # the kernels of lora_targets.
     mode: str = "full"
     # Of a joint model: how its variates are to read each other from now on ("none", "graph" or
     # "all" of Time Tracker); empty: as they do. The start that it has to better reads as it did.

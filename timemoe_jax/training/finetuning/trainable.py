@@ -18,7 +18,8 @@ from jaxtyping import Array
 from timemoe_jax.checkpoints.adapters import FACTORS, Adapter, adapted
 from timemoe_jax.checkpoints.trees import flatten
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.models.base import Family
+from timemoe_jax.models.base import Family, ModelConfig, family_of
+from timemoe_jax.models.decoding import horizon_plan
 from timemoe_jax.runtime.partitioning import Rules
 from timemoe_jax.training.finetuning.config import FinetuneConfig
 
@@ -37,21 +38,26 @@ class Parts(NamedTuple):
         return sum(value.size for value in jax.tree.leaves(self.trained))
 
 
-def split(params: nnx.State, family: Family, config: FinetuneConfig) -> Parts:
+def split(params: nnx.State, model: ModelConfig, config: FinetuneConfig) -> Parts:
     """The two parts, as the mode of the config says.
 
-    Selection biases are never trained: they follow the load of all data, not of a few series.
+    Selection biases are never trained: they follow the load of all data, not of a few series. Nor
+    are heads that no forecast of the horizon reads: they have no gradient.
 
     Raises:
       ConfigError: the model has no parameters of that kind.
     """
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    flat = dict(nnx.to_flat_state(params))
+    family, flat = family_of(model), dict(nnx.to_flat_state(params))
     bias = family.selection_bias(params)
+    wanted, unread = _chosen(family, config.mode), _unread(family, model, config.horizon)
+    chosen = {
+        path: value
+        for path, value in flat.items()
+        if value is not bias and wanted(_name(path)) and not unread(_name(path))
+    }
     if config.mode == "lora":
-        return Parts(_factors(flat, family, config), params)
-    wanted = _chosen(family, config.mode)
-    chosen = {p: v for p, v in flat.items() if wanted(_name(p)) and v is not bias}
+        return Parts(_factors(chosen, family, config), params)
     if not chosen:
         raise ConfigError(
             f"mode is {config.mode!r}, but no parameter of the family {family.name!r} is of that "
@@ -68,6 +74,15 @@ def _chosen(family: Family, mode: str) -> Callable[[str], bool]:
     if mode == "no_router":
         return lambda name: re.search(family.parts["router"], name) is None
     return lambda name: True
+
+
+def _unread(family: Family, model: ModelConfig, horizon: int) -> Callable[[str], bool]:
+    """Whether a parameter of a dotted name is of a head that a forecast does not read."""
+    lengths = model.horizon_lengths
+    read = horizon_plan(horizon, lengths, model.forecast_plan)
+    idle = "|".join(str(p) for p in lengths if p not in read)
+    pattern = rf"{family.parts['heads']}({idle})\."
+    return lambda name: bool(idle) and re.search(pattern, name) is not None
 
 
 def _name(path: Path) -> str:

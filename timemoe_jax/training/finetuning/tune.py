@@ -179,7 +179,7 @@ class _Session:
             source=start.source or "the start",
         )
         check_fits(run, mesh)
-        parts = split(start.params, family, config)
+        parts = split(start.params, start.config, config)
         update = compile_update(run, config, parts, mesh)
         plan = Plan(
             series=len(data.source),
