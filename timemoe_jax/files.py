@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and rows of a table."""
 
 import contextlib
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes JSON with an indent of 2; see `written_whole`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file of exactly these columns, in this order.
+
+    Raises:
+      DataError: the file cannot be read, has other columns, or no rows.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows, found = list(reader), tuple(reader.fieldnames or ())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if found != tuple(columns) or not rows:
+        raise DataError(f"{path} must have rows, and the columns {', '.join(columns)}, not {found}")
+    return rows

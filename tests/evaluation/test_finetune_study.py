@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tiny_model import TUNABLE
 
-from timemoe_jax import ConfigError
+from timemoe_jax import ConfigError, DataError
 from timemoe_jax.checkpoints.load import save_model
 from timemoe_jax.cli.config_files import load_config
 from timemoe_jax.config import from_mapping
@@ -51,6 +51,14 @@ def test_every_case_has_its_runs_and_the_table_their_changes(tmp_path):
     with mock.patch.object(finetuning, "fine_tune") as never:
         finetuning.run_finetune_study(study, tmp_path / "out")
     never.assert_not_called()
+    # Nor where a table of results has it, in another folder.
+    assert (tmp_path / "out/results.csv").read_text().startswith(",".join(finetuning.COLUMNS))
+    config.known = str(tmp_path / "out/results.csv")
+    with mock.patch.object(finetuning, "fine_tune") as never:
+        finetuning.run_finetune_study(from_mapping(AnyStudyConfig, config), tmp_path / "other")
+    never.assert_not_called()
+    for name in ("results.csv", "results.md"):
+        assert (tmp_path / "other" / name).read_text() == (tmp_path / "out" / name).read_text()
     # A run that is stopped leaves no result, and the study ends with it.
     (tmp_path / "out/waves_4_full_0.json").rename(tmp_path / "kept")
     with mock.patch.object(finetuning, "fine_tune") as stopped:
@@ -61,6 +69,20 @@ def test_every_case_has_its_runs_and_the_table_their_changes(tmp_path):
     # A wave is a linear map of its past.
     linear = json.loads((tmp_path / "out/waves_4_linear_0.json").read_text())
     assert linear["test"]["mse"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,mse\nweather,1\n", "must have rows, and the columns case, run, seed"),
+        (",".join(finetuning.COLUMNS) + "\n", "must have rows"),
+        (",".join(finetuning.COLUMNS) + "\na,full,0,96,none,1,2\n", "line 2 says .*'none'"),
+    ],
+)
+def test_another_file_is_no_table_of_results(tmp_path, text, message):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        finetuning.read_results(tmp_path / "results.csv")
 
 
 def test_a_linear_map_needs_windows():

@@ -8,7 +8,6 @@ quantile loss are divided by those of seasonal naive, and geometric means over s
 that no source outweighs another by its length or by being hard to forecast.
 """
 
-import csv
 import dataclasses
 import math
 from collections import defaultdict
@@ -26,6 +25,7 @@ from timemoe_jax.evaluation.methods.base import MethodForecast
 from timemoe_jax.evaluation.scores import Scores, geometric_mean, score_windows, summarize
 from timemoe_jax.evaluation.tables import markdown_table
 from timemoe_jax.evaluation.tasks import DECILES, Task
+from timemoe_jax.files import read_rows
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.baselines import seasonal_naive, seasonal_naive_quantiles
 from timemoe_jax.forecasting.scoring.metrics import without_nan
@@ -64,16 +64,8 @@ def read_selection(path: str | Path) -> list[SelectionSource]:
     Raises:
       DataError: the file cannot be read, or a row says something else.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows, found = list(reader), tuple(reader.fieldnames or ())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    if found != COLUMNS or not rows:
-        raise DataError(f"{path} must have rows, and the columns {', '.join(COLUMNS)}, not {found}")
     sources = []
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(read_rows(path, COLUMNS), 2):
         try:
             numbers = [int(row[name]) for name in ("season", "horizon")]
             stop = int(row["stop"]) if row["stop"] else None

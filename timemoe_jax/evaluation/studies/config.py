@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from timemoe_jax.checkpoints import bundled
 from timemoe_jax.config import require, require_choice, require_not_negative, require_positive
 from timemoe_jax.evaluation.studies.ablations import ABLATIONS
 from timemoe_jax.training.config import RunConfig
@@ -98,7 +99,7 @@ class FinetuneStudyConfig:
 
     # What every run has; its horizon, mode and seed are those of each run.
     finetune: FinetuneConfig
-    checkpoint: str = "nano"  # the model that fine-tuning begins with
+    checkpoint: str = bundled.DEFAULT  # the model that fine-tuning begins with
     data_dir: str = ""  # a folder that holds the benchmarks
     # Benchmarks: fine-tuned on the train split, chosen on the validation split, scored on the test.
     datasets: tuple[str, ...] = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "weather")
@@ -112,6 +113,7 @@ class FinetuneStudyConfig:
     scratch: bool = True  # also the same architecture from new parameters
     linear: bool = True  # also a linear map of the train split
     max_windows: int = 500  # of a test, evenly spaced
+    known: str = ""  # a results.csv that such a study wrote, whose runs are not made again
 
     def __post_init__(self) -> None:
         require_positive(self, "max_windows")

@@ -1,7 +1,9 @@
 """What fine-tuning brings: zero-shot beside tuned, on benchmarks and on many short series."""
 
+import csv
 import dataclasses
 import functools
+import io
 import json
 import os
 import time
@@ -17,11 +19,12 @@ from jaxtyping import Float64
 from timemoe_jax.checkpoints.checksums import weights_digest
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.data.formats.open import open_parts
+from timemoe_jax.errors import DataError
 from timemoe_jax.evaluation.benchmarks import find_dataset, load_benchmark
 from timemoe_jax.evaluation.held_out.windows import choose_sources
 from timemoe_jax.evaluation.studies.config import FinetuneStudyConfig
 from timemoe_jax.evaluation.tables import markdown_table, number
-from timemoe_jax.files import write_json
+from timemoe_jax.files import read_rows, write_json, write_text
 from timemoe_jax.forecasting.fitting import ItemSource
 from timemoe_jax.forecasting.forecaster import Forecaster
 from timemoe_jax.forecasting.scoring.linear_map import fit_linear_map
@@ -31,6 +34,7 @@ from timemoe_jax.runtime.progress import say
 from timemoe_jax.training.finetuning.start import Start, context_of
 from timemoe_jax.training.finetuning.tune import fine_tune
 
+COLUMNS = ("case", "run", "seed", "horizon", "mse", "mae", "cpu_seconds")  # of results.csv
 Result = dict[str, Any]
 Forecast = Callable[[list[np.ndarray]], Float64[np.ndarray, "W H"]]
 
@@ -61,19 +65,26 @@ class Case(NamedTuple):
 def run_finetune_study(config: FinetuneStudyConfig, workdir: str | os.PathLike[str]) -> None:
     """Makes every run that is not there yet, and writes the table after each case.
 
+    Its folder has a file for each run that it made, `results.csv` with the test errors of all, and
+    the table, `results.md`.
+
     Raises:
-      DataError, CheckpointError: data or the checkpoint cannot be read.
+      DataError, CheckpointError: data, the checkpoint or `config.known` cannot be read.
     """
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     compilation_cache.use_by_default()
     loaded = load_model(config.checkpoint)
     start = Start.of(loaded, config.checkpoint)
+    known = read_results(config.known) if config.known else {}
     results: list[Result] = []
     text = ""
     for case in _cases(config, start):
         for name, seed, make in _runs(config, start, case):
             path = folder / f"{case.name.replace('/', '_')}_{name}_{seed}.json"
+            if (case.name, name, seed) in known:
+                results.append(known[case.name, name, seed])
+                continue
             if not path.exists():
                 say(f"\n{case.name}: {name}, seed {seed}")
                 began = time.process_time()
@@ -85,8 +96,39 @@ def run_finetune_study(config: FinetuneStudyConfig, workdir: str | os.PathLike[s
             results.append(json.loads(path.read_text(encoding="utf-8")))
         text = table(results)
         (folder / "results.md").write_text(text, encoding="utf-8")
+        write_results(folder / "results.csv", results)
     print(text)
     print(f"wrote {folder / 'results.md'}")
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """One row for each run that has a test: what it was, its errors and its CPU seconds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for r in results:
+        if r["test"] is not None:
+            errors = (f"{r['test'][name]:.6g}" for name in ("mse", "mae"))
+            writer.writerow([*(r[n] for n in COLUMNS[:4]), *errors, r["cpu_seconds"]])
+    write_text(path, out.getvalue())
+
+
+def read_results(path: str | os.PathLike[str]) -> dict[tuple[str, str, int], Result]:
+    """What `write_results` wrote, by case, run and seed.
+
+    Raises:
+      DataError: the file cannot be read, or is another one.
+    """
+    found = {}
+    for line, row in enumerate(read_rows(path, COLUMNS), 2):
+        try:
+            test = {name: float(row[name]) for name in ("mse", "mae")}
+            more = {"horizon": int(row["horizon"]), "cpu_seconds": float(row["cpu_seconds"])}
+            key = (row["case"], row["run"], int(row["seed"]))
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: line {line} says {row}, of which a number is none") from None
+        found[key] = dict(zip(("case", "run", "seed"), key, strict=True)) | more | {"test": test}
+    return found
 
 
 def _runs(
