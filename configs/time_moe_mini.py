@@ -208,5 +208,5 @@ def _second(config: ml_collections.ConfigDict) -> None:
     config.data.resolution_min = 128
     config.data.synthetic_families = FAMILIES.format(growth=7, ets=3)
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay_steps = 2000
-    config.train.num_steps = 5200
+    config.optimizer.decay_steps = 4600
+    config.train.num_steps = 6200

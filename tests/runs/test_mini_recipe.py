@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from configs import time_moe_mini
@@ -52,8 +53,9 @@ def test_a_shortened_run_learns_and_resumes_bit_by_bit(tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_it_is_small_and_says_its_own_quantiles():
-    config = time_moe_mini.get_config()
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_it_is_small_and_says_its_own_quantiles(run):
+    config = time_moe_mini.get_config(run)
     config.data.path = "corpus"
     model = from_mapping(RunConfig, config).model
     assert count_parameters(model)[0] <= 10_000_000

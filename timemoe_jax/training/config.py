@@ -114,7 +114,8 @@ class TrainConfig:
     eval_every: int = 0  # 0: only at the end
     eval_batches: int = 16  # of each validation
     max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
-    init_from: str = ""  # a checkpoint whose parameters to start from
+    # A checkpoint whose parameters to start from; its patches may be longer than the model's.
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         require_positive(
