@@ -6,7 +6,7 @@ python study_main.py --config=configs/finetune_study.py --workdir=out/finetune_s
 Each benchmark at 96 and 336 points, each source at a few seasons; heads, LoRA and all parameters,
 with three seeds; beside them zero-shot, the same architecture from scratch and a linear map. A part
 of it: --config.datasets=ETTh1 --config.seeds=0 --config.modes=full. The same command goes on where
-it was stopped, and leaves out what --config.known=docs/finetuning_study.csv has. Of nano:
+it was stopped, and leaves out what --config.known=RESULTS_CSV has. Of nano:
 --config=configs/finetune_study.py:nano. Hardware and time: two CPU cores, a night. Expected result:
 `results.md`, `results.csv` and a file for each run (docs/finetuning.md).
 """
