@@ -1,11 +1,13 @@
 """Time-MoE mini: the small model for everyone's series that comes with the library.
 
-Two runs, of patches of 16 points and, from there, of 8:
+Three runs, of patches of 16 points, from there of 8, and from there with copies of the past:
 
 python train_main.py --config=configs/time_moe_mini.py:first --workdir=out/mini_first \
     --config.data.path=PATH_TO_CORPUS
-python train_main.py --config=configs/time_moe_mini.py --workdir=out/mini \
+python train_main.py --config=configs/time_moe_mini.py:second --workdir=out/mini_second \
     --config.data.path=PATH_TO_CORPUS --config.train.init_from=out/mini_first
+python train_main.py --config=configs/time_moe_mini.py --workdir=out/mini \
+    --config.data.path=PATH_TO_CORPUS --config.train.init_from=out/mini_second
 
 Hardware and time: two CPU cores, an hour and a half each. docs/mini_lab_book.md has what was tried.
 """
@@ -130,12 +132,12 @@ SHARES = {
 
 # What is generated, with weights.
 FAMILIES = (
-    "components:5,growth:{growth},ets:{ets},calendar:2,gaussian_process:2,tides:2,tsmixup:2,"
-    "diffusion,volatility:0.5,intermittent,arima,regimes,events:0.5,chaos:0.3"
+    "components:{components},growth:{growth},ets:{ets},calendar:2,gaussian_process:2,tides:2,"
+    "tsmixup:2,diffusion,volatility:0.5,intermittent,arima,regimes,events:0.5,chaos:{chaos}"
 )
 
 
-def get_config(run: str = "second") -> ml_collections.ConfigDict:
+def get_config(run: str = "third") -> ml_collections.ConfigDict:
     config = time_moe_base.get_config()
     with config.unlocked():
         config.model.hidden_size = 256
@@ -181,7 +183,7 @@ def get_config(run: str = "second") -> ml_collections.ConfigDict:
         config.train.keep_checkpoints = 4
         config.train.eval_every = 0
         config.train.eval_batches = 16
-        {"first": _first, "second": _second}[run](config)
+        {"first": _first, "second": _second, "third": _third}[run](config)
     return config
 
 
@@ -193,20 +195,37 @@ def _first(config: ml_collections.ConfigDict) -> None:
     config.loss.max_steps_per_position = 192
     config.data.sign_flips = 0.3
     config.data.resolution_min = 256
-    config.data.synthetic_families = FAMILIES.format(growth=4, ets=2)
+    config.data.synthetic_families = FAMILIES.format(components=5, growth=4, ets=2, chaos=0.3)
     config.optimizer.warmup_steps = 200
     config.optimizer.decay_steps = 1500
     config.train.num_steps = 4000
 
 
-def _second(config: ml_collections.ConfigDict) -> None:
-    """Shorter patches, of which three are a day of hours, and more of what grows."""
+def _shorter(config: ml_collections.ConfigDict) -> None:
+    """Patches of which three are a day of hours, and what is of them."""
     config.model.patch_size = 8
     config.model.rope_theta = 200.0
     config.loss.max_steps_per_position = 96
     config.data.sign_flips = 0.2
     config.data.resolution_min = 128
-    config.data.synthetic_families = FAMILIES.format(growth=7, ets=3)
     config.optimizer.warmup_steps = 100
+
+
+def _second(config: ml_collections.ConfigDict) -> None:
+    """Shorter patches, and more of what grows."""
+    _shorter(config)
+    config.data.synthetic_families = FAMILIES.format(components=5, growth=7, ets=3, chaos=0.3)
     config.optimizer.decay_steps = 4600
     config.train.num_steps = 6200
+
+
+def _third(config: ml_collections.ConfigDict) -> None:
+    """Copies of the past, and cycles of any length to make use of them."""
+    _shorter(config)
+    # Up to a week of quarter-hours.
+    config.model.copy_lags = 688
+    families = FAMILIES.format(components=4, growth=6, ets=4, chaos=0.5)
+    config.data.synthetic_families = f"{families},recurrence:8"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.decay_steps = 4700
+    config.train.num_steps = 4800

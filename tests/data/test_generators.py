@@ -413,6 +413,21 @@ def test_a_tide_is_a_sum_of_as_many_sines_as_are_drawn():
     assert np.all(np.abs(factor) <= 2)
 
 
+def test_what_recurs_comes_again_after_a_period_or_a_week_of_them():
+    """Without noise, drift and fading; of lengths that the calendar does not know, too."""
+    still = {"noise": (1e-9, 1e-9), "drift": (1e-9, 1e-9), "fading": (1e-9, 1e-9), "whole": 1.0}
+    for period in (19, 144):
+        daily = waves.Recurrence(period=(period, period), weekly=0.0, **still)
+        found = daily.generate(rng(), 20, 1200)
+        again = np.abs(found[:, period:] - found[:, :-period]).max(axis=1)
+        assert (again < 1e-4).all()
+        weekly = waves.Recurrence(period=(period, period), week=(7, 7), weekly=1.0, **still)
+        found = weekly.generate(rng(), 20, 1200)
+        again = np.abs(found[:, 7 * period :] - found[:, : -7 * period]).max(axis=1)
+        assert (again < 1e-4).all()
+        assert (np.abs(found[:, period:] - found[:, :-period]).max(axis=1) > 0.1).sum() > 10
+
+
 def test_growth_stays_within_its_range_and_repeats_its_season():
     """Without noise and shocks, changes over a season are those of the level alone."""
     grown = exponential_smoothing.Growth(

@@ -115,7 +115,8 @@ class ModelOutput(NamedTuple):
     # Horizon P -> the P values after each position [B, *C, N, P]; of an encoder the value P points
     # after it alone, [B, *C, T, 1].
     predictions: dict[int, Any]
-    hidden: Any  # [B, *C, N, D], what the heads read
+    # [B, *C, N, D], what the heads read: D is the width of the model, or more if they read more.
+    hidden: Any
     router_logits: Any = None  # [L, B, *C, N, E]; None of a model without routers
     dropped: Any = None  # [L], (token, choice) pairs that no expert computed; None likewise
     # Of a model whose decisions are not of single points: which of the logits are decisions about
@@ -219,7 +220,7 @@ class Family:
     parts: ClassVar[Mapping[str, str]] = {
         "attention": r"(^|\.)attention\.",
         "shared": r"(^|\.)(shared\.|ffn\.(gate|up|down)\.)",
-        "heads": r"(^|\.)(quantile_)?heads\.",
+        "heads": r"(^|\.)(quantile_|copy_)?heads\.",
         "router": r"(^|\.)router\.",
     }
 

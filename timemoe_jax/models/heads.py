@@ -58,5 +58,10 @@ class Heads(nnx.Module):
         levels = self.config.quantile_levels
         if self.quantile_heads is None:
             raise ConfigError("quantile_levels is (), so the model has no heads of quantiles")
+        return non_crossing(self.raw_quantiles(hidden, horizon), levels)
+
+    def raw_quantiles(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
+        """What the linear maps say, which may cross."""
+        assert self.quantile_heads is not None
         outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
-        return non_crossing(outputs.reshape(*hidden.shape[:-1], horizon, len(levels)), levels)
+        return outputs.reshape(*hidden.shape[:-1], horizon, len(self.config.quantile_levels))

@@ -115,6 +115,24 @@ class PatchEmbedding(nnx.Module):
         return self.skip(z) + self.outer(jax.nn.silu(self.inner(z)))
 
 
+class CopyEmbedding(nnx.Module):
+    """z skip + silu(z inner) outer of the z that tells of copies: see `nn.copies`.
+
+    `skip` and `outer` start at 0, so that a model that is given copies is at first what it was.
+    """
+
+    def __init__(self, width: int, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+        none = nnx.initializers.zeros
+        self.inner = Linear(width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs)
+        self.outer = Linear(hidden_size, hidden_size, init=none, dtype=dtype, rngs=rngs)
+        self.skip = Linear(width, hidden_size, init=none, dtype=dtype, rngs=rngs)
+
+    def __call__(self, z: Float[Array, "B N Z"]) -> Float[Array, "B N D"]:
+        """What is added to the embedding of every patch."""
+        return self.skip(z) + self.outer(jax.nn.silu(self.inner(z)))
+
+
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)), without biases (arXiv 2002.05202)."""
 

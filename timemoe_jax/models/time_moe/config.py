@@ -49,6 +49,9 @@ class TimeMoeConfig(ModelConfig):
     # and its logarithm far off: so what leaves its context far behind does not decide the loss
     # (arXiv 2510.15821). For a model without heads of points.
     asinh: bool = False
+    # The longest lag, in points, whose copies of the past are offered to the model: see nn.copies;
+    # 0: none, as published. For patches, and a model without heads of points.
+    copy_lags: int = 0
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
     # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
     segment_lengths: tuple[int, ...] = ()
@@ -157,6 +160,16 @@ class TimeMoeConfig(ModelConfig):
             self.patch_size == 1 or not self.embedding_range,
             f"embedding_range is {self.embedding_range}, but patch_size {self.patch_size}; it is "
             "of the embedding of single points",
+        )
+        self._check_copies()
+
+    def _check_copies(self) -> None:
+        require_not_negative(self, "copy_lags")
+        size, fits = self.patch_size, not (self.point_heads or self.asinh)
+        require(
+            not self.copy_lags or (size > 1 and self.copy_lags % size == 0 and fits),
+            f"copy_lags is {self.copy_lags}; it must be 0, or a multiple of a patch_size of at "
+            f"least 2 (it is {size}) of a model without point_heads and without asinh",
         )
 
     @property

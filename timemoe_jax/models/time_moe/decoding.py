@@ -53,6 +53,8 @@ def decode(
     quantiles of a later block are those given that the blocks before it came as forecast.
     """
     config = model.config
+    if config.copy_lags:
+        return _decode_anew(model, x, mask, horizon)
     plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
     hidden, cache = prefill(model, x, mask, x.shape[1] + sum(plan[:-1]))
     blocks = [_heads(model, hidden, plan[0])]
@@ -78,6 +80,22 @@ def decode(
     return jax.tree.map(lambda a: a[:, :horizon], joined)
 
 
+def _decode_anew(
+    model: TimeMoe, x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int
+) -> Decoded:
+    """As `decode`, without a cache: copies come from all points before, given or forecast."""
+    config = model.config
+    blocks = []
+    for predict in horizon_plan(horizon, config.horizon_lengths, config.forecast_plan):
+        hidden, _ = prefill(model, x, mask, x.shape[1])
+        blocks.append(_heads(model, hidden, predict))
+        point = blocks[-1].point
+        x = jnp.concatenate([x, point.astype(x.dtype)], axis=1)
+        mask = jnp.concatenate([mask, jnp.ones(point.shape, bool)], axis=1)
+    joined: Decoded = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *blocks)
+    return jax.tree.map(lambda a: a[:, :horizon], joined)
+
+
 def _join(steps: Float[Array, "steps B P *Q"]) -> Float[Array, "B R *Q"]:
     """Blocks of several steps, one after the other."""
     return jnp.moveaxis(steps, 0, 1).reshape(steps.shape[1], -1, *steps.shape[3:])
@@ -98,7 +116,7 @@ def prefill(
 
     Returns the hidden state of the last position, and the cache.
     """
-    tokens, held = model.tokens(x, mask)
+    tokens, held, found = model.tokens(x, mask)
     observed = mask if held is None else held
     since = points_since_start(observed) if model.config.segments else None
 
@@ -115,6 +133,7 @@ def prefill(
         return h, (new, None)
 
     hidden, (new, logits) = _through_layers(model, tokens, read, read_last)
+    hidden = model.with_copies(hidden[:, None], found, last=True)[:, 0]
     room = (size - x.shape[1]) // model.config.patch_size
     layers = jax.tree.map(lambda a: jnp.pad(a, ((0, 0),) * 3 + ((0, room), (0, 0))), new)
     observed = jnp.pad(observed, ((0, 0), (0, room)), constant_values=True)
@@ -126,7 +145,7 @@ def extend(
     model: TimeMoe, x: Float[Array, "B T"], cache: Cache
 ) -> tuple[Float[Array, "B D"], Cache]:
     """Reads more points, whole patches, after those in the cache; returns as `prefill` does."""
-    tokens, _ = model.tokens(x, None)
+    tokens, _, _ = model.tokens(x, None)
     observed = jnp.ones(tokens.shape[:2], bool)
     led = cache.led
     since = None if led is None else led.points[:, None] + jnp.arange(tokens.shape[1])

@@ -26,7 +26,7 @@ class TimeMoeFamily(Family):
         *("initializer_range", "apply_aux_loss", "router_aux_loss_factor", "segment_lengths"),
         *Family.free_fields,
     )
-    addable_fields = ("router_bias", "quantile_levels")
+    addable_fields = ("router_bias", "quantile_levels", "copy_lags")
     convertible_fields = ("patch_size", "rope_theta")
 
     def make(self, config: TimeMoeConfig, rngs: Any) -> Any:
@@ -44,6 +44,11 @@ class TimeMoeFamily(Family):
             raise ConfigError(
                 f"model.patch_size is {size}, but the model to go on from has patches of {longer}; "
                 f"they can be made shorter, to 2 points at least, and not longer"
+            )
+        if then.copy_lags:
+            raise ConfigError(
+                f"model.patch_size is {size}, but the model to go on from has patches of {longer} "
+                f"and copy_lags {then.copy_lags}; its factors of copies are of its own patches"
             )
         import jax.numpy as jnp
         from flax import nnx
@@ -118,7 +123,8 @@ class TimeMoeFamily(Family):
         cache = 2 * config.num_hidden_layers * positions * kv_size
         routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size
         width = 3 * config.intermediate_size + 8 * config.hidden_size + routed
-        return jnp.dtype(config.dtype).itemsize * (cache + context * width)
+        lags = 8 * 4 * context * (config.copy_lags + config.patch_size) if config.copy_lags else 0
+        return jnp.dtype(config.dtype).itemsize * (cache + context * width) + lags
 
     def dimensions(self, config: TimeMoeConfig) -> Sequence[Dimension]:
         """Widths, heads and experts."""

@@ -15,12 +15,21 @@ from timemoe_jax.models.base import ModelOutput
 from timemoe_jax.models.heads import Heads
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.sharding import RULES
+from timemoe_jax.nn import copies
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
 from timemoe_jax.nn.experts.leaders import leaders_of, points_since_start
 from timemoe_jax.nn.lag_start import start_at_lags
-from timemoe_jax.nn.layers import REMAT, PatchEmbedding, PointEmbedding, RMSNorm, SwiGLU
+from timemoe_jax.nn.layers import (
+    REMAT,
+    CopyEmbedding,
+    Linear,
+    PatchEmbedding,
+    PointEmbedding,
+    RMSNorm,
+    SwiGLU,
+)
 from timemoe_jax.runtime import partitioning
 
 # Beyond it asinh(value) is no value of a series; sinh of it is 2e8 deviations.
@@ -146,6 +155,28 @@ class TimeMoe(Heads):
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
         self.add_heads(config, rngs, points=config.point_heads)
+        if config.copy_lags:
+            self._add_copies(config, rngs)
+
+    def _add_copies(self, config: TimeMoeConfig, rngs: nnx.Rngs) -> None:
+        """What reads copies, and what adds them to the quantiles by a factor for each patch."""
+        size, dtype = config.hidden_size, jnp.dtype(config.dtype)
+        width = copies.COPIES * copies.AHEAD + copies.number_of_clues(config.patch_size)
+        self.copy_embed = CopyEmbedding(width, size, dtype=dtype, rngs=rngs)
+        none = nnx.initializers.zeros
+        self.copy_heads = nnx.Dict(
+            {
+                str(p): Linear(
+                    size,
+                    copies.COPIES * (p // config.patch_size),
+                    init=none,
+                    dtype=dtype,
+                    use_bias=True,
+                    rngs=rngs,
+                )
+                for p in config.horizon_lengths
+            }
+        )
 
     def __call__(
         self,
@@ -184,16 +215,57 @@ class TimeMoe(Heads):
         """What the heads themselves say: asinh of the quantiles of a model with `asinh`."""
         return super().quantile_head(hidden, horizon)
 
+    def raw_quantiles(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
+        """Of a model with `copy_lags` also the copies that the states end with, times factors."""
+        if not self.config.copy_lags:
+            return super().raw_quantiles(hidden, horizon)
+        size = self.config.hidden_size
+        state, copied = hidden[..., :size], hidden[..., size:]
+        copied = copied.reshape(*hidden.shape[:-1], copies.COPIES, -1)[..., :horizon]
+        factors = self.copy_heads[str(horizon)](state).astype(jnp.float32)
+        factors = factors.reshape(*hidden.shape[:-1], copies.COPIES, -1)
+        factors = jnp.repeat(factors, self.config.patch_size, axis=-1)
+        added = jnp.sum(factors * copied, axis=-2)
+        return super().raw_quantiles(state, horizon) + added[..., None]
+
+    def with_copies(
+        self, hidden: Float[Array, "B N D"], found: copies.Copies | None, last: bool = False
+    ) -> Float[Array, "B N H"]:
+        """States as the heads read them: of a model with `copy_lags` they end with its copies."""
+        if found is None:
+            return hidden
+        copied = found.at(self.config.horizon_lengths[-1], last)
+        flat = copied.reshape(*copied.shape[:2], -1)
+        return jnp.concatenate([hidden.astype(jnp.float32), flat], axis=-1)
+
     def tokens(
-        self, x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None
-    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None]:
-        """What the blocks read: points or patches, embedded, and which of them hold anything."""
+        self,
+        x: Float[Array, "B T"],
+        mask: Bool[Array, "B T"] | None,
+        segments: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None, copies.Copies | None]:
+        """What the blocks read: points or patches, embedded, and which of them hold anything.
+
+        Also, of a model with `copy_lags`, the copies of every position.
+        """
         x = jnp.arcsinh(x) if self.config.asinh else x
         if self.config.patch_size == 1:
-            return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask
+            return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask, None
         mask = jnp.ones(x.shape, bool) if mask is None else mask
         patches, observed = (self._patches(a) for a in (x, mask))
-        return self.patch_embed(patches, observed), jnp.any(observed, axis=-1)
+        embedded, held = self.patch_embed(patches, observed), jnp.any(observed, axis=-1)
+        if not self.config.copy_lags:
+            return embedded, held, None
+        found = copies.find(
+            patches.reshape(len(x), -1),
+            observed.reshape(len(x), -1),
+            None if segments is None else self._patches(segments).reshape(len(x), -1),
+            self.config.patch_size,
+            self.config.copy_lags,
+        )
+        ahead = found.at(copies.AHEAD)
+        z = jnp.concatenate([ahead.reshape(*ahead.shape[:2], -1), found.clues], axis=-1)
+        return embedded + self.copy_embed(z), held, found
 
     def _patches(self, a: Shaped[Array, "B T"]) -> Shaped[Array, "B N P"]:
         """Points in patches; zeros, or False, are before the first point where one is not full."""
@@ -206,9 +278,9 @@ class TimeMoe(Heads):
         x: Float[Array, "B T"],
         mask: Bool[Array, "B T"] | None,
         segments: Int[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N E"] | None, Float[Array, " L"] | None]:
-        """Embedding, blocks and final norm."""
-        h, mask = self.tokens(x, mask)
+    ) -> tuple[Float[Array, "B N H"], Float[Array, "L B N E"] | None, Float[Array, " L"] | None]:
+        """Embedding, blocks and final norm; with `copy_lags` the copies beside the states."""
+        h, mask, found = self.tokens(x, mask, segments)
         if segments is not None and self.config.patch_size > 1:
             segments = self._patches(segments)[..., -1]
         graph, state = nnx.split(self.blocks)
@@ -230,4 +302,4 @@ class TimeMoe(Heads):
         per_layer: tuple
         each = (state, jnp.array(lengths, jnp.int32) if lengths else None)
         h, per_layer = jax.lax.scan(layer, h, each)
-        return self.norm(h), *per_layer
+        return self.with_copies(self.norm(h), found), *per_layer

@@ -21,5 +21,6 @@ RULES: Rules = (
     (r"norm\.scale$", P()),
     (r"embed\.(gate|value)$", P()),
     (r"patch_embed\.(inner|outer|skip)\.(kernel|bias)$", P()),
-    (r"(^|\.)(quantile_)?heads\.\d+\.kernel$", P()),
+    (r"copy_embed\.(inner|outer|skip)\.(kernel|bias)$", P()),
+    (r"(^|\.)(quantile_|copy_)?heads\.\d+\.(kernel|bias)$", P()),
 )

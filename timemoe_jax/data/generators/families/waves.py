@@ -1,13 +1,26 @@
-"""Series of a few exact frequencies, as the tides are."""
+"""Series that go round: sums of exact frequencies as the tides are, and cycles of any shape.
+
+Other families know the calendar: their days have 24 points, or 48, or 96. A model that is trained
+on these alone learns the lengths by heart, and sees no season where a cycle has another one. In
+`Recurrence` every length is as likely as any other of its size.
+"""
 
 import dataclasses
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 
-from timemoe_jax.data.generators.draws import log_uniform, smooth, uniform
+from timemoe_jax.data.generators.draws import (
+    autoregression,
+    log_uniform,
+    smooth,
+    standardize,
+    uniform,
+)
 from timemoe_jax.data.generators.generator import Bounds, Generator, Rng
+
+_PHASES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +62,102 @@ class Tides(Generator):
         noise = log_uniform(rng, self.noise, count, 1) * (rng.random((count, 1)) < 0.5)
         scale = values.std(axis=1, keepdims=True)
         return values + noise * scale * rng.standard_normal((count, length))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrence(Generator):
+    """Draws cycles of random shapes; some are days of a longer week, some fade, some are cut at 0.
+
+    value[t] = shape[day of t, phase of t] * strength[cycle of t] + drift[t] + noise[t]. A
+    series has two shapes, and a week says which of its days have the second one.
+    """
+
+    citation: ClassVar[str] = (
+        "after Harvey and Koopman (1993), J. Am. Stat. Assoc. 88: time-varying splines"
+    )
+
+    period: Bounds = (4.0, 400.0)  # points of a cycle; at most a third of the series
+    whole: float = 0.7  # share of series whose period is a whole number
+    roughness: Bounds = (0.0, 2.0)  # the k-th harmonic falls as k to minus this power
+    flat: float = 0.35  # share of series that lie at a floor or a ceiling for part of each cycle
+    week: Bounds = (2.0, 12.0)  # cycles of a longer cycle
+    weekly: float = 0.4  # share of series that have one, of seven cycles half of the time
+    fading: Bounds = (0.02, 0.6)  # deviation of the logarithm of a cycle's strength
+    drift: Bounds = (0.01, 1.0)  # deviation of a slow level, in those of the cycles
+    noise: Bounds = (0.003, 0.6)  # deviation of noise, in those of the cycles
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        longest = max(self.period[0], min(self.period[1], length / 3))
+        period = log_uniform(rng, (self.period[0], longest), count)
+        period = np.where(rng.random(count) < self.whole, np.round(period), period)
+        phase = np.arange(length) / period[:, None] + rng.random((count, 1))
+        cycle = phase.astype(np.int64)
+        position = (phase - cycle) * _PHASES
+        values = self._shaped(rng, period, position, self._days(rng, cycle))
+        values *= self._strength(rng, cycle)
+        moving = log_uniform(rng, self.drift, count, 1) * (rng.random((count, 1)) < 0.6)
+        scales = period * log_uniform(rng, (1.0, 10.0), count)
+        values += moving * smooth(rng, scales, length)
+        persistence = np.where(rng.random(count) < 0.5, 0.0, uniform(rng, (0.0, 0.98), count))
+        noise = autoregression(rng, persistence, length)
+        return values + log_uniform(rng, self.noise, count, 1) * noise
+
+    def _days(
+        self, rng: Rng, cycle: Int64[np.ndarray, "count length"]
+    ) -> Int64[np.ndarray, "count length"]:
+        """Which of the two shapes a point has: the second one on some days of a week, if any."""
+        count = len(cycle)
+        drawn = rng.integers(int(self.week[0]), int(self.week[1]) + 1, count)
+        days = np.where(rng.random(count) < 0.5, 7, drawn)[:, None]
+        table = rng.random((count, max(7, int(self.week[1])))) < uniform(rng, (0.1, 0.5), count, 1)
+        table &= rng.random((count, 1)) < self.weekly
+        return np.take_along_axis(table, cycle % days, axis=1).astype(np.int64)
+
+    def _shaped(
+        self,
+        rng: Rng,
+        period: Float64[np.ndarray, " count"],
+        position: Float64[np.ndarray, "count length"],
+        day: Int64[np.ndarray, "count length"],
+    ) -> Float64[np.ndarray, "count length"]:
+        """What the shapes have where each point is, between their phases in a line."""
+        count = len(period)
+        first, other = (self._shapes(rng, period) for _ in range(2))
+        # The second shape resembles the first one more or less, or is a weaker one of it.
+        alike = rng.random((count, 1))
+        other = np.where(rng.random((count, 1)) < 0.5, alike * first, first + alike * other)
+        other += rng.normal(0.0, 0.5, (count, 1))
+        shapes = np.concatenate([first, other], axis=1)
+        left = position.astype(np.int64) % _PHASES
+        after = (left + 1) % _PHASES
+        low, high = (np.take_along_axis(shapes, p + day * _PHASES, axis=1) for p in (left, after))
+        return low + (position - np.floor(position)) * (high - low)
+
+    def _shapes(
+        self, rng: Rng, period: Float64[np.ndarray, " count"]
+    ) -> Float64[np.ndarray, "count P"]:
+        """Sums of harmonics, none faster than two points; some cut at a level, some made steep."""
+        count = len(period)
+        k = np.arange(1, _PHASES // 2 + 1)
+        amplitude = k ** -uniform(rng, self.roughness, count, 1)
+        most = np.minimum(period / 2, np.round(log_uniform(rng, (1.0, 200.0), count)))
+        amplitude = amplitude * (k <= np.maximum(most, 1.0)[:, None])
+        waves = rng.standard_normal((2, count, k.size)) * amplitude
+        spectrum = np.concatenate([np.zeros((count, 1)), waves[0] + 1j * waves[1]], axis=1)
+        shape = standardize(np.fft.irfft(spectrum, _PHASES, axis=1))
+        steep = np.where(rng.random((count, 1)) < 0.15, log_uniform(rng, (1.0, 20.0), count, 1), 0)
+        shape = np.where(steep > 0, np.tanh(steep * shape), shape)
+        floor = uniform(rng, (-0.5, 1.0), count, 1)
+        cut = rng.random((count, 1)) < self.flat
+        shape = standardize(np.where(cut, np.maximum(shape, floor), shape))
+        return np.where(rng.random((count, 1)) < 0.7, shape, -shape)
+
+    def _strength(
+        self, rng: Rng, cycle: Int64[np.ndarray, "count length"]
+    ) -> Float64[np.ndarray, "count length"]:
+        """A factor for each cycle, of half of the series; persistent or drawn for each anew."""
+        count = len(cycle)
+        persistence = uniform(rng, (0.0, 0.9), count)
+        each = autoregression(rng, persistence, int(cycle.max()) + 1)
+        fading = log_uniform(rng, self.fading, count, 1) * (rng.random((count, 1)) < 0.5)
+        return np.exp(fading * np.take_along_axis(each, cycle, axis=1))

@@ -1,0 +1,112 @@
+"""Copies of the past: which lags are found, and what stands at each position."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from timemoe_jax.nn import copies
+
+PATCH, LONGEST, POINTS = 8, 128, 256
+
+
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    """A rough cycle of 30 points with a gap, a sine of 72, and a random walk."""
+    rng = np.random.default_rng(0)
+    t = np.arange(POINTS + 96)
+    x = np.stack(
+        [
+            rng.normal(size=30)[t % 30] + 0.05 * rng.normal(size=t.size),
+            np.sin(2 * np.pi * t / 72) + 0.1 * rng.normal(size=t.size),
+            np.cumsum(rng.normal(size=t.size)),
+        ]
+    ).astype(np.float32)
+    mask = np.ones(x.shape, bool)
+    mask[0, 100:120] = False
+    return x, mask
+
+
+def found(x, mask, segments=None) -> copies.Copies:
+    given = None if segments is None else jnp.array(segments)
+    return copies.find(jnp.array(x), jnp.array(mask), given, PATCH, LONGEST)
+
+
+def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least) -> int:
+    """By hand: the lag whose copies had the least mean squared error over 48 steps."""
+    squares: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for lag in range(1, LONGEST + 1):
+        known = [i for i in range(max(lag, pairs_from), x.size) if mask[i] and mask[i - lag]]
+        counts[lag] = len(known)
+        squares[lag] = sum((float(x[i]) - float(x[i - lag])) ** 2 for i in known)
+    average = sum(squares.values()) / max(1, sum(counts.values()))
+    error = {lag: (squares[lag] + 4 * average) / (counts[lag] + 4) for lag in squares}
+    scores = {}
+    for lag in range(1, LONGEST + 1):
+        if counts[lag] < least(lag):
+            continue
+        multiples = [(step // lag + 1) * lag for step in range(48)]
+        judged = [m for m in multiples if m <= LONGEST and counts[m] >= least(m)]
+        scores[lag] = np.mean([error[m] for m in judged])
+    return min(scores, key=scores.__getitem__) if scores else 1
+
+
+def test_the_lags_are_those_that_would_have_forecast_best():
+    x, mask = (a[:, :POINTS] for a in rows())
+    lags = np.asarray(found(x, mask).lags)
+    for n in (0, 1, 3, 7, 15, 31):
+        end = PATCH * (n + 1)
+        for i in range(3):
+            seen = x[i, :end], mask[i, :end]
+            assert lags[0, i, n] == best_lag(*seen, 0, lambda lag: max(8, lag / 2)), (n, i)
+            assert lags[1, i, n] == best_lag(*seen, end - 32, lambda lag: 24), (n, i)
+    np.testing.assert_array_equal(lags[0, :2, -1], (30, 72))
+
+
+def test_what_recurs_is_copied():
+    """Within twice its noise, and the mean of four cycles is closer than one of them."""
+    x, mask = rows()
+    copied = np.asarray(found(x[:, :POINTS], mask[:, :POINTS]).at(96))[:2, -1]
+    missed = np.abs(copied - x[:2, None, POINTS:]).mean(axis=-1)
+    assert (missed[:, :2] < [[0.1], [0.2]]).all()
+    assert (missed[:, 1] < missed[:, 0]).all()
+
+
+def test_copies_are_of_the_last_cycle():
+    t = np.arange(64)
+    x = np.stack([t % 10, t % 7]).astype(np.float32)
+    said = found(x, np.ones(x.shape, bool)).at(48, last=True)
+    assert said.shape == (2, 1, copies.COPIES, 48)
+    for row, cycle in zip(np.asarray(said[:, 0]), (10, 7), strict=True):
+        np.testing.assert_allclose(row[:2], np.tile((t[-1] + 1 + np.arange(48)) % cycle, (2, 1)))
+
+
+def test_a_missing_point_is_copied_from_another_cycle():
+    x = (np.arange(64) % 8).astype(np.float32)[None]
+    mask = np.ones(x.shape, bool)
+    mask[0, -5:-2] = False
+    junk = np.where(mask, x, 1e6).astype(np.float32)
+    said = np.asarray(found(junk, mask).at(16, last=True))[0, 0]
+    np.testing.assert_allclose(said[0], np.arange(16) % 8)
+    nothing = found(junk, np.zeros(mask.shape, bool))
+    np.testing.assert_array_equal(nothing.at(16), 0)
+    np.testing.assert_array_equal(nothing.clues, 0)
+
+
+def test_series_packed_into_a_row_know_nothing_of_each_other():
+    x, mask = (a[:, :POINTS] for a in rows())
+    half = POINTS // 2
+    of = np.repeat([[0, 1]], half, axis=1).repeat(3, axis=0)
+    packed, alone = found(x, mask, of), found(x[:, half:], mask[:, half:])
+    later = half // PATCH
+    np.testing.assert_array_equal(packed.lags[:, :, later:], alone.lags)
+    np.testing.assert_allclose(packed.clues[:, later:], alone.clues, atol=1e-4)
+    np.testing.assert_allclose(packed.at(40)[:, later:], alone.at(40), atol=1e-6)
+
+
+def test_a_position_knows_nothing_of_what_comes_after_it():
+    x, mask = (a[:, :POINTS] for a in rows())
+    moved = x.copy()
+    moved[:, 128:] += np.random.default_rng(1).normal(size=moved[:, 128:].shape)
+    one, other = found(x, mask), found(moved, mask)
+    np.testing.assert_array_equal(one.lags[:, :, :16], other.lags[:, :, :16])
+    np.testing.assert_array_equal(one.at(60)[:, :16], other.at(60)[:, :16])
+    assert (np.asarray(one.at(60)) != np.asarray(other.at(60)))[:, 17:].any()
