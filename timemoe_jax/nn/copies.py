@@ -80,23 +80,19 @@ def find(
       patch: points between two positions.
       longest: the longest lag, a multiple of `patch`.
     """
-    x, mask = jax.lax.stop_gradient(x.astype(jnp.float32)), mask.astype(jnp.float32)
-    x = jnp.where(mask > 0, x, 0)
-    before, begins = _before(x, segments, patch)
-    squares, pairs, windows = _pairs(x, mask, segments, patch, longest)
-    order = jnp.arange(before.shape[-1])
-    near = before & (order[:, None] - order < _RECENT // patch)
-    chosen, clues = [], []
+    x = jax.lax.stop_gradient(x.astype(jnp.float32))
+    row = jnp.where(mask, x, jnp.nan)
+    first, begins = _beginnings(x, segments, patch)
+    every, recent = _pairs(row, segments, first, patch, longest)
     lags = jnp.arange(1, longest + 1)
-    enough = (jnp.maximum(_LEAST, lags / 2), jnp.full(longest, _RECENT * 3 / 4))
-    for read, least in zip((before, near), enough, strict=True):
-        sums, counts = (jnp.matmul(read.astype(jnp.float32), each) for each in (squares, pairs))
-        scores = _scores(sums, counts, least)
-        lag = jnp.argmin(scores, axis=-1)
-        chosen.append(lag + 1)
-        clues.append(_clues(scores, counts, lag, windows, patch))
-    nan = jnp.where(mask > 0, x, jnp.nan)
-    return Copies(nan, jnp.stack(chosen), begins, jnp.concatenate(clues, axis=-1))
+    least = (jnp.maximum(_LEAST, lags / 2), jnp.full(longest, _RECENT * 3 / 4))
+    chosen, clues = [], []
+    for (squares, pairs), needed in zip((every, recent), least, strict=True):
+        scores = _scores(squares, pairs, needed)
+        lag = _first_least(scores)
+        chosen.append(lag)
+        clues.append(_clues(scores, pairs, lag, row, segments, patch))
+    return Copies(row, jnp.stack(chosen), begins, jnp.concatenate(clues, axis=-1))
 
 
 def number_of_clues(patch: int) -> int:
@@ -104,90 +100,106 @@ def number_of_clues(patch: int) -> int:
     return 2 * (5 + patch)
 
 
-def _before(
+def _beginnings(
     x: Float[Array, "B T"], segments: Int[Array, "B T"] | None, patch: int
-) -> tuple[Bool[Array, "#B N N"], Int[Array, "B N"]]:
-    """Which patches a position has seen of its own series, and the point where that begins."""
-    tokens = x.shape[1] // patch
-    order = jnp.arange(tokens)
-    causal = (order[:, None] >= order)[None]
+) -> tuple[Int[Array, "B N"] | None, Int[Array, "B N"]]:
+    """The first patch of the series of each position, None if it is that of the row, and its point.
+
+    A patch is of the series of its last point.
+    """
     if segments is None:
-        return causal, jnp.zeros((len(x), tokens), jnp.int32)
-    of = segments.reshape(len(x), tokens, patch)
+        return None, jnp.zeros((len(x), x.shape[1] // patch), jnp.int32)
+    of = segments.reshape(len(x), -1, patch)
     mine = of[..., -1]
-    same = mine[:, :, None] == mine[:, None, :]
-    first = jnp.argmax(same, axis=2)
-    inside = jnp.sum(of != mine[..., None], axis=2)
-    return causal & same, patch * first + jnp.take_along_axis(inside, first, axis=1)
-
-
-def _windows(a: Shaped[Array, "B T"], patch: int, longest: int) -> Shaped[Array, "B N W"]:
-    """The points of each patch, after the `longest` ones before it; zeros before the first one."""
-    row = jnp.pad(a, ((0, 0), (longest, 0))).reshape(len(a), -1, patch)
-    tokens = a.shape[1] // patch
-    parts = [row[:, k : k + tokens] for k in range(longest // patch + 1)]
-    return jnp.concatenate(parts, axis=-1)
+    first = jnp.argmax(mine[:, :, None] == mine[:, None, :], axis=2)
+    foreign = jnp.sum(of != mine[..., None], axis=2)
+    return first, patch * first + jnp.take_along_axis(foreign, first, axis=1)
 
 
 def _pairs(
-    x: Float[Array, "B T"],
-    mask: Float[Array, "B T"],
+    row: Float[Array, "B T"],
     segments: Int[Array, "B T"] | None,
+    first: Int[Array, "B N"] | None,
     patch: int,
     longest: int,
-) -> tuple[Float[Array, "B N L"], Float[Array, "B N L"], Float[Array, "B N W"]]:
-    """Of each patch and lag the sum of squared differences, and of how many pairs of points.
+) -> tuple[tuple[Float[Array, "L N B"], Float[Array, "L N B"]], ...]:
+    """Sums of squared differences of points a lag apart up to each position, and how many they are.
 
-    Both points are observed and of the series of the patch. Lag l is at l - 1. Also the values
-    themselves, a window for each patch, NaN where there is none.
+    Of all points of the series of a position, and of its last ones. Both points are observed and of
+    that series. One lag after the other, so that what is computed of each stays in a cache; the
+    batch is the last axis, along which a processor computes several at once.
     """
-    windows = _windows(x, patch, longest)
-    valid = _windows(mask, patch, longest)
+    tokens, recent = row.shape[1] // patch, _RECENT // patch
+    order = jnp.arange(tokens)
+    causal = (order[:, None] >= order).astype(jnp.float32)
+    now = row.T
+    past = jnp.pad(now, ((longest, 0), (0, 0)), constant_values=jnp.nan)
     if segments is not None:
-        of = _windows(segments, patch, longest)
-        valid = valid * (of == of[..., -1:])
-    squares = pairs = jnp.zeros((*windows.shape[:2], longest), jnp.float32)
-    for j in range(patch):
-        now, known = windows[..., longest + j, None], valid[..., longest + j, None]
-        both = known * valid[..., j : longest + j]
-        squares += both * jnp.square(now - windows[..., j : longest + j])
-        pairs += both
-    values = jnp.where(valid > 0, windows, jnp.nan)
-    return squares[..., ::-1], pairs[..., ::-1], values
+        of = segments.T
+        mine = jnp.repeat(of[patch - 1 :: patch], patch, axis=0)
+        now = jnp.where(of == mine, now, jnp.nan)
+        past_of = jnp.pad(of, ((longest, 0), (0, 0)))
+
+    def up_to(of_patches: Float[Array, "N B"]) -> tuple[Float[Array, "N B"], Float[Array, "N B"]]:
+        total = jnp.pad(causal @ of_patches, ((1, 0), (0, 0)))
+        if first is None:
+            before = jnp.pad(total, ((recent, 0), (0, 0)))[1 : tokens + 1]
+            return total[1:], total[1:] - before
+        start = first.T
+        late = jnp.maximum(start, order[:, None] + 1 - recent)
+        before, earlier = (jnp.take_along_axis(total, at, axis=0) for at in (start, late))
+        return total[1:] - before, total[1:] - earlier
+
+    def of_lag(lag: Int[Array, ""]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        apart = now - jax.lax.dynamic_slice_in_dim(past, longest - lag, len(now))
+        both = ~jnp.isnan(apart)
+        if segments is not None:
+            both &= jax.lax.dynamic_slice_in_dim(past_of, longest - lag, len(now)) == mine
+        square = jnp.where(both, jnp.square(apart), 0)
+        of_patches = (a.reshape(tokens, patch, -1).sum(1) for a in (square, both.astype(row.dtype)))
+        squares, pairs = map(up_to, of_patches)
+        return (squares[0], pairs[0]), (squares[1], pairs[1])
+
+    return jax.lax.map(of_lag, jnp.arange(1, longest + 1))
 
 
 def _scores(
-    squares: Float[Array, "B N L"], pairs: Float[Array, "B N L"], least: Float[Array, " L"]
-) -> Float[Array, "B N L"]:
+    squares: Float[Array, "L N B"], pairs: Float[Array, "L N B"], least: Float[Array, " L"]
+) -> Float[Array, "L N B"]:
     """The mean squared error that copies of each lag had over the next `AHEAD` steps.
 
     A step of more than a lag is copied from several lags back, so that a short lag has the errors
     of its multiples. A lag counts only if it has the `least` pairs.
     """
-    longest = squares.shape[-1]
-    average = jnp.sum(squares, -1, keepdims=True) / jnp.maximum(
-        jnp.sum(pairs, -1, keepdims=True), 1
-    )
+    longest = len(squares)
+    average = jnp.sum(squares, 0) / jnp.maximum(jnp.sum(pairs, 0), 1)
     error = (squares + _PRIOR * average) / (pairs + _PRIOR)
-    lag = jnp.arange(1, longest + 1)
-    enough = pairs >= least
+    lag, enough = jnp.arange(1, longest + 1), pairs >= least[:, None, None]
     # How many of the next steps are copied from each multiple of a short lag.
     short, steps = min(AHEAD - 1, longest), jnp.arange(AHEAD)
     multiple = (steps // lag[:short, None] + 1) * lag[:short, None]
     reach = min(2 * AHEAD, longest)
     weight = jnp.sum(multiple[..., None] == lag[:reach], axis=1).astype(jnp.float32)
-    counted = enough[..., :reach].astype(jnp.float32)
-    summed = jnp.einsum("bnm,lm->bnl", error[..., :reach] * counted, weight)
-    total = jnp.einsum("bnm,lm->bnl", counted, weight)
-    scores = jnp.concatenate([summed / jnp.maximum(total, 1), error[..., short:]], axis=-1)
+    counted = enough[:reach].astype(jnp.float32)
+    summed = jnp.einsum("lm,mnb->lnb", weight, error[:reach] * counted)
+    total = jnp.einsum("lm,mnb->lnb", weight, counted)
+    scores = jnp.concatenate([summed / jnp.maximum(total, 1), error[short:]])
     return jnp.where(enough, scores, _FAR)
 
 
+def _first_least(scores: Float[Array, "L N B"]) -> Int[Array, "B N"]:
+    """The shortest lag of the least score; as `argmin`, which takes six times as long on a CPU."""
+    lags = jnp.arange(1, len(scores) + 1)[:, None, None]
+    least = jnp.min(scores, axis=0)
+    return jnp.min(jnp.where(scores == least, lags, len(scores)), axis=0).T
+
+
 def _clues(
-    scores: Float[Array, "B N L"],
-    pairs: Float[Array, "B N L"],
+    scores: Float[Array, "L N B"],
+    pairs: Float[Array, "L N B"],
     lag: Int[Array, "B N"],
-    windows: Float[Array, "B N W"],
+    row: Float[Array, "B T"],
+    segments: Int[Array, "B T"] | None,
     patch: int,
 ) -> Float[Array, "B N K"]:
     """What tells how far a copy is to be believed; 0 where there is none.
@@ -195,21 +207,23 @@ def _clues(
     Its score and that of the last value, its length and its pairs, and in the last patch what came
     less what was copied.
     """
-    at = lag[..., None]
-    score, count = (jnp.take_along_axis(a, at, axis=-1) for a in (scores, pairs))
-    valid = score < _FAR
-    now = windows[..., -patch:]
-    places = windows.shape[-1] - patch + jnp.arange(patch) - at - 1
-    missed = now - jnp.take_along_axis(windows, places, axis=-1)
-    numbers = jnp.concatenate(
-        [
-            jnp.log(jnp.minimum(score, 100.0) + 1e-3),
-            jnp.log(jnp.minimum(scores[..., :1], 100.0) + 1e-3),
-            jnp.log(at + 1.0) / 3,
-            jnp.log1p(count) / 5,
-            jnp.ones(score.shape),
-            jnp.nan_to_num(missed),
-        ],
-        axis=-1,
-    )
-    return jnp.where(valid, numbers, 0)
+    score, count = (jnp.take_along_axis(a, lag.T[None] - 1, axis=0)[0].T for a in (scores, pairs))
+    places = jnp.arange(row.shape[1]) - jnp.repeat(lag, patch, axis=1)
+
+    def past(a: Shaped[Array, "B T"]) -> Shaped[Array, "B T"]:
+        return jnp.take_along_axis(a, jnp.maximum(places, 0), axis=1)
+
+    missed = jnp.where(places >= 0, row - past(row), jnp.nan)
+    if segments is not None:
+        mine = jnp.repeat(segments[:, patch - 1 :: patch], patch, axis=1)
+        missed = jnp.where((segments == mine) & (past(segments) == mine), missed, jnp.nan)
+    numbers = [
+        jnp.log(jnp.minimum(score, 100.0) + 1e-3),
+        jnp.log(jnp.minimum(scores[0].T, 100.0) + 1e-3),
+        jnp.log(lag) / 3,
+        jnp.log1p(count) / 5,
+        jnp.ones(score.shape),
+    ]
+    of_patches = jnp.nan_to_num(missed).reshape(*lag.shape, patch)
+    told = jnp.concatenate([jnp.stack(numbers, axis=-1), of_patches], axis=-1)
+    return jnp.where(score[..., None] < _FAR, told, 0)
