@@ -227,5 +227,5 @@ def _third(config: ml_collections.ConfigDict) -> None:
     families = FAMILIES.format(components=4, growth=6, ets=4, chaos=0.5)
     config.data.synthetic_families = f"{families},recurrence:8"
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.decay_steps = 4700
-    config.train.num_steps = 4800
+    config.optimizer.decay_steps = 3900
+    config.train.num_steps = 4000
