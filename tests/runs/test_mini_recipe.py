@@ -22,6 +22,7 @@ def _shortened() -> ConfigDict:
         config.model.num_hidden_layers = 1
         config.model.num_attention_heads = config.model.num_key_value_heads = 4
         config.model.attention_reach = 4
+        config.model.copy_lags = 64
         config.model.horizon_lengths = (16, 48)
         config.data.length = 128
         config.data.future = 48
@@ -30,7 +31,7 @@ def _shortened() -> ConfigDict:
         config.data.mixing_weights = config.data.validation_sources = ""
         config.data.resolutions, config.data.resolution_min = "", 0
         config.data.synthetic_share = 1.0
-        config.data.synthetic_families = "tides,growth"
+        config.data.synthetic_families = "tides,growth,recurrence"
         config.optimizer.warmup_steps = 10
         config.optimizer.decay_steps = 20
         config.train.num_steps = 60
@@ -53,7 +54,7 @@ def test_a_shortened_run_learns_and_resumes_bit_by_bit(tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize("run", ["first", "second"])
+@pytest.mark.parametrize("run", ["first", "second", "third"])
 def test_it_is_small_and_says_its_own_quantiles(run):
     config = time_moe_mini.get_config(run)
     config.data.path = "corpus"

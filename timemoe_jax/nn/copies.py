@@ -10,10 +10,12 @@ patches, and its heads may add them to what they say.
 Nothing here has parameters, nor a gradient.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 COPIES = 3  # of the best lag its last cycle, and the mean of the last ones; of the recent lag
@@ -40,22 +42,22 @@ class Copies(NamedTuple):
         patch = self.x.shape[1] // self.lags.shape[2]
         ends = (patch * jnp.arange(1, self.lags.shape[2] + 1))[cut]
         best, recent = (_sources(ends, lag, horizon) for lag in lags)
-        cycles = []
-        for k in range(_CYCLES):
-            cycles.append(self._values(best - k * lags[0][..., None], begins))
-        known = ~jnp.isnan(jnp.stack(cycles))
-        total = jnp.sum(jnp.where(known, jnp.stack(cycles), 0), axis=0)
+        back = [best - k * lags[0][..., None] for k in range(_CYCLES)]
+        values = self._values(jnp.stack([*back, recent], axis=1), begins)
+        cycles = values[:_CYCLES]
+        known = ~jnp.isnan(cycles)
+        total = jnp.sum(jnp.where(known, cycles, 0), axis=0)
         mean = total / jnp.maximum(jnp.sum(known, axis=0), 1)
-        ones = (cycles[0], mean, self._values(recent, begins))
+        ones = (cycles[0], mean, values[-1])
         return jnp.stack([jnp.where(jnp.isnan(one), mean, one) for one in ones], axis=2)
 
     def _values(
-        self, points: Int[Array, "B N P"], begins: Int[Array, "B N"]
-    ) -> Float[Array, "B N P"]:
+        self, points: Int[Array, "B S N P"], begins: Int[Array, "B N"]
+    ) -> Float[Array, "S B N P"]:
         """The values of points by their places in the row, NaN before a series begins."""
         places = jnp.maximum(points, 0).reshape(len(points), -1)
         values = jnp.take_along_axis(self.x, places, axis=1).reshape(points.shape)
-        return jnp.where(points >= begins[..., None], values, jnp.nan)
+        return jnp.where(points >= begins[:, None, :, None], values, jnp.nan).swapaxes(0, 1)
 
 
 def _sources(ends: Int[Array, " N"], lags: Int[Array, "B N"], horizon: int) -> Int[Array, "B N P"]:
@@ -83,16 +85,13 @@ def find(
     x = jax.lax.stop_gradient(x.astype(jnp.float32))
     row = jnp.where(mask, x, jnp.nan)
     first, begins = _beginnings(x, segments, patch)
-    every, recent = _pairs(row, segments, first, patch, longest)
-    lags = jnp.arange(1, longest + 1)
-    least = (jnp.maximum(_LEAST, lags / 2), jnp.full(longest, _RECENT * 3 / 4))
-    chosen, clues = [], []
-    for (squares, pairs), needed in zip((every, recent), least, strict=True):
-        scores = _scores(squares, pairs, needed)
-        lag = _first_least(scores)
-        chosen.append(lag)
-        clues.append(_clues(scores, pairs, lag, row, segments, patch))
-    return Copies(row, jnp.stack(chosen), begins, jnp.concatenate(clues, axis=-1))
+    found, naive = _search(row, segments, first, begins, patch, longest)
+    lags = found.lag.swapaxes(1, 2)
+    clues = [
+        _clues(_Found(*(a[i] for a in found)), naive[i], row, segments, patch)
+        for i in range(len(lags))
+    ]
+    return Copies(row, lags, begins, jnp.concatenate(clues, axis=-1))
 
 
 def number_of_clues(patch: int) -> int:
@@ -116,22 +115,97 @@ def _beginnings(
     return first, patch * first + jnp.take_along_axis(foreign, first, axis=1)
 
 
-def _pairs(
+class _Found(NamedTuple):
+    """The best lags: of all points and of the last ones, on the first axis, or of one of them."""
+
+    score: Float[Array, "*K N B"]
+    lag: Int[Array, "*K N B"]
+    pairs: Float[Array, "*K N B"]
+
+
+class _Kept(NamedTuple):
+    """What is known of the lags whose copies may be of several lags back, and one place more."""
+
+    error: Float[Array, "R 2 N B"]
+    pairs: Float[Array, "R 2 N B"]
+    enough: Bool[Array, "R 2 N B"]
+
+
+def _search(
+    row: Float[Array, "B T"],
+    segments: Int[Array, "B T"] | None,
+    first: Int[Array, "B N"] | None,
+    begins: Int[Array, "B N"],
+    patch: int,
+    longest: int,
+) -> tuple[_Found, Float[Array, "2 N B"]]:
+    """Judges one lag after the other, so that what is computed of each stays in a cache.
+
+    The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps. A
+    step of more than a lag is copied from several lags back, so that a short lag has the errors of
+    its multiples, and these are kept until all are known. The batch is the last axis, along which a
+    processor computes several series at once. Also returns the score of the last value.
+    """
+    sums_of = _sums(row, segments, first, patch, longest)
+    average = _average(row, segments, first, begins, patch, longest)
+
+    def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array]:
+        squares, pairs = sums_of(lag)
+        error = (squares + _PRIOR * average) / (pairs + _PRIOR)
+        least = jnp.stack([jnp.maximum(_LEAST, lag / 2), jnp.full((), _RECENT * 3 / 4)])
+        return error, pairs, pairs >= least[:, None, None]
+
+    reach, short = min(2 * AHEAD - 1, longest), min(AHEAD - 1, longest)
+
+    def step(lag: Int[Array, ""], state: tuple[_Found, _Kept]) -> tuple[_Found, _Kept]:
+        best, kept = state
+        error, pairs, enough = judge(lag)
+        # Beyond those that are kept it is the last place that is written to.
+        at = jnp.minimum(lag - 1, reach)
+        kept = _Kept(*(a.at[at].set(v) for a, v in zip(kept, (error, pairs, enough), strict=True)))
+        wins = enough & (error < best.score) & (lag > short)
+        lags = jnp.full_like(best.lag, lag)
+        return _Found(*map(jnp.where, [wins] * 3, (error, lags, pairs), best)), kept
+
+    shape = average.shape
+    none = _Found(jnp.full(shape, _FAR), jnp.ones(shape, jnp.int32), jnp.zeros(shape))
+    room = jnp.zeros((reach + 1, *shape))
+    best, kept = jax.lax.fori_loop(1, longest + 1, step, (none, _Kept(room, room, room > 0)))
+    weight = _multiples(short, reach)
+    counted = kept.enough[:reach].astype(jnp.float32)
+    both = jnp.stack([kept.error[:reach] * counted, counted])
+    product = weight @ both.reshape(2, reach, -1)
+    summed, total = product.reshape(2, short, *shape)
+    scores = jnp.where(kept.enough[:short], summed / jnp.maximum(total, 1), _FAR)
+    least = jnp.min(scores, axis=0)
+    places = jnp.where(scores == least, jnp.arange(1, short + 1)[:, None, None, None], longest)
+    shortest = jnp.min(places, axis=0)
+    count = jnp.take_along_axis(kept.pairs, shortest[None] - 1, axis=0)[0]
+    wins = (least < _FAR) & (least <= best.score)
+    found = _Found(*map(jnp.where, [wins] * 3, (least, shortest, count), best))
+    return found, scores[0]
+
+
+def _multiples(short: int, reach: int) -> Float[np.ndarray, "S R"]:
+    """Of each lag up to `short` how many of the next steps come from each lag up to `reach`."""
+    lag = np.arange(1, reach + 1)
+    multiple = (np.arange(AHEAD) // lag[:short, None] + 1) * lag[:short, None]
+    return np.sum(multiple[..., None] == lag, axis=1).astype(np.float32)
+
+
+def _sums(
     row: Float[Array, "B T"],
     segments: Int[Array, "B T"] | None,
     first: Int[Array, "B N"] | None,
     patch: int,
     longest: int,
-) -> tuple[tuple[Float[Array, "L N B"], Float[Array, "L N B"]], ...]:
-    """Sums of squared differences of points a lag apart up to each position, and how many they are.
+) -> Callable[[Int[Array, ""]], tuple[Float[Array, "2 N B"], Float[Array, "2 N B"]]]:
+    """A function of a lag: sums of squared differences of points so far apart, and how many.
 
-    Of all points of the series of a position, and of its last ones. Both points are observed and of
-    that series. One lag after the other, so that what is computed of each stays in a cache; the
-    batch is the last axis, along which a processor computes several at once.
+    Up to each position, of all points of its series, and of its last ones. Both points are observed
+    and of that series.
     """
-    tokens, recent = row.shape[1] // patch, _RECENT // patch
-    order = jnp.arange(tokens)
-    causal = (order[:, None] >= order).astype(jnp.float32)
+    up_to = _up_to(first, row.shape[1] // patch, patch)
     now = row.T
     past = jnp.pad(now, ((longest, 0), (0, 0)), constant_values=jnp.nan)
     if segments is not None:
@@ -140,64 +214,79 @@ def _pairs(
         now = jnp.where(of == mine, now, jnp.nan)
         past_of = jnp.pad(of, ((longest, 0), (0, 0)))
 
-    def up_to(of_patches: Float[Array, "N B"]) -> tuple[Float[Array, "N B"], Float[Array, "N B"]]:
-        total = jnp.pad(causal @ of_patches, ((1, 0), (0, 0)))
-        if first is None:
-            before = jnp.pad(total, ((recent, 0), (0, 0)))[1 : tokens + 1]
-            return total[1:], total[1:] - before
-        start = first.T
-        late = jnp.maximum(start, order[:, None] + 1 - recent)
-        before, earlier = (jnp.take_along_axis(total, at, axis=0) for at in (start, late))
-        return total[1:] - before, total[1:] - earlier
-
-    def of_lag(lag: Int[Array, ""]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def sums(lag: Int[Array, ""]) -> tuple[Array, Array]:
         apart = now - jax.lax.dynamic_slice_in_dim(past, longest - lag, len(now))
         both = ~jnp.isnan(apart)
         if segments is not None:
             both &= jax.lax.dynamic_slice_in_dim(past_of, longest - lag, len(now)) == mine
-        square = jnp.where(both, jnp.square(apart), 0)
-        of_patches = (a.reshape(tokens, patch, -1).sum(1) for a in (square, both.astype(row.dtype)))
-        squares, pairs = map(up_to, of_patches)
-        return (squares[0], pairs[0]), (squares[1], pairs[1])
+        return up_to(jnp.where(both, jnp.square(apart), 0)), up_to(both.astype(row.dtype))
 
-    return jax.lax.map(of_lag, jnp.arange(1, longest + 1))
+    return sums
 
 
-def _scores(
-    squares: Float[Array, "L N B"], pairs: Float[Array, "L N B"], least: Float[Array, " L"]
-) -> Float[Array, "L N B"]:
-    """The mean squared error that copies of each lag had over the next `AHEAD` steps.
+def _up_to(
+    first: Int[Array, "B N"] | None, tokens: int, patch: int
+) -> Callable[[Float[Array, "T B"]], Float[Array, "2 N B"]]:
+    """Sums points up to each position, those of its series, and the last ones of them."""
+    recent, order = _RECENT // patch, jnp.arange(tokens)
+    causal = jnp.asarray(np.tril(np.ones((tokens, tokens), np.float32)))
 
-    A step of more than a lag is copied from several lags back, so that a short lag has the errors
-    of its multiples. A lag counts only if it has the `least` pairs.
+    def summed(points: Float[Array, "T B"]) -> Float[Array, "2 N B"]:
+        total = causal @ points.reshape(tokens, patch, -1).sum(1)
+        total = jnp.pad(total, ((1, 0), (0, 0)))
+        if first is None:
+            before = jnp.pad(total, ((recent, 0), (0, 0)))[1 : tokens + 1]
+            return jnp.stack([total[1:], total[1:] - before])
+        late = jnp.maximum(first.T, order[:, None] + 1 - recent)
+        before = jnp.stack([jnp.take_along_axis(total, at, axis=0) for at in (first.T, late)])
+        return total[1:] - before
+
+    return summed
+
+
+def _average(
+    row: Float[Array, "B T"],
+    segments: Int[Array, "B T"] | None,
+    first: Int[Array, "B N"] | None,
+    begins: Int[Array, "B N"],
+    patch: int,
+    longest: int,
+) -> Float[Array, "2 N B"]:
+    """The mean squared difference of all pairs of points up to the longest lag apart.
+
+    Of a point x with those before it, y: the sum of (x - y)² is n x² - 2 x sum y + sum y².
     """
-    longest = len(squares)
-    average = jnp.sum(squares, 0) / jnp.maximum(jnp.sum(pairs, 0), 1)
-    error = (squares + _PRIOR * average) / (pairs + _PRIOR)
-    lag, enough = jnp.arange(1, longest + 1), pairs >= least[:, None, None]
-    # How many of the next steps are copied from each multiple of a short lag.
-    short, steps = min(AHEAD - 1, longest), jnp.arange(AHEAD)
-    multiple = (steps // lag[:short, None] + 1) * lag[:short, None]
-    reach = min(2 * AHEAD, longest)
-    weight = jnp.sum(multiple[..., None] == lag[:reach], axis=1).astype(jnp.float32)
-    counted = enough[:reach].astype(jnp.float32)
-    summed = jnp.einsum("lm,mnb->lnb", weight, error[:reach] * counted)
-    total = jnp.einsum("lm,mnb->lnb", weight, counted)
-    scores = jnp.concatenate([summed / jnp.maximum(total, 1), error[short:]])
-    return jnp.where(enough, scores, _FAR)
+    known = ~jnp.isnan(row)
+    if segments is not None:
+        mine = jnp.repeat(segments[:, patch - 1 :: patch], patch, axis=1)
+        of_mine = known & (segments == mine)
+    else:
+        of_mine = known
+    x, places = jnp.where(known, row, 0), jnp.arange(row.shape[1])
+    start = jnp.maximum(places - longest, jnp.repeat(begins, patch, axis=1))
+    start = jnp.minimum(start, places)
+    total = _totals(jnp.stack([known.astype(x.dtype), x, jnp.square(x)]), patch)
+    begun = jnp.take_along_axis(total, jnp.broadcast_to(start, (3, *start.shape)), axis=2)
+    count, total, squares = total[..., :-1] - begun
+    sums = count * jnp.square(x) - 2 * x * total + squares
+    up_to = _up_to(first, row.shape[1] // patch, patch)
+    pairs, sums = (up_to(jnp.where(of_mine, a, 0).T) for a in (count, sums))
+    return jnp.maximum(sums, 0) / jnp.maximum(pairs, 1)
 
 
-def _first_least(scores: Float[Array, "L N B"]) -> Int[Array, "B N"]:
-    """The shortest lag of the least score; as `argmin`, which takes six times as long on a CPU."""
-    lags = jnp.arange(1, len(scores) + 1)[:, None, None]
-    least = jnp.min(scores, axis=0)
-    return jnp.min(jnp.where(scores == least, lags, len(scores)), axis=0).T
+def _totals(a: Float[Array, "*K T"], patch: int) -> Float[Array, "*K T+1"]:
+    """Sums of all before each place: as `cumsum`, which XLA takes far longer to compile."""
+    within = jnp.asarray(np.triu(np.ones((patch, patch), np.float32)))
+    parts = a.reshape(*a.shape[:-1], -1, patch) @ within
+    tokens = parts.shape[-2]
+    before = parts[..., -1] @ jnp.asarray(np.triu(np.ones((tokens, tokens), np.float32), 1))
+    total = (parts + before[..., None]).reshape(a.shape)
+    return jnp.pad(total, [(0, 0)] * (a.ndim - 1) + [(1, 0)])
 
 
 def _clues(
-    scores: Float[Array, "L N B"],
-    pairs: Float[Array, "L N B"],
-    lag: Int[Array, "B N"],
+    found: _Found,
+    naive: Float[Array, "N B"],
     row: Float[Array, "B T"],
     segments: Int[Array, "B T"] | None,
     patch: int,
@@ -207,7 +296,7 @@ def _clues(
     Its score and that of the last value, its length and its pairs, and in the last patch what came
     less what was copied.
     """
-    score, count = (jnp.take_along_axis(a, lag.T[None] - 1, axis=0)[0].T for a in (scores, pairs))
+    score, lag, pairs, naive = (a.T for a in (*found, naive))
     places = jnp.arange(row.shape[1]) - jnp.repeat(lag, patch, axis=1)
 
     def past(a: Shaped[Array, "B T"]) -> Shaped[Array, "B T"]:
@@ -219,9 +308,9 @@ def _clues(
         missed = jnp.where((segments == mine) & (past(segments) == mine), missed, jnp.nan)
     numbers = [
         jnp.log(jnp.minimum(score, 100.0) + 1e-3),
-        jnp.log(jnp.minimum(scores[0].T, 100.0) + 1e-3),
+        jnp.log(jnp.minimum(naive, 100.0) + 1e-3),
         jnp.log(lag) / 3,
-        jnp.log1p(count) / 5,
+        jnp.log1p(pairs) / 5,
         jnp.ones(score.shape),
     ]
     of_patches = jnp.nan_to_num(missed).reshape(*lag.shape, patch)

@@ -115,6 +115,7 @@ class TimeMoeFamily(Family):
         import jax.numpy as jnp
 
         from timemoe_jax.models.decoding import horizon_plan
+        from timemoe_jax.nn import copies
 
         plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
         context = -(-context // config.patch_size)
@@ -123,7 +124,8 @@ class TimeMoeFamily(Family):
         cache = 2 * config.num_hidden_layers * positions * kv_size
         routed = 0 if config.use_dense else 2 * config.num_experts_per_tok * config.hidden_size
         width = 3 * config.intermediate_size + 8 * config.hidden_size + routed
-        lags = 8 * 4 * context * (config.copy_lags + config.patch_size) if config.copy_lags else 0
+        # What is kept of short lags, in float32.
+        lags = 4 * context * 12 * copies.AHEAD if config.copy_lags else 0
         return jnp.dtype(config.dtype).itemsize * (cache + context * width) + lags
 
     def dimensions(self, config: TimeMoeConfig) -> Sequence[Dimension]:
