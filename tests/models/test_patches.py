@@ -208,6 +208,10 @@ def test_a_run_goes_on_with_copies_that_say_nothing_yet(tmp_path):
     [
         ({"copy_lags": 16}, "copy_lags is 16; it must be 0, or a multiple of a patch_size"),
         ({"asinh": False, "copy_lags": 6}, "copy_lags is 6"),
+        (
+            {"asinh": False, "patch_size": 12, "copy_lags": 24, "horizon_lengths": (12,)},
+            "patch_size is 12, but with copy_lags it must divide 32",
+        ),
         ({"horizon_lengths": (4, 6)}, r"horizon_lengths must be multiples of patch_size \(4\)"),
         ({"quantile_levels": (0.1, 0.9)}, r"point_heads is False.*lack 0.5"),
         ({"point_heads": True}, "asinh is True, and point_heads too"),

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from timemoe_jax.nn import COPY_RECENT
+
 COPIES = 3  # of the best lag its last cycle, and the mean of the last ones; of the recent lag
 AHEAD = 48  # steps over which a lag is judged, and of a copy that are embedded
 _CYCLES = 4  # that are averaged
-_RECENT = 32  # points by which the second lag is judged
 _PRIOR = 4.0  # pairs of average difference that are added to those of each lag
 _LEAST = 8  # pairs that a lag must have
 _FAR = 1e6  # the score of a lag that has too few
@@ -152,7 +153,7 @@ def _search(
     def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array]:
         squares, pairs = sums_of(lag)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
-        least = jnp.stack([jnp.maximum(_LEAST, lag / 2), jnp.full((), _RECENT * 3 / 4)])
+        least = jnp.stack([jnp.maximum(_LEAST, lag / 2), jnp.full((), COPY_RECENT * 3 / 4)])
         return error, pairs, pairs >= least[:, None, None]
 
     reach, short = min(2 * AHEAD - 1, longest), min(AHEAD - 1, longest)
@@ -171,19 +172,23 @@ def _search(
     none = _Found(jnp.full(shape, _FAR), jnp.ones(shape, jnp.int32), jnp.zeros(shape))
     room = jnp.zeros((reach + 1, *shape))
     best, kept = jax.lax.fori_loop(1, longest + 1, step, (none, _Kept(room, room, room > 0)))
-    weight = _multiples(short, reach)
-    counted = kept.enough[:reach].astype(jnp.float32)
-    both = jnp.stack([kept.error[:reach] * counted, counted])
-    product = weight @ both.reshape(2, reach, -1)
-    summed, total = product.reshape(2, short, *shape)
+    near, naive = _best_short(_Kept(*(a[:reach] for a in kept)), short)
+    wins = (near.score < _FAR) & (near.score <= best.score)
+    return _Found(*map(jnp.where, [wins] * 3, near, best)), naive
+
+
+def _best_short(kept: _Kept, short: int) -> tuple[_Found, Float[Array, "2 N B"]]:
+    """The best of the lags up to `short`, and the score of the first, that of the last value."""
+    reach, *shape = kept.error.shape
+    weight, counted = _multiples(short, reach), kept.enough.astype(jnp.float32)
+    both = jnp.stack([kept.error * counted, counted]).reshape(2, reach, -1)
+    summed, total = (weight @ both).reshape(2, short, *shape)
     scores = jnp.where(kept.enough[:short], summed / jnp.maximum(total, 1), _FAR)
-    least = jnp.min(scores, axis=0)
-    places = jnp.where(scores == least, jnp.arange(1, short + 1)[:, None, None, None], longest)
-    shortest = jnp.min(places, axis=0)
-    count = jnp.take_along_axis(kept.pairs, shortest[None] - 1, axis=0)[0]
-    wins = (least < _FAR) & (least <= best.score)
-    found = _Found(*map(jnp.where, [wins] * 3, (least, shortest, count), best))
-    return found, scores[0]
+    score = jnp.min(scores, axis=0)
+    lags = jnp.arange(1, short + 1)[:, None, None, None]
+    lag = jnp.min(jnp.where(scores == score, lags, short), axis=0)
+    pairs = jnp.take_along_axis(kept.pairs, lag[None] - 1, axis=0)[0]
+    return _Found(score, lag, pairs), scores[0]
 
 
 def _multiples(short: int, reach: int) -> Float[np.ndarray, "S R"]:
@@ -228,7 +233,7 @@ def _up_to(
     first: Int[Array, "B N"] | None, tokens: int, patch: int
 ) -> Callable[[Float[Array, "T B"]], Float[Array, "2 N B"]]:
     """Sums points up to each position, those of its series, and the last ones of them."""
-    recent, order = _RECENT // patch, jnp.arange(tokens)
+    recent, order = COPY_RECENT // patch, jnp.arange(tokens)
     causal = jnp.asarray(np.tril(np.ones((tokens, tokens), np.float32)))
 
     def summed(points: Float[Array, "T B"]) -> Float[Array, "2 N B"]:

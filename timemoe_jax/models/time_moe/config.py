@@ -9,7 +9,7 @@ from timemoe_jax.config import (
     require_positive,
 )
 from timemoe_jax.models.base import ModelConfig
-from timemoe_jax.nn import REMAT_POLICIES, attention, experts
+from timemoe_jax.nn import COPY_RECENT, REMAT_POLICIES, attention, experts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +170,11 @@ class TimeMoeConfig(ModelConfig):
             not self.copy_lags or (size > 1 and self.copy_lags % size == 0 and fits),
             f"copy_lags is {self.copy_lags}; it must be 0, or a multiple of a patch_size of at "
             f"least 2 (it is {size}) of a model without point_heads and without asinh",
+        )
+        require(
+            not self.copy_lags or COPY_RECENT % size == 0,
+            f"patch_size is {size}, but with copy_lags it must divide {COPY_RECENT}, the points by "
+            "which the lag of the recent past is judged",
         )
 
     @property
