@@ -8,9 +8,9 @@ paper, and trained as long as is said there; the default is a small one. A windo
 which is z-scored by its context, as a forecast is. The layers that will mix variates are there, but
 read each variate by itself.
 
-Hardware and time: the small one, 1.2M parameters with 0.5M activated, takes 6 to 12 minutes of a CPU
-core; the paper's, 65M parameters with 27M activated, is for a GPU and has not been run. Expected
-result: docs/time_tracker.md.
+Hardware and time: the small one, 1.2M parameters with 0.5M activated, takes 6 to 12 minutes of a
+CPU core; the paper's, 65M parameters with 27M activated, is for a GPU and has not been run.
+Expected result: docs/time_tracker.md.
 """
 
 import ml_collections
