@@ -2,8 +2,8 @@
 
 What recurs is forecast well by what came a cycle ago. A small transformer learns the cycles of its
 training by heart, and takes very long to learn to look for others. Here the lag is found by
-computation: the one whose copies would have forecast best so far, by mean squared error. There are
-two such lags at each position: of all that was seen, as seasonal naive has it, and of its last
+computation: the one whose copies would have forecast best so far, by their squared errors. There
+are two such lags at each position: of all that was seen, as seasonal naive has it, and of its last
 points alone, as context parroting does (arXiv 2505.11349). The model reads the copies beside its
 patches, and its heads may add them to what they say.
 
@@ -25,6 +25,9 @@ AHEAD = 48  # steps over which a lag is judged, and of a copy that are embedded
 _CYCLES = 4  # that are averaged
 _PRIOR = 4.0  # pairs of average difference that are added to those of each lag
 _LEAST = 8  # pairs that a lag must have
+# Of a squared difference, in variances of the context: beyond it a single outlier would decide
+# which lags are good, those that do not compare it with anything.
+_MOST = 4.0
 _FAR = 1e6  # the score of a lag that has too few
 
 
@@ -142,10 +145,11 @@ def _search(
 ) -> tuple[_Found, Float[Array, "2 N B"]]:
     """Judges one lag after the other, so that what is computed of each stays in a cache.
 
-    The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps. A
-    step of more than a lag is copied from several lags back, so that a short lag has the errors of
-    its multiples, and these are kept until all are known. The batch is the last axis, along which a
-    processor computes several series at once. Also returns the score of the last value.
+    The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps, of
+    which none counts more than `_MOST`. A step of more than a lag is copied from several lags back,
+    so that a short lag has the errors of its multiples, and these are kept until all are known. The
+    batch is the last axis, along which a processor computes several series at once. Also returns
+    the score of the last value.
     """
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)
@@ -153,7 +157,8 @@ def _search(
     def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array]:
         squares, pairs = sums_of(lag)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
-        least = jnp.stack([jnp.maximum(_LEAST, lag / 2), jnp.full((), COPY_RECENT * 3 / 4)])
+        # Of all points a lag counts that was seen twice.
+        least = jnp.stack([jnp.maximum(_LEAST, lag), jnp.full((), COPY_RECENT * 3 // 4)])
         return error, pairs, pairs >= least[:, None, None]
 
     reach, short = min(2 * AHEAD - 1, longest), min(AHEAD - 1, longest)
@@ -224,7 +229,8 @@ def _sums(
         both = ~jnp.isnan(apart)
         if segments is not None:
             both &= jax.lax.dynamic_slice_in_dim(past_of, longest - lag, len(now)) == mine
-        return up_to(jnp.where(both, jnp.square(apart), 0)), up_to(both.astype(row.dtype))
+        square = jnp.minimum(jnp.square(apart), _MOST)
+        return up_to(jnp.where(both, square, 0)), up_to(both.astype(row.dtype))
 
     return sums
 
