@@ -202,7 +202,7 @@ def _first(config: ml_collections.ConfigDict) -> None:
 
 
 def _shorter(config: ml_collections.ConfigDict) -> None:
-    """Patches of which three are a day of hours, and what is of them."""
+    """Patches of which three are a day of hours, and what goes with them."""
     config.model.patch_size = 8
     config.model.rope_theta = 200.0
     config.loss.max_steps_per_position = 96

@@ -119,6 +119,11 @@ def _beginnings(
     return first, patch * first + jnp.take_along_axis(foreign, first, axis=1)
 
 
+def _of_patches(segments: Int[Array, "B T"], patch: int) -> Int[Array, "B T"]:
+    """The series that the patch of each point is of."""
+    return jnp.repeat(segments[:, patch - 1 :: patch], patch, axis=1)
+
+
 class _Found(NamedTuple):
     """The best lags: of all points and of the last ones, on the first axis, or of one of them."""
 
@@ -219,8 +224,7 @@ def _sums(
     now = row.T
     past = jnp.pad(now, ((longest, 0), (0, 0)), constant_values=jnp.nan)
     if segments is not None:
-        of = segments.T
-        mine = jnp.repeat(of[patch - 1 :: patch], patch, axis=0)
+        of, mine = segments.T, _of_patches(segments, patch).T
         now = jnp.where(of == mine, now, jnp.nan)
         past_of = jnp.pad(of, ((longest, 0), (0, 0)))
 
@@ -267,15 +271,14 @@ def _average(
 
     Of a point x with those before it, y: the sum of (x - y)² is n x² - 2 x sum y + sum y².
     """
-    known = ~jnp.isnan(row)
+    known = of_mine = ~jnp.isnan(row)
     if segments is not None:
-        mine = jnp.repeat(segments[:, patch - 1 :: patch], patch, axis=1)
-        of_mine = known & (segments == mine)
-    else:
-        of_mine = known
+        of_mine = known & (segments == _of_patches(segments, patch))
     x, places = jnp.where(known, row, 0), jnp.arange(row.shape[1])
     start = jnp.maximum(places - longest, jnp.repeat(begins, patch, axis=1))
-    start = jnp.minimum(start, places)
+    start = jnp.minimum(
+        start, places
+    )  # of the last points of a series whose patch is the next one's
     total = _totals(jnp.stack([known.astype(x.dtype), x, jnp.square(x)]), patch)
     begun = jnp.take_along_axis(total, jnp.broadcast_to(start, (3, *start.shape)), axis=2)
     count, total, squares = total[..., :-1] - begun
@@ -315,7 +318,7 @@ def _clues(
 
     missed = jnp.where(places >= 0, row - past(row), jnp.nan)
     if segments is not None:
-        mine = jnp.repeat(segments[:, patch - 1 :: patch], patch, axis=1)
+        mine = _of_patches(segments, patch)
         missed = jnp.where((segments == mine) & (past(segments) == mine), missed, jnp.nan)
     numbers = [
         jnp.log(jnp.minimum(score, 100.0) + 1e-3),

@@ -94,43 +94,36 @@ class PointEmbedding(nnx.Module):
         return jax.nn.silu(gate) * (x * self.value[0].astype(self.dtype))
 
 
-class PatchEmbedding(nnx.Module):
-    """z skip + silu(z inner) outer of a patch of P points, z = [its points, which are observed].
+class ResidualBlock(nnx.Module):
+    """z skip + silu(z inner) outer, the residual block of arXiv 2310.10688.
 
-    The residual block of arXiv 2310.10688, whose kernels keep the variance of what they read.
+    Its kernels keep the variance of what they read. With `silent` those that say something start at
+    0: a block that is added to a trained model then changes nothing at first.
     """
 
-    def __init__(self, patch_size: int, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        hidden_size: int,
+        *,
+        silent: bool = False,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
-        width = 2 * patch_size
+        says = nnx.initializers.zeros if silent else init
         self.inner = Linear(width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs)
-        self.outer = Linear(hidden_size, hidden_size, init=init, dtype=dtype, rngs=rngs)
-        self.skip = Linear(width, hidden_size, init=init, dtype=dtype, rngs=rngs)
+        self.outer = Linear(hidden_size, hidden_size, init=says, dtype=dtype, rngs=rngs)
+        self.skip = Linear(width, hidden_size, init=says, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B N P"], mask: Bool[Array, "B N P"]
-    ) -> Float[Array, "B N D"]:
-        """Embeds every patch; a point that is not observed is read as 0."""
-        z = jnp.concatenate([jnp.where(mask, x, 0), mask.astype(x.dtype)], axis=-1)
+    def __call__(self, z: Float[Array, "... Z"]) -> Float[Array, "... D"]:
+        """Applies the block to the last axis."""
         return self.skip(z) + self.outer(jax.nn.silu(self.inner(z)))
 
 
-class CopyEmbedding(nnx.Module):
-    """z skip + silu(z inner) outer of the z that tells of copies: see `nn.copies`.
-
-    `skip` and `outer` start at 0, so that a model that is given copies is at first what it was.
-    """
-
-    def __init__(self, width: int, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
-        none = nnx.initializers.zeros
-        self.inner = Linear(width, hidden_size, init=init, dtype=dtype, use_bias=True, rngs=rngs)
-        self.outer = Linear(hidden_size, hidden_size, init=none, dtype=dtype, rngs=rngs)
-        self.skip = Linear(width, hidden_size, init=none, dtype=dtype, rngs=rngs)
-
-    def __call__(self, z: Float[Array, "B N Z"]) -> Float[Array, "B N D"]:
-        """What is added to the embedding of every patch."""
-        return self.skip(z) + self.outer(jax.nn.silu(self.inner(z)))
+def patch_features(x: Float[Array, "B N P"], mask: Bool[Array, "B N P"]) -> Float[Array, "B N 2*P"]:
+    """The points of each patch, 0 where one is not observed, and which of them are."""
+    return jnp.concatenate([jnp.where(mask, x, 0), mask.astype(x.dtype)], axis=-1)
 
 
 class SwiGLU(nnx.Module):

@@ -4,7 +4,7 @@ Only the output at the last position is ever read, so the last layer computes no
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,8 +76,7 @@ def decode(
             more: Decoded
             (point, cache), more = jax.lax.scan(step, (point, cache), None, length=count)
             blocks.append(jax.tree.map(_join, more))
-    joined: Decoded = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *blocks)
-    return jax.tree.map(lambda a: a[:, :horizon], joined)
+    return _in_a_row(blocks, horizon)
 
 
 def _decode_anew(
@@ -92,6 +91,11 @@ def _decode_anew(
         point = blocks[-1].point
         x = jnp.concatenate([x, point.astype(x.dtype)], axis=1)
         mask = jnp.concatenate([mask, jnp.ones(point.shape, bool)], axis=1)
+    return _in_a_row(blocks, horizon)
+
+
+def _in_a_row(blocks: Sequence[Decoded], horizon: int) -> Decoded:
+    """One forecast of the blocks of several reads of heads, cut at the horizon."""
     joined: Decoded = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *blocks)
     return jax.tree.map(lambda a: a[:, :horizon], joined)
 
@@ -114,7 +118,7 @@ def prefill(
 ) -> tuple[Float[Array, "B D"], Cache]:
     """Reads a context into a cache of `size` points, at least T and by whole patches more.
 
-    Returns the hidden state of the last position, and the cache.
+    Returns what the heads read at the last position, and the cache.
     """
     tokens, held, found = model.tokens(x, mask)
     observed = mask if held is None else held

@@ -23,12 +23,12 @@ from timemoe_jax.nn.experts.leaders import leaders_of, points_since_start
 from timemoe_jax.nn.lag_start import start_at_lags
 from timemoe_jax.nn.layers import (
     REMAT,
-    CopyEmbedding,
     Linear,
-    PatchEmbedding,
     PointEmbedding,
+    ResidualBlock,
     RMSNorm,
     SwiGLU,
+    patch_features,
 )
 from timemoe_jax.runtime import partitioning
 
@@ -142,7 +142,7 @@ class TimeMoe(Heads):
                 size, gate_init=gate_init, value_init=value_init, dtype=dtype, rngs=rngs
             )
         else:
-            self.patch_embed = PatchEmbedding(config.patch_size, size, dtype=dtype, rngs=rngs)
+            self.patch_embed = ResidualBlock(2 * config.patch_size, size, dtype=dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(axis_size=config.num_hidden_layers)
@@ -162,7 +162,7 @@ class TimeMoe(Heads):
         """What reads copies, and what adds them to the quantiles by a factor for each patch."""
         size, dtype = config.hidden_size, jnp.dtype(config.dtype)
         width = copies.COPIES * copies.AHEAD + copies.number_of_clues(config.patch_size)
-        self.copy_embed = CopyEmbedding(width, size, dtype=dtype, rngs=rngs)
+        self.copy_embed = ResidualBlock(width, size, silent=True, dtype=dtype, rngs=rngs)
         none = nnx.initializers.zeros
         self.copy_heads = nnx.Dict(
             {
@@ -253,7 +253,8 @@ class TimeMoe(Heads):
             return self.embed(x if mask is None else jnp.where(mask, x, 0)), mask, None
         mask = jnp.ones(x.shape, bool) if mask is None else mask
         patches, observed = (self._patches(a) for a in (x, mask))
-        embedded, held = self.patch_embed(patches, observed), jnp.any(observed, axis=-1)
+        embedded = self.patch_embed(patch_features(patches, observed))
+        held = jnp.any(observed, axis=-1)
         if not self.config.copy_lags:
             return embedded, held, None
         found = copies.find(
