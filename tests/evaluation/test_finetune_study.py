@@ -85,6 +85,16 @@ def test_another_file_is_no_table_of_results(tmp_path, text, message):
         finetuning.read_results(tmp_path / "results.csv")
 
 
+def test_of_a_long_series_several_last_horizons_are_forecast():
+    """Each from what came before it; nothing of any of them is trained on."""
+    series = [np.arange(15.0), np.arange(100.0), np.arange(12.0), np.arange(1000.0)]
+    case = finetuning._of_source("many", 4, series, 10)
+    assert [len(s) for s in case.series] == [11, 92, 980]
+    assert [len(c) for c in case.contexts] == [11, 92, 96, 980, 984, 988, 992, 996]
+    np.testing.assert_array_equal(case.targets[:, 0], [len(c) for c in case.contexts])
+    np.testing.assert_allclose(case.units[:3], [np.std(np.arange(n)) for n in (11, 92, 92)])
+
+
 def test_a_linear_map_needs_windows():
     series = [np.sin(np.arange(60) / 3)]
     assert fit_linear_map(series, [50], 40, 15) is None

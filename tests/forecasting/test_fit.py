@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from tiny_model import TUNABLE as MODEL
 
-from timemoe_jax import DataError, Forecaster
+from timemoe_jax import ConfigError, DataError, Forecaster
 from timemoe_jax.checkpoints.load import load_model
 from timemoe_jax.forecasting.fitting import Columns, source_of
 from timemoe_jax.models.base import Family, ModelConfig, ModelOutput, create_params, register
@@ -83,6 +83,20 @@ def test_pinball_moves_the_quantile_heads():
     assert best.mse <= start.mse
 
 
+def test_heads_that_say_quantiles_alone_are_trained_and_judged_by_them():
+    levels = (0.1, 0.5, 0.9)
+    model = dataclasses.replace(MODEL, quantile_levels=levels, point_heads=False)
+    forecaster = Forecaster(model, create_params(model, 0), disk_cache=False)
+    few = FEW | {"num_steps": 20, "progress": False}
+    out = forecaster.fit(waves(), 4, **few)
+    assert out.tuning.tuned.pinball < out.tuning.zero_shot.pinball
+    before, after = (f.forecast(waves(), 4, quantile_levels=levels) for f in (forecaster, out))
+    moved = np.abs(after.quantiles - before.quantiles).max(axis=(0, 1))
+    assert (moved > 0).all()
+    with pytest.raises(ConfigError, match="loss is 'mse', but the heads of this model say quantil"):
+        forecaster.fit(waves(), 4, loss="mse", **few)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeanConfig(ModelConfig):
     family: str = "joint_mean"
@@ -125,6 +139,7 @@ def test_a_joint_family_is_tuned_on_the_variates_of_an_item():
     forecaster = Forecaster(config, create_params(config, 0), disk_cache=False)
     values = np.cumsum(np.random.default_rng(0).normal(size=(2, 1, 150)), axis=-1)
     few = FEW | {"num_steps": 40, "learning_rate": 0.05, "progress": False}
+    few["validation_windows"] = 64  # so that there is little doubt of what is gained
     out = forecaster.fit(np.repeat(values, 3, axis=1), 2, context_length=16, **few)
     weight = np.asarray(out.engine.params["weight"][...])
     assert out.tuning.plan.series == 6

@@ -31,7 +31,7 @@ from timemoe_jax.training.finetuning.start import Start
 from timemoe_jax.training.finetuning.step import compile_update, rate_at
 from timemoe_jax.training.finetuning.trainable import assemble, rules_of, split
 from timemoe_jax.training.finetuning.tune import fine_tune
-from timemoe_jax.training.finetuning.validation import Errors, Validator
+from timemoe_jax.training.finetuning.validation import Errors, Validator, standard_error
 from timemoe_jax.training.finetuning.windows import split_in_time, validation_windows
 from timemoe_jax.training.step import TrainState
 
@@ -177,6 +177,16 @@ def test_only_what_is_surely_better_is_kept():
     assert not Errors(0.9, float("nan"), None, -0.1, 0.05).surely_better_than(start)
 
 
+def test_forecasts_that_have_something_in_common_leave_more_doubt():
+    """By hand: sums of deviations of -4, -2, 0, 2 and 4 in five pairs."""
+    values = np.repeat(np.arange(1.0, 6.0), 2)
+    alone, pairs = np.arange(10), np.arange(10) // 2
+    assert standard_error(values, alone) == pytest.approx(values.std(ddof=1) / np.sqrt(10))
+    assert standard_error(values, pairs) == pytest.approx(np.sqrt(40 * 5 / 4) / 10)
+    assert standard_error(values, 7 * pairs[::-1]) == pytest.approx(np.sqrt(40 * 5 / 4) / 10)
+    assert standard_error(values, alone // 4) == 0  # of three groups
+
+
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_part_of_the_way_is_kept_where_the_whole_of_it_is_worse(mode):
     """Errors that are least at a half of the way, and at the end are those of the start."""
@@ -200,6 +210,24 @@ def test_a_part_of_the_way_is_kept_where_the_whole_of_it_is_worse(mode):
     kept = np.concatenate([np.ravel(now[name]) for name in sorted(now)])
     np.testing.assert_allclose(kept, weights[3], rtol=0, atol=1e-6)
     assert "50% of the way to update 1" in str(out.report)
+
+
+def test_of_parts_that_gain_as_much_but_for_doubt_the_nearest_to_the_start_is_kept():
+    """At a quarter of the way forecasts gain 15%, at a half 20%, farther on less."""
+
+    def validate(doubt):
+        gains = iter([0.0, 0.1, 0.1, 0.2, 0.15])  # start, update, and then three quarters of it ...
+
+        def errors(self, trained, frozen):
+            gain = next(gains)
+            return Errors(1 - gain, 1 - gain, None, -gain, doubt * (gain > 0))
+
+        return errors
+
+    config = dataclasses.replace(CONFIG, num_steps=1, eval_every=1)
+    for doubt, share in ((0.04, 0.5), (0.06, 0.25)):
+        with mock.patch.object(Validator, "__call__", validate(doubt)):
+            assert tuned(waves(), config).report.share == share
 
 
 def test_a_learning_rate_of_ten_ends_with_a_message_and_the_start():
@@ -500,7 +528,7 @@ def test_what_is_wrong_is_said():
     for fields, message in (
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"mode": "all"}, "mode must be one of full, heads, no_router, lora"),
-        ({"loss": "l1"}, "loss must be one of huber, mse, mae, pinball"),
+        ({"loss": "l1"}, "loss must be one of auto, huber, mse, mae, pinball"),
         ({"lora_targets": ("norms",)}, "lora_targets names 'norms'"),
         ({"search_rates": ()}, "search_rates must be positive"),
     ):

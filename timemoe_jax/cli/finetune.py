@@ -13,7 +13,7 @@ from timemoe_jax.errors import DataError
 from timemoe_jax.forecasting.frames.files import SUFFIXES
 
 MODES = ("full", "heads", "no_router", "lora")
-LOSSES = ("huber", "mse", "mae", "pinball")
+LOSSES = ("auto", "huber", "mse", "mae", "pinball")
 
 
 def _source(args: argparse.Namespace) -> SequenceSource:
@@ -108,7 +108,7 @@ COMMAND = Command(
         argument("--mode", choices=MODES, default="full", help="what is trained"),
         argument("--mixing", help="how the variates of a joint model read each other from now on"),
         argument("--rank", type=int, metavar="R", help="of the factors of --mode lora"),
-        argument("--loss", choices=LOSSES, default="huber", help="the error of the heads"),
+        argument("--loss", choices=LOSSES, default="auto", help="the error of the heads"),
         argument("--learning-rate", default="auto", help="a number; auto tries a few"),
         argument("--steps", type=int, metavar="N", help="updates at most"),
         argument("--batch-size", type=int, metavar="N", help="windows of an update"),

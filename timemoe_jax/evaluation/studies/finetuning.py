@@ -35,6 +35,7 @@ from timemoe_jax.training.finetuning.start import Start, context_of
 from timemoe_jax.training.finetuning.tune import fine_tune
 
 COLUMNS = ("case", "run", "seed", "horizon", "mse", "mae", "cpu_seconds")  # of results.csv
+LAST_HORIZONS = 5  # of a source that are forecast, at most
 Result = dict[str, Any]
 Forecast = Callable[[list[np.ndarray]], Float64[np.ndarray, "W H"]]
 
@@ -226,14 +227,21 @@ def _of_benchmark(name: str, horizon: int, config: FinetuneStudyConfig, start: S
 
 
 def _of_source(name: str, horizon: int, series: Sequence[np.ndarray], most: int) -> Case:
-    """The last horizon of every series with two more before it, in deviations of what is before."""
+    """The last horizons of the series with two more before them, in deviations of what is before.
+
+    There are so many of a series as leave ten times as much of it, from one to `LAST_HORIZONS`: to
+    all series alike something may have happened in a single one.
+    """
     kept = [np.asarray(s, np.float64) for s in series if len(s) >= 3 * horizon + 1]
-    heads = [values[:-horizon] for values in kept]
+    counts = [min(max(1, len(s) // (11 * horizon)), LAST_HORIZONS) for s in kept]
+    heads = [s[: len(s) - n * horizon] for s, n in zip(kept, counts, strict=True)]
     units = np.array([np.nanstd(head) for head in heads])
     evenly = np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int)
     scored = [i for i in evenly.tolist() if units[i] > 0]
-    targets = np.stack([kept[i][-horizon:] for i in scored])
-    return Case(name, heads, 0, [heads[i] for i in scored], targets, units[scored])
+    cuts = [(i, len(heads[i]) + k * horizon) for i in scored for k in range(counts[i])]
+    contexts = [kept[i][:cut] for i, cut in cuts]
+    targets = np.stack([kept[i][cut : cut + horizon] for i, cut in cuts])
+    return Case(name, heads, 0, contexts, targets, units[[i for i, _ in cuts]])
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -44,7 +44,9 @@ class FinetuneConfig:
     lora_alpha: float = 16.0  # the product of the factors counts this over lora_rank
     lora_dropout: float = 0.0  # share of a kernel's inputs that its factors do not see in an update
     lora_targets: tuple[str, ...] = ("attention", "shared", "heads")  # which kernels have factors
-    loss: str = "huber"  # of the heads that a forecast reads: huber, mse, mae or pinball
+    # Of the heads that a forecast reads: huber, mse, mae or pinball; "auto": pinball where they say
+    # quantiles alone, which have no other loss, and else huber.
+    loss: str = "auto"
     huber_delta: float = 2.0  # errors beyond this, in deviations of the context, count linearly
     # The largest, after the warm-up; 0: the largest of search_rates that does no harm in a trial,
     # and, if nothing is gained by it, one of a fifth or less.
@@ -73,7 +75,7 @@ class FinetuneConfig:
         require(self.horizon > 0, f"horizon must be at least 1, but is {self.horizon}; say how far")
         require_choice(self, "normalize", NORMALIZATIONS)
         require_choice(self, "mode", MODES)
-        require_choice(self, "loss", LOSSES)
+        require_choice(self, "loss", ("auto", *LOSSES))
         require_choice(self, "algorithm", ("auto", "adamw", "muon"))
         require_positive(
             self,

@@ -9,7 +9,7 @@ from flax import nnx
 
 from timemoe_jax.checkpoints.load import LoadedModel
 from timemoe_jax.errors import ConfigError
-from timemoe_jax.models.base import ModelConfig
+from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.training.config import OptimizerConfig
 from timemoe_jax.training.finetuning.config import FinetuneConfig
 
@@ -58,6 +58,22 @@ def optimizer_of(start: Start, config: FinetuneConfig) -> OptimizerConfig:
     if config.algorithm == "muon" and config.mode != "lora":
         known["algorithm"] = "muon"
     return OptimizerConfig(**known)
+
+
+def loss_of(model: ModelConfig, config: FinetuneConfig) -> str:
+    """The loss that "auto" stands for, or the one that is said.
+
+    Raises:
+      ConfigError: heads that say quantiles alone are to be trained by the error of a point.
+    """
+    if family_of(model).has_point_heads(model):
+        return "huber" if config.loss == "auto" else config.loss
+    if config.loss not in ("auto", "pinball"):
+        raise ConfigError(
+            f"loss is {config.loss!r}, but the heads of this model say quantiles alone, of which "
+            "the median is the point; leave it at 'auto', which is 'pinball' here"
+        )
+    return "pinball"
 
 
 _KEPT = ("algorithm", "matrix_rate_factor", "b1", "b2")

@@ -37,7 +37,7 @@ from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunCo
 from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
 from timemoe_jax.training.finetuning.search import lower_rate, search_rate
-from timemoe_jax.training.finetuning.start import Start, context_of, optimizer_of
+from timemoe_jax.training.finetuning.start import Start, context_of, loss_of, optimizer_of
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
 from timemoe_jax.training.finetuning.trainable import (
     Parts,
@@ -165,6 +165,7 @@ class _Session:
         quiet: bool,
     ) -> "_Session":
         """Looks at everything that can be wrong, compiles the update, and says what it will do."""
+        config = dataclasses.replace(config, loss=loss_of(start.config, config))
         family = family_of(start.config)
         model = family.mixed(start.config, config.mixing, config.covariates, config.known_variates)
         data = split_in_time(source, config, context_of(start.config, config), family.joint)
@@ -345,7 +346,9 @@ class _Session:
         """The best update or what lies on the way to it, if it is surely better than the start.
 
         What is trained on may differ from what is held out; a part of the way then often gains
-        where the whole of it does not.
+        where the whole of it does not. Of what gains as much as the best but for a standard error
+        of that, the nearest to the start is kept, as the simplest model is by the rule of Breiman
+        et al. (Classification and Regression Trees, 1984): the best is so by chance in part.
         """
         history, start = loop.history, self.update.trained
         zero_shot, found = history.zero_shot, _Kept(start, history.zero_shot, 0.0)
@@ -359,7 +362,11 @@ class _Session:
             if not self.quiet:
                 say(f"{share:.0%} of the way to update {history.best:,}: {errors.beside_zero_shot}")
         better = [one for one in tried if one.errors.surely_better_than(zero_shot)]
-        return min(better, key=lambda one: one.errors.change, default=found)
+        if not better:
+            return found
+        best = min((one.errors for one in better), key=lambda errors: errors.change)
+        as_good = [one for one in better if one.errors.change <= best.change + best.doubt]
+        return min(as_good, key=lambda one: one.share)
 
     def _rate(
         self, workdir: Path | None, zero_shot: Errors, stop: StopSignal

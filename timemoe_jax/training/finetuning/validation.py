@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float64, Int64
 
 from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
 from timemoe_jax.models.decoding import decode_as
@@ -17,6 +18,7 @@ from timemoe_jax.training.finetuning.trainable import assemble
 from timemoe_jax.training.finetuning.windows import Validation
 
 BATCH = 32  # forecasts at a time
+LEAST_GROUPS = 5  # that a standard error is taken of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Errors:
     # The mean over the forecasts of (e - s) / ((e + s) / 2), of the errors e of each and those of
     # the start, s. Each forecast counts the same, so that a few with large errors do not decide.
     change: float = 0.0
-    doubt: float = 0.0  # the standard error of that mean
+    doubt: float = 0.0  # the standard error of that mean: see `standard_error`
 
     @property
     def values(self) -> tuple[float | None, ...]:
@@ -160,8 +162,22 @@ class Validator:
                 change = (now - then) / np.maximum((now + then) / 2, 1e-30)
             changes.append(np.where(np.isfinite(change), change, 2.0))
         change = np.mean(changes, axis=0)
-        doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
-        return float(change.mean()), float(doubt)
+        groups = (np.arange(len(change)), self._windows.series, self._windows.order)
+        return float(change.mean()), max(standard_error(change, group) for group in groups)
+
+
+def standard_error(values: Float64[np.ndarray, " W"], group: Int64[np.ndarray, " W"]) -> float:
+    """The standard error of a mean of values that only differ by chance from group to group.
+
+    Forecasts of one series have its nature in common, and those of one time what came then: markets
+    fall together. As many of them say less than as many that are independent (Liang and Zeger 1986,
+    doi:10.1093/biomet/73.1.13). It is 0 of fewer than `LEAST_GROUPS`, which tell nothing of others.
+    """
+    of_group = np.bincount(group, values - values.mean())
+    count = len(np.unique(group))
+    if count < LEAST_GROUPS:
+        return 0.0
+    return float(np.sqrt(np.sum(of_group**2) * count / (count - 1)) / len(values))
 
 
 def _decoder(model: ModelConfig, config: FinetuneConfig) -> Callable[..., Any]:

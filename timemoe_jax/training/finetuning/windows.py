@@ -155,6 +155,10 @@ class Validation(NamedTuple):
     # In the units of the series; NaN where missing, and of covariates.
     targets: Float64[np.ndarray, "W *C H"]
     unit: Float64[np.ndarray, "W *C"]  # the deviation of the series
+    # Which forecasts have something in common: those of a series (of a joint model, of the variates
+    # that are read together), and those of the last origins of all series, the ones before them...
+    series: Int64[np.ndarray, " W"]
+    order: Int64[np.ndarray, " W"]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -173,18 +177,21 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     if len(first) > config.validation_windows:
         chosen = np.linspace(0, len(first) - 1, config.validation_windows).round().astype(int)
     each = max(1, config.validation_windows // len(chosen))
-    rows = []
+    rows, groups = [], []
     for piece in chosen.tolist():
         begin, count = int(first[piece]), int(sizes[piece])
         series = [source[begin + c].astype(np.float64) for c in range(count)]
-        rows += _of_piece(series, int(heads[begin]), config, context, each, size)
+        found = _of_piece(series, int(heads[begin]), config, context, each, size)
+        rows += found
+        groups += [(piece, order) for order in reversed(range(len(found)))]
     if not rows:
         raise DataError(
             "no point that is held out for validation was observed after an observed context; give "
             "more validation_points"
         )
     read, targets, units = (np.stack(part) for part in zip(*rows, strict=True))
-    return _normalized(read, context, targets, units, config.normalize, joint)
+    shared = (read, context, targets, units, config.normalize, joint)
+    return Validation(*_normalized(*shared), *np.array(groups, np.int64).T)
 
 
 def _of_piece(
@@ -238,7 +245,7 @@ def _normalized(
     units: np.ndarray,
     normalize: str,
     joint: bool,
-) -> Validation:
+) -> tuple[np.ndarray, ...]:
     rows = read.reshape(-1, read.shape[-1])
     location, scale = np.zeros(len(rows)), np.ones(len(rows))
     mask = np.isfinite(rows)
@@ -251,7 +258,7 @@ def _normalized(
         x = np.where(mask, (rows - location[:, None]) / safe[:, None], 0).astype(np.float32)
     shape = read.shape if joint else rows.shape
     over = shape[:-1]
-    return Validation(
+    return (
         x.reshape(shape),
         mask.reshape(shape),
         location.reshape(over),
