@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import TINY
 
-from timemoe_jax.checkpoints.average import average_params, load_average
+from timemoe_jax.checkpoints.average import average_params, load_average, load_mean
 from timemoe_jax.checkpoints.checksums import weights_digest
-from timemoe_jax.checkpoints.load import load_model
+from timemoe_jax.checkpoints.load import load_model, save_model
+from timemoe_jax.checkpoints.make_bundle import make_bundle
 from timemoe_jax.checkpoints.store import Checkpoints
 from timemoe_jax.checkpoints.trees import flatten
 from timemoe_jax.errors import CheckpointError, ConfigError
@@ -121,6 +122,34 @@ def test_the_last_checkpoints_of_a_run(tmp_path):
     one, steps = load_average(tmp_path / "run", 1)
     assert steps == (11,)
     assert one.digest == load_model(tmp_path / "run").digest
+
+
+def test_the_mean_of_runs_of_which_one_lacks_a_silent_part(tmp_path):
+    """Copies that say nothing where their parameters are 0."""
+    patched = {"use_dense": True, "patch_size": 4, "horizon_lengths": (8,)}
+    levels = {"point_heads": False, "quantile_levels": (0.1, 0.5, 0.9)}
+    plain = dataclasses.replace(TINY, **patched, **levels)
+    copying = dataclasses.replace(plain, copy_lags=16, anchored=True)
+    models = {"plain": (plain, 1), "copying": (copying, 2)}
+    for name, (config, seed) in models.items():
+        save_model(tmp_path / name, config, create_params(config, seed))
+    mean = load_mean([tmp_path / "plain", tmp_path / "copying"])
+    assert mean.config == copying
+    lacking, full, found = (
+        values(params)
+        for params in (create_params(plain, 1), create_params(copying, 2), mean.params)
+    )
+    assert found.keys() == full.keys() > lacking.keys()
+    for name, value in found.items():
+        other = lacking.get(name, np.zeros(value.shape))
+        half = (full[name].astype(np.float64) + other) / 2
+        np.testing.assert_array_equal(value, half.astype(np.float32))
+    make_bundle(f"{tmp_path}/plain,{tmp_path}/copying", tmp_path / "mean", dtype="float32")
+    assert load_model(tmp_path / "mean").digest == mean.digest
+    with pytest.raises(CheckpointError, match=r"of different models.*copy_lags is 0 and 16"):
+        load_mean([tmp_path / "copying", tmp_path / "plain"])
+    with pytest.raises(ConfigError, match="average is 2, but there are 2 runs"):
+        make_bundle("one,two", tmp_path / "never", average=2)
 
 
 def test_what_cannot_be_averaged_is_said(tmp_path):

@@ -439,10 +439,11 @@ def test_growth_stays_within_its_range_and_repeats_its_season():
         noise=(1e-9, 1e-9),
         shock=0.0,
         evolving=(1e6, 1e6),
+        endless=0.0,
     ).generate(rng(), 30, 240)
     change = np.abs(grown[:, 12:] - grown[:, :-12]).mean(axis=1)
     assert np.all(change < 0.02 * grown.std(axis=1))
-    wide = exponential_smoothing.Growth(swing=(1e-9, 1e-9), noise=(1e-9, 1e-9))
+    wide = exponential_smoothing.Growth(swing=(1e-9, 1e-9), noise=(1e-9, 1e-9), endless=0.0)
     values = wide.generate(rng(), 200, 1000)
     assert values.max() <= np.exp(wide.range) * 1.001
 
@@ -458,9 +459,24 @@ def test_growth_that_lasts_is_steady():
         noise=(1e-9, 1e-9),
         shock=0.0,
         range=1e3,
+        endless=0.0,
     ).generate(rng(), 400, 100)
     grown = grown.astype(np.float64)
     with np.errstate(invalid="ignore"):  # of series that are added up and negative
         lines = [np.abs(np.diff(a, 2, axis=1)).max(axis=1) < 1e-4 for a in (grown, np.log(grown))]
     assert np.all(lines[0] | lines[1])
     assert np.mean(grown[:, -1] > grown[:, 0]) == pytest.approx(0.69, abs=0.08)
+
+
+def test_growth_without_an_end_is_that_of_a_power_of_time():
+    """Its slope rises or falls as its power says, and never turns."""
+    still = {"seasons": (1,), "walk": (1e-6, 1e-6), "rest": (1e-6, 1e-6), "begun": (20.0, 20.0)}
+    time = 1 + np.arange(300) / 20
+    for power in (0.5, 1.0, 2.5):
+        grown = exponential_smoothing.Growth(endless=1.0, power=(power, power), **still)
+        values = grown.generate(rng(), 200, 300).astype(np.float64)
+        up = values[:, -1] > values[:, 0]
+        assert np.mean(up) == pytest.approx(0.8, abs=0.08)
+        steps = np.where(up[:, None], 1, -1) * np.diff(values, axis=1)
+        by_hand = np.diff(time**power) * 20 / power
+        np.testing.assert_allclose(steps, np.tile(by_hand, (200, 1)), rtol=0.01)

@@ -20,6 +20,7 @@ from timemoe_jax.models.decoding import decode_uncached
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.model import TimeMoe
 from timemoe_jax.models.time_moe.published import TimeMoeFormat
+from timemoe_jax.nn import copies
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training.config import RunConfig, TrainConfig
 from timemoe_jax.training.start import start_or_resume
@@ -34,7 +35,7 @@ PATCHED = dataclasses.replace(
     asinh=True,
 )
 FAMILY = family_of(PATCHED)
-COPYING = dataclasses.replace(PATCHED, asinh=False, copy_lags=16)
+COPYING = dataclasses.replace(PATCHED, asinh=False, copy_lags=16, anchored=True)
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def model(config: TimeMoeConfig = PATCHED) -> TimeMoe:
     if config.copy_lags:
         flat = dict(nnx.to_flat_state(params))
         for path in flat:
-            if path[0] in ("copy_embed", "copy_heads"):
+            if path[0] in ("copy_embed", "copy_heads", "anchor_heads"):
                 drawn = jax.random.normal(jax.random.key(2), flat[path].shape)
                 flat[path] = flat[path].replace(0.1 * drawn)
         params = nnx.from_flat_state(list(flat.items()))
@@ -188,7 +189,7 @@ def test_a_run_goes_on_with_shorter_patches(tmp_path):
 
 def test_a_run_goes_on_with_copies_that_say_nothing_yet(tmp_path):
     """The parameters that read them start at 0."""
-    plain = dataclasses.replace(COPYING, copy_lags=0)
+    plain = dataclasses.replace(COPYING, copy_lags=0, anchored=False)
     save_model(tmp_path / "plain", plain, create_params(plain, 1))
     run = RunConfig(
         model=COPYING,
@@ -203,9 +204,31 @@ def test_a_run_goes_on_with_copies_that_say_nothing_yet(tmp_path):
     np.testing.assert_allclose(said, outputs(plain)(x, mask), rtol=1e-4, atol=1e-5)
 
 
+def test_a_forecast_begins_from_its_anchors_by_factors_that_fade():
+    """With factors that are biases alone: of the last value, and of what a copy missed it by."""
+    flat = dict(nnx.to_flat_state(create_params(COPYING, 1)))
+    without = nnx.merge(abstract_model(COPYING)[0], nnx.from_flat_state(list(flat.items())))
+    path = ("anchor_heads", "8", "bias")
+    fades = (1.0, 4.0, 16.0, 64.0, 256.0, np.inf)
+    weights = jnp.zeros((2, 6)).at[0, 5].set(0.5).at[1, 1].set(2.0)
+    flat[path] = flat[path].replace(weights.reshape(-1))
+    anchored = nnx.merge(abstract_model(COPYING)[0], nnx.from_flat_state(list(flat.items())))
+    x, mask = contexts(24)
+    mask[0, -1] = False
+    found = copies.find(jnp.asarray(x), jnp.asarray(mask), None, 4, 16)
+    said, before = (
+        m(jnp.asarray(x), jnp.asarray(mask)).predictions[8] for m in (anchored, without)
+    )
+    last, missed = np.moveaxis(np.asarray(found.anchors), -1, 0)
+    np.testing.assert_array_equal(last[:, -1], [x[0, -2], x[1, -1], x[2, -1]])
+    added = 0.5 * last[..., None] + 2 * missed[..., None] * np.exp(-np.arange(8) / fades[1])
+    np.testing.assert_allclose(said - before, added, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"anchored": True}, "anchored is True, but copy_lags is 0"),
         ({"copy_lags": 16}, "copy_lags is 16; it must be 0, or a multiple of a patch_size"),
         ({"asinh": False, "copy_lags": 6}, "copy_lags is 6"),
         (

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from timemoe_jax.nn import copies
 
@@ -29,7 +30,7 @@ def found(x, mask, segments=None) -> copies.Copies:
     return copies.find(jnp.array(x), jnp.array(mask), given, PATCH, LONGEST)
 
 
-def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least) -> int:
+def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least, drifts: bool) -> int:
     """By hand: the lag whose copies had the least mean squared error over 48 steps."""
     squares: dict[int, float] = {}
     counts: dict[int, int] = {}
@@ -37,8 +38,11 @@ def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least) -> int:
     for lag in range(1, LONGEST + 1):
         known = [i for i in range(max(lag, pairs_from), x.size) if mask[i] and mask[i - lag]]
         counts[lag] = len(known)
-        apart = [(float(x[i]) - float(x[i - lag])) ** 2 for i in known]
-        squares[lag], whole = sum(min(d, 4.0) for d in apart), whole + sum(apart)
+        apart = np.array([float(x[i]) - float(x[i - lag]) for i in known])
+        whole += np.sum(apart**2)
+        apart = np.clip(apart, -2, 2)
+        grown = drift_of(apart, lag) if drifts else 0.0
+        squares[lag] = np.sum((apart - grown) ** 2)
     average = whole / max(1, sum(counts.values()))
     error = {lag: (squares[lag] + 4 * average) / (counts[lag] + 4) for lag in squares}
     scores = {}
@@ -51,6 +55,14 @@ def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least) -> int:
     return min(scores, key=scores.__getitem__) if scores else 1
 
 
+def drift_of(apart: np.ndarray, lag: int) -> float:
+    """The mean difference, less so the less it exceeds twice its variance."""
+    if apart.size <= lag or not apart.mean():
+        return 0.0
+    certain = 1 - 2 * apart.var() / ((apart.size / lag - 1) * apart.mean() ** 2)
+    return max(0.0, certain) * apart.mean()
+
+
 def test_the_lags_are_those_that_would_have_forecast_best():
     x, mask = (a[:, :POINTS] for a in rows())
     lags = np.asarray(found(x, mask).lags)
@@ -58,8 +70,8 @@ def test_the_lags_are_those_that_would_have_forecast_best():
         end = PATCH * (n + 1)
         for i in range(3):
             seen = x[i, :end], mask[i, :end]
-            assert lags[0, i, n] == best_lag(*seen, 0, lambda lag: max(8, lag)), (n, i)
-            assert lags[1, i, n] == best_lag(*seen, end - 32, lambda lag: 24), (n, i)
+            assert lags[0, i, n] == best_lag(*seen, 0, lambda lag: max(8, lag), True), (n, i)
+            assert lags[1, i, n] == best_lag(*seen, end - 32, lambda lag: 24, False), (n, i)
     np.testing.assert_array_equal(lags[0, :2, -1], (30, 72))
 
 
@@ -81,6 +93,43 @@ def test_copies_are_of_the_last_cycle():
         np.testing.assert_allclose(row[:2], np.tile((t[-1] + 1 + np.arange(48)) % cycle, (2, 1)))
 
 
+def test_a_season_is_found_in_what_grows_and_goes_on_growing():
+    """The first copy of a line with a season is the line, with the season, for a cycle."""
+    t = np.arange(192 + 24)
+    season = np.random.default_rng(2).normal(size=12)[t % 12]
+    x = (season + 0.02 * t)[None].astype(np.float32)
+    seen = found(x[:, :192], np.ones((1, 192), bool))
+    assert seen.lags[0, 0, -1] == 12
+    assert float(seen.drift[0, -1]) == pytest.approx(0.24, abs=1e-4)
+    said = np.asarray(seen.at(24, last=True))[0, 0]
+    # Of 16 cycles: what grows fades by a share of 1 - 16 (1 - exp(-1 / 16)) in the first one.
+    grown = 16 * (1 - np.exp(-np.repeat([1, 2], 12) / 16))
+    np.testing.assert_allclose(said[0], x[0, 180:192].tolist() * 2 + 0.24 * grown, atol=1e-4)
+    np.testing.assert_allclose(said[1], x[0, 180:192].tolist() * 2 - np.float32(0.36), atol=1e-4)
+
+
+def test_noise_and_a_random_walk_hardly_drift():
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(200, 64)).astype(np.float32)
+    walks = np.cumsum(noise, axis=1)
+    walks = (walks - walks.mean(1, keepdims=True)) / walks.std(1, keepdims=True)
+    for x, share in ((noise, 0.1), (walks, 0.35)):
+        drift = np.asarray(found(x, np.ones(x.shape, bool)).drift)[:, -1]
+        assert np.mean(drift != 0) < share
+
+
+def test_anchors_are_the_last_value_and_what_a_copy_missed_it_by():
+    """Also of a patch whose last points are missing; of an empty one they are 0."""
+    t = np.arange(64)
+    x = (t % 10 + 0.5 * (t == 63) + 0.25 * (t == 44)).astype(np.float32)[None]
+    mask = np.ones(x.shape, bool)
+    mask[0, 45:48] = mask[0, 24:32] = False
+    anchors = np.asarray(found(np.where(mask, x, 1e6), mask).anchors)[0]
+    np.testing.assert_allclose(anchors[-1], (3.5, 0.5), atol=1e-3)
+    np.testing.assert_allclose(anchors[5], (4.25, 0.25), atol=1e-3)
+    np.testing.assert_array_equal(anchors[3], (0, 0))
+
+
 def test_a_missing_point_is_copied_from_another_cycle():
     x = (np.arange(64) % 8).astype(np.float32)[None]
     mask = np.ones(x.shape, bool)
@@ -91,6 +140,7 @@ def test_a_missing_point_is_copied_from_another_cycle():
     nothing = found(junk, np.zeros(mask.shape, bool))
     np.testing.assert_array_equal(nothing.at(16), 0)
     np.testing.assert_array_equal(nothing.clues, 0)
+    np.testing.assert_array_equal(nothing.drift, 0)
 
 
 def test_series_packed_into_a_row_know_nothing_of_each_other():
@@ -100,8 +150,10 @@ def test_series_packed_into_a_row_know_nothing_of_each_other():
     packed, alone = found(x, mask, of), found(x[:, half:], mask[:, half:])
     later = half // PATCH
     np.testing.assert_array_equal(packed.lags[:, :, later:], alone.lags)
+    # Sums up to a point less those up to another are rounded otherwise; so is the drift of copies.
     np.testing.assert_allclose(packed.clues[:, later:], alone.clues, atol=1e-4)
-    np.testing.assert_allclose(packed.at(40)[:, later:], alone.at(40), atol=1e-6)
+    np.testing.assert_allclose(packed.at(40)[:, later:, :1], alone.at(40)[:, :, :1], atol=1e-4)
+    np.testing.assert_allclose(packed.at(40)[:, later:, 1:], alone.at(40)[:, :, 1:], atol=1e-6)
 
 
 def test_a_position_knows_nothing_of_what_comes_after_it():

@@ -1,14 +1,15 @@
-"""The mean of the parameters of several checkpoints of a run.
+"""The mean of the parameters of several checkpoints of a run, or of several runs.
 
 Weight averaging (arXiv 1803.05407, Section 3.2): the mean of points along a run lies nearer to the
 middle of the flat region that the run has come to than any of them. Nothing else has to be fitted
-anew, since the norms of a model keep no running statistics.
+anew, since the norms of a model keep no running statistics. So it is with runs that went on from
+the same weights (arXiv 2203.05482).
 """
 
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from timemoe_jax.checkpoints.checksums import weights_digest
 from timemoe_jax.checkpoints.load import LoadedModel, load_model
 from timemoe_jax.checkpoints.step import as_path, list_steps
 from timemoe_jax.checkpoints.store import CHECKPOINTS
-from timemoe_jax.checkpoints.trees import flatten
+from timemoe_jax.checkpoints.trees import flatten, unflatten
 from timemoe_jax.errors import CheckpointError, ConfigError
 from timemoe_jax.models.base import ModelConfig, family_of
 
@@ -89,6 +90,38 @@ def load_average(path: str | os.PathLike[str], last: int) -> Averaged:
     return Averaged(dataclasses.replace(newest[0], params=params, digest=digest), steps)
 
 
+def load_mean(paths: Sequence[str | os.PathLike[str]]) -> LoadedModel:
+    """Loads the mean of several models, such as runs that went on from the same weights.
+
+    The answer is the last one in all but its parameters. Parameters of a part that another one
+    lacks, and that say nothing where they are 0, count as 0 (`Family.silent_fields`).
+
+    Raises:
+      CheckpointError: one cannot be loaded, or they are of different models.
+    """
+    models = [load_model(path) for path in paths]
+    last = models[-1]
+    wanted = flatten(last.params)
+
+    def states() -> Iterable[nnx.State]:
+        for model in models:
+            _check_same_model(model, last, _lacking(model.config, last.config))
+            held = flatten(model.params)
+            filled = {name: held.get(name, np.zeros(a.shape)) for name, a in wanted.items()}
+            yield unflatten(last.params, filled)
+
+    params = average_params(states())
+    names = ", ".join(model.source for model in models)
+    digest = weights_digest(params)
+    return dataclasses.replace(last, params=params, digest=digest, source=names, step=None)
+
+
+def _lacking(config: ModelConfig, last: ModelConfig) -> tuple[str, ...]:
+    """The silent parts that the last model has, and another one lacks."""
+    silent = family_of(last).silent_fields
+    return tuple(n for n in silent if getattr(last, n) and not getattr(config, n, False))
+
+
 def _check_shapes(
     index: int, sums: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
 ) -> None:
@@ -101,14 +134,14 @@ def _check_shapes(
             )
 
 
-def _check_same_model(one: LoadedModel, other: LoadedModel) -> None:
+def _check_same_model(one: LoadedModel, other: LoadedModel, but: Sequence[str] = ()) -> None:
     before, after = _architecture(one.config), _architecture(other.config)
-    differing = [name for name in before if before[name] != after[name]]
+    differing = [name for name in before if before[name] != after.get(name) and name not in but]
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{other.source} and {one.source} are of different models, which have no mean: {name} "
-            f"is {after[name]!r} and {before[name]!r}"
+            f"is {after.get(name)!r} and {before[name]!r}"
         )
 
 

@@ -108,7 +108,11 @@ COMMANDS = (
         "write a small trained model as a folder of few files with checksums",
         _bundle,
         (
-            argument("source", metavar="RUN", help="a run's workdir, or another checkpoint"),
+            argument(
+                "source",
+                metavar="RUN",
+                help="a run's workdir, or another checkpoint; several with commas: their mean",
+            ),
             argument("dest", metavar="FOLDER", help=_NEW_FOLDER),
             argument(
                 "--average", type=int, default=1, metavar="N", help="of the last N checkpoints"

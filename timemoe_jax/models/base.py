@@ -206,6 +206,8 @@ class Family:
     free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context", "mirrored")
     # Parts that a trained model may be given: its point forecasts stay the same.
     addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
+    # Those of them whose parameters say nothing where they are 0.
+    silent_fields: ClassVar[tuple[str, ...]] = ()
     # Those under which parameters of another value are made to fit: see `converted`.
     convertible_fields: ClassVar[tuple[str, ...]] = ()
     # Parameters by their dotted paths: those of routed experts, those that are computed in float32
@@ -220,7 +222,7 @@ class Family:
     parts: ClassVar[Mapping[str, str]] = {
         "attention": r"(^|\.)attention\.",
         "shared": r"(^|\.)(shared\.|ffn\.(gate|up|down)\.)",
-        "heads": r"(^|\.)(quantile_|copy_)?heads\.",
+        "heads": r"(^|\.)(quantile_|copy_|anchor_)?heads\.",
         "router": r"(^|\.)router\.",
     }
 

@@ -4,8 +4,10 @@ What recurs is forecast well by what came a cycle ago. A small transformer learn
 training by heart, and takes very long to learn to look for others. Here the lag is found by
 computation: the one whose copies would have forecast best so far, by their squared errors. There
 are two such lags at each position: of all that was seen, as seasonal naive has it, and of its last
-points alone, as context parroting does (arXiv 2505.11349). The model reads the copies beside its
-patches, and its heads may add them to what they say.
+points alone, as context parroting does (arXiv 2505.11349). What differs from one cycle to the next
+by the same amount all along grows: the last cycle of the first lag goes on with it, as a random
+walk with drift does. The model reads the copies beside its patches, and its heads may add them to
+what they say.
 
 Nothing here has parameters, nor a gradient.
 """
@@ -20,14 +22,16 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from timemoe_jax.nn import COPY_RECENT
 
+ANCHORS = 2  # numbers that forecasts may begin from
 COPIES = 3  # of the best lag its last cycle, and the mean of the last ones; of the recent lag
 AHEAD = 48  # steps over which a lag is judged, and of a copy that are embedded
 _CYCLES = 4  # that are averaged
 _PRIOR = 4.0  # pairs of average difference that are added to those of each lag
 _LEAST = 8  # pairs that a lag must have
-# Of a squared difference, in variances of the context: beyond it a single outlier would decide
+# Of a difference, in deviations of the context: beyond it a single outlier would decide
 # which lags are good, those that do not compare it with anything.
-_MOST = 4.0
+_MOST = 2.0
+_DOUBT = 2.0  # variances of a drift that it must exceed
 _FAR = 1e6  # the score of a lag that has too few
 
 
@@ -36,8 +40,11 @@ class Copies(NamedTuple):
 
     x: Float[Array, "B T"]  # NaN where a point is missing
     lags: Int[Array, "2 B N"]
+    drift: Float[Array, "B N"]  # what the first lag grows by
     begins: Int[Array, "B N"]  # the first point of the series of a position
     clues: Float[Array, "B N K"]  # how well the lags did, and where they failed last
+    # The last value of each patch, and by how much the first lag missed it; 0 of an empty patch.
+    anchors: Float[Array, "B N A"]
 
     def at(self, horizon: int, last: bool = False) -> Float[Array, "B N C P"]:
         """The C copies of the next `horizon` values, 0 where there are none; `last`: N is 1."""
@@ -48,11 +55,15 @@ class Copies(NamedTuple):
         best, recent = (_sources(ends, lag, horizon) for lag in lags)
         back = [best - k * lags[0][..., None] for k in range(_CYCLES)]
         values = self._values(jnp.stack([*back, recent], axis=1), begins)
+        # A drift fades after as many cycles as were seen of it.
+        seen = (ends - begins)[..., None] / lags[0][..., None]
+        ago = jnp.arange(horizon) // lags[0][..., None] + 1
+        grown = seen * -jnp.expm1(-ago / seen) * self.drift[:, cut, None]
         cycles = values[:_CYCLES]
         known = ~jnp.isnan(cycles)
         total = jnp.sum(jnp.where(known, cycles, 0), axis=0)
         mean = total / jnp.maximum(jnp.sum(known, axis=0), 1)
-        ones = (cycles[0], mean, values[-1])
+        ones = (cycles[0] + grown, mean, values[-1])
         return jnp.stack([jnp.where(jnp.isnan(one), mean, one) for one in ones], axis=2)
 
     def _values(
@@ -90,12 +101,13 @@ def find(
     row = jnp.where(mask, x, jnp.nan)
     first, begins = _beginnings(x, segments, patch)
     found, naive = _search(row, segments, first, begins, patch, longest)
-    lags = found.lag.swapaxes(1, 2)
-    clues = [
-        _clues(_Found(*(a[i] for a in found)), naive[i], row, segments, patch)
-        for i in range(len(lags))
-    ]
-    return Copies(row, lags, begins, jnp.concatenate(clues, axis=-1))
+    lags, drift = found.lag.swapaxes(1, 2), found.drift.swapaxes(1, 2)
+    every = [_Found(*(a[i] for a in found)) for i in range(len(lags))]
+    missed = [_missed(one, row, segments, patch) for one in every]
+    clues = [_clues(*of_lag) for of_lag in zip(every, naive, missed, strict=True)]
+    values = row.reshape(missed[0].shape)
+    anchors = jnp.stack([_last(values), _last(missed[0])], axis=-1)
+    return Copies(row, lags, drift[0], begins, jnp.concatenate(clues, axis=-1), anchors)
 
 
 def number_of_clues(patch: int) -> int:
@@ -130,6 +142,7 @@ class _Found(NamedTuple):
     score: Float[Array, "*K N B"]
     lag: Int[Array, "*K N B"]
     pairs: Float[Array, "*K N B"]
+    drift: Float[Array, "*K N B"]
 
 
 class _Kept(NamedTuple):
@@ -137,6 +150,7 @@ class _Kept(NamedTuple):
 
     error: Float[Array, "R 2 N B"]
     pairs: Float[Array, "R 2 N B"]
+    drift: Float[Array, "R 2 N B"]
     enough: Bool[Array, "R 2 N B"]
 
 
@@ -151,40 +165,70 @@ def _search(
     """Judges one lag after the other, so that what is computed of each stays in a cache.
 
     The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps, of
-    which none counts more than `_MOST`. A step of more than a lag is copied from several lags back,
-    so that a short lag has the errors of its multiples, and these are kept until all are known. The
-    batch is the last axis, along which a processor computes several series at once. Also returns
-    the score of the last value.
+    which none counts more than `_MOST` squared. A step of more than a lag is copied from several
+    lags back, so that a short lag has the errors of its multiples, and these are kept until all are
+    known. The batch is the last axis, along which a processor computes several series at once. Also
+    returns the score of the last value.
     """
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)
 
-    def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array]:
-        squares, pairs = sums_of(lag)
+    def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array, Array]:
+        squares, apart, pairs = sums_of(lag)
+        drift, spared = _drift(squares[0], apart, pairs[0], lag)
+        squares = squares.at[0].add(-spared)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
         # Of all points a lag counts that was seen twice.
         least = jnp.stack([jnp.maximum(_LEAST, lag), jnp.full((), COPY_RECENT * 3 // 4)])
-        return error, pairs, pairs >= least[:, None, None]
+        drift = jnp.stack([drift, jnp.zeros_like(drift)])
+        return error, pairs, drift, pairs >= least[:, None, None]
 
     reach, short = min(2 * AHEAD - 1, longest), min(AHEAD - 1, longest)
 
     def step(lag: Int[Array, ""], state: tuple[_Found, _Kept]) -> tuple[_Found, _Kept]:
         best, kept = state
-        error, pairs, enough = judge(lag)
+        error, pairs, drift, enough = judged = judge(lag)
         # Beyond those that are kept it is the last place that is written to.
         at = jnp.minimum(lag - 1, reach)
-        kept = _Kept(*(a.at[at].set(v) for a, v in zip(kept, (error, pairs, enough), strict=True)))
+        kept = _Kept(*(a.at[at].set(v) for a, v in zip(kept, judged, strict=True)))
         wins = enough & (error < best.score) & (lag > short)
-        lags = jnp.full_like(best.lag, lag)
-        return _Found(*map(jnp.where, [wins] * 3, (error, lags, pairs), best)), kept
+        found = _Found(error, jnp.full_like(best.lag, lag), pairs, drift)
+        return _better(wins, found, best), kept
 
     shape = average.shape
-    none = _Found(jnp.full(shape, _FAR), jnp.ones(shape, jnp.int32), jnp.zeros(shape))
+    nothing = jnp.zeros(shape)
+    none = _Found(jnp.full(shape, _FAR), jnp.ones(shape, jnp.int32), nothing, nothing)
     room = jnp.zeros((reach + 1, *shape))
-    best, kept = jax.lax.fori_loop(1, longest + 1, step, (none, _Kept(room, room, room > 0)))
+    start = none, _Kept(room, room, room, room > 0)
+    best, kept = jax.lax.fori_loop(1, longest + 1, step, start)
     near, naive = _best_short(_Kept(*(a[:reach] for a in kept)), short)
-    wins = (near.score < _FAR) & (near.score <= best.score)
-    return _Found(*map(jnp.where, [wins] * 3, near, best)), naive
+    return _better((near.score < _FAR) & (near.score <= best.score), near, best), naive
+
+
+def _better(wins: Bool[Array, "2 N B"], found: _Found, best: _Found) -> _Found:
+    """What was found where it wins, else the best so far."""
+    return _Found(*(jnp.where(wins, *pair) for pair in zip(found, best, strict=True)))
+
+
+def _drift(
+    squares: Float[Array, "N B"],
+    apart: Float[Array, "N B"],
+    pairs: Float[Array, "N B"],
+    lag: Int[Array, ""],
+) -> tuple[Float[Array, "N B"], Float[Array, "N B"]]:
+    """What a series grows by in a lag, and how much less its squared differences are with it.
+
+    The mean difference m, of variance v, is drawn towards 0 as James and Stein do: by the factor
+    1 - `_DOUBT` v / ((n - 1) m²), of at least 0. Of pairs that overlap only n = pairs / lag say
+    anything new.
+    """
+    mean = apart / jnp.maximum(pairs, 1)
+    power = jnp.square(mean)
+    variance = jnp.maximum(squares / jnp.maximum(pairs, 1) - power, 0)
+    free = jnp.maximum(pairs / lag - 1, 1e-3)
+    certain = 1 - _DOUBT * variance / jnp.maximum(free * power, 1e-9)
+    factor = jnp.maximum(certain, 0)
+    return factor * mean, (2 - factor) * factor * power * pairs
 
 
 def _best_short(kept: _Kept, short: int) -> tuple[_Found, Float[Array, "2 N B"]]:
@@ -197,8 +241,10 @@ def _best_short(kept: _Kept, short: int) -> tuple[_Found, Float[Array, "2 N B"]]
     score = jnp.min(scores, axis=0)
     lags = jnp.arange(1, short + 1)[:, None, None, None]
     lag = jnp.min(jnp.where(scores == score, lags, short), axis=0)
-    pairs = jnp.take_along_axis(kept.pairs, lag[None] - 1, axis=0)[0]
-    return _Found(score, lag, pairs), scores[0]
+    pairs, drift = (
+        jnp.take_along_axis(a, lag[None] - 1, axis=0)[0] for a in (kept.pairs, kept.drift)
+    )
+    return _Found(score, lag, pairs, drift), scores[0]
 
 
 def _multiples(short: int, reach: int) -> Float[np.ndarray, "S R"]:
@@ -214,11 +260,14 @@ def _sums(
     first: Int[Array, "B N"] | None,
     patch: int,
     longest: int,
-) -> Callable[[Int[Array, ""]], tuple[Float[Array, "2 N B"], Float[Array, "2 N B"]]]:
+) -> Callable[
+    [Int[Array, ""]],
+    tuple[Float[Array, "2 N B"], Float[Array, "N B"], Float[Array, "2 N B"]],
+]:
     """A function of a lag: sums of squared differences of points so far apart, and how many.
 
-    Up to each position, of all points of its series, and of its last ones. Both points are observed
-    and of that series.
+    Up to each position, of all points of its series, and of its last ones; between them the sum of
+    the differences themselves, of all points. Both points are observed and of that series.
     """
     up_to = _up_to(first, row.shape[1] // patch, patch)
     now = row.T
@@ -228,13 +277,13 @@ def _sums(
         now = jnp.where(of == mine, now, jnp.nan)
         past_of = jnp.pad(of, ((longest, 0), (0, 0)))
 
-    def sums(lag: Int[Array, ""]) -> tuple[Array, Array]:
+    def sums(lag: Int[Array, ""]) -> tuple[Array, Array, Array]:
         apart = now - jax.lax.dynamic_slice_in_dim(past, longest - lag, len(now))
         both = ~jnp.isnan(apart)
         if segments is not None:
             both &= jax.lax.dynamic_slice_in_dim(past_of, longest - lag, len(now)) == mine
-        square = jnp.minimum(jnp.square(apart), _MOST)
-        return up_to(jnp.where(both, square, 0)), up_to(both.astype(row.dtype))
+        apart = jnp.where(both, jnp.clip(apart, -_MOST, _MOST), 0)
+        return up_to(jnp.square(apart)), up_to(apart)[0], up_to(both.astype(row.dtype))
 
     return sums
 
@@ -298,28 +347,43 @@ def _totals(a: Float[Array, "*K T"], patch: int) -> Float[Array, "*K T+1"]:
     return jnp.pad(total, [(0, 0)] * (a.ndim - 1) + [(1, 0)])
 
 
-def _clues(
+def _missed(
     found: _Found,
-    naive: Float[Array, "N B"],
     row: Float[Array, "B T"],
     segments: Int[Array, "B T"] | None,
     patch: int,
+) -> Float[Array, "B N P"]:
+    """In the patch of each position what came less what a lag copied there; NaN where unknown."""
+    lag, drift = (jnp.repeat(a.T, patch, axis=1) for a in (found.lag, found.drift))
+    places = jnp.arange(row.shape[1]) - lag
+
+    def past(a: Shaped[Array, "B T"]) -> Shaped[Array, "B T"]:
+        return jnp.take_along_axis(a, jnp.maximum(places, 0), axis=1)
+
+    missed = jnp.where(places >= 0, row - past(row) - drift, jnp.nan)
+    if segments is not None:
+        mine = _of_patches(segments, patch)
+        missed = jnp.where((segments == mine) & (past(segments) == mine), missed, jnp.nan)
+    return missed.reshape(*found.lag.T.shape, patch)
+
+
+def _last(values: Float[Array, "B N P"]) -> Float[Array, "B N"]:
+    """The last number of each patch, 0 where there is none."""
+    known = ~jnp.isnan(values)
+    size = values.shape[-1]
+    at = jnp.max(jnp.where(known, jnp.arange(size), 0), axis=-1, keepdims=True)
+    return jnp.nan_to_num(jnp.take_along_axis(values, at, axis=-1)[..., 0])
+
+
+def _clues(
+    found: _Found, naive: Float[Array, "N B"], missed: Float[Array, "B N P"]
 ) -> Float[Array, "B N K"]:
     """What tells how far a copy is to be believed; 0 where there is none.
 
     Its score and that of the last value, its length and its pairs, and in the last patch what came
     less what was copied.
     """
-    score, lag, pairs, naive = (a.T for a in (*found, naive))
-    places = jnp.arange(row.shape[1]) - jnp.repeat(lag, patch, axis=1)
-
-    def past(a: Shaped[Array, "B T"]) -> Shaped[Array, "B T"]:
-        return jnp.take_along_axis(a, jnp.maximum(places, 0), axis=1)
-
-    missed = jnp.where(places >= 0, row - past(row), jnp.nan)
-    if segments is not None:
-        mine = _of_patches(segments, patch)
-        missed = jnp.where((segments == mine) & (past(segments) == mine), missed, jnp.nan)
+    score, lag, pairs, naive = (a.T for a in (found.score, found.lag, found.pairs, naive))
     numbers = [
         jnp.log(jnp.minimum(score, 100.0) + 1e-3),
         jnp.log(jnp.minimum(naive, 100.0) + 1e-3),
@@ -327,6 +391,5 @@ def _clues(
         jnp.log1p(pairs) / 5,
         jnp.ones(score.shape),
     ]
-    of_patches = jnp.nan_to_num(missed).reshape(*lag.shape, patch)
-    told = jnp.concatenate([jnp.stack(numbers, axis=-1), of_patches], axis=-1)
+    told = jnp.concatenate([jnp.stack(numbers, axis=-1), jnp.nan_to_num(missed)], axis=-1)
     return jnp.where(score[..., None] < _FAR, told, 0)

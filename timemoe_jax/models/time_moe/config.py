@@ -52,6 +52,10 @@ class TimeMoeConfig(ModelConfig):
     # The longest lag, in points, whose copies of the past are offered to the model: see nn.copies;
     # 0: none, as published. For patches, and a model without heads of points.
     copy_lags: int = 0
+    # Whether a model with copy_lags may begin a forecast from the last value itself, and from how a
+    # copy missed it, by factors that fade over the horizon; not published either. Without them a
+    # model has to carry the last value through all its layers, and is less exact about it.
+    anchored: bool = False
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
     # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
     segment_lengths: tuple[int, ...] = ()
@@ -165,6 +169,10 @@ class TimeMoeConfig(ModelConfig):
 
     def _check_copies(self) -> None:
         require_not_negative(self, "copy_lags")
+        require(
+            not self.anchored or self.copy_lags > 0,
+            "anchored is True, but copy_lags is 0; a model begins from what its copies missed",
+        )
         size, fits = self.patch_size, not (self.point_heads or self.asinh)
         require(
             not self.copy_lags or (size > 1 and self.copy_lags % size == 0 and fits),

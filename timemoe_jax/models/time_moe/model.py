@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -34,6 +35,8 @@ from timemoe_jax.runtime import partitioning
 
 # Beyond it asinh(value) is no value of a series; sinh of it is 2e8 deviations.
 _FARTHEST = 20.0
+# Steps after which e-times less is left of what a forecast begins from.
+_FADES = (1, 4, 16, 64, 256, np.inf)
 
 
 class Block(nnx.Module):
@@ -177,6 +180,14 @@ class TimeMoe(Heads):
                 for p in config.horizon_lengths
             }
         )
+        if config.anchored:
+            factors = copies.ANCHORS * len(_FADES)
+            self.anchor_heads = nnx.Dict(
+                {
+                    str(p): Linear(size, factors, init=none, dtype=dtype, use_bias=True, rngs=rngs)
+                    for p in config.horizon_lengths
+                }
+            )
 
     def __call__(
         self,
@@ -219,14 +230,25 @@ class TimeMoe(Heads):
         """Of a model with `copy_lags` also the copies that the states end with, times factors."""
         if not self.config.copy_lags:
             return super().raw_quantiles(hidden, horizon)
-        size = self.config.hidden_size
-        state, copied = hidden[..., :size], hidden[..., size:]
+        size, anchors = self.config.hidden_size, copies.ANCHORS
+        state, copied = hidden[..., :size], hidden[..., size:-anchors]
         copied = copied.reshape(*hidden.shape[:-1], copies.COPIES, -1)[..., :horizon]
         factors = self.copy_heads[str(horizon)](state).astype(jnp.float32)
         factors = factors.reshape(*hidden.shape[:-1], copies.COPIES, -1)
         factors = jnp.repeat(factors, self.config.patch_size, axis=-1)
         added = jnp.sum(factors * copied, axis=-2)
+        if self.config.anchored:
+            added += self._anchored(state, hidden[..., -anchors:], horizon)
         return super().raw_quantiles(state, horizon) + added[..., None]
+
+    def _anchored(
+        self, state: Float[Array, "*N D"], anchors: Float[Array, "*N A"], horizon: int
+    ) -> Float[Array, "*N P"]:
+        """The anchors by factors, each a sum of such as fade over a number of steps."""
+        read = self.anchor_heads[str(horizon)](state).astype(jnp.float32)
+        weights = read.reshape(*state.shape[:-1], copies.ANCHORS, -1)
+        fading = jnp.exp(-jnp.arange(horizon) / np.array(_FADES, np.float32)[:, None])
+        return jnp.sum(anchors[..., None] * weights, axis=-2) @ fading
 
     def with_copies(
         self, hidden: Float[Array, "B N D"], found: copies.Copies | None, last: bool = False
@@ -236,7 +258,8 @@ class TimeMoe(Heads):
             return hidden
         copied = found.at(self.config.horizon_lengths[-1], last)
         flat = copied.reshape(*copied.shape[:2], -1)
-        return jnp.concatenate([hidden.astype(jnp.float32), flat], axis=-1)
+        anchors = found.anchors[:, -1:] if last else found.anchors
+        return jnp.concatenate([hidden.astype(jnp.float32), flat, anchors], axis=-1)
 
     def tokens(
         self,

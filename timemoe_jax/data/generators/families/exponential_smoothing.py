@@ -78,7 +78,8 @@ class Growth(Generator):
 
     The logarithm of the level is a random walk with a rate of growth. The rate of some series holds
     until it is drawn anew, which nothing announces; that of the others changes all the time. A
-    season multiplies the level, or is added, and a shock may move it for good.
+    season multiplies the level, or is added, and a shock may move it for good. Some series are none
+    of this: they grow by a power of time without an end, and all else is in proportion to that.
     """
 
     citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
@@ -96,8 +97,48 @@ class Growth(Generator):
     noise: Bounds = (0.003, 0.2)  # deviation of noise
     persistence: Bounds = (0.0, 0.95)  # its autocorrelation from point to point
     shock: float = 0.3  # deviation of a lasting shock, of which some series have a few
+    endless: float = 0.3  # the share of series that grow without an end
+    power: Bounds = (0.5, 2.5)  # of time, by which they grow
+    begun: Bounds = (10.0, 1000.0)  # points before the first that their time begins
+    falling: float = 0.2  # the share of them that decline
+    walk: Bounds = (0.03, 10.0)  # deviation of the steps of their random walk, in their growth
+    rest: Bounds = (0.03, 30.0)  # deviations of their noise and season, in their growth
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        endless = rng.random((count, 1)) < self.endless
+        period = rng.choice(self.seasons, count)
+        season = self._season(rng, period, length) * (period > 1)[:, None]
+        coefficient = uniform(rng, self.persistence, count)
+        noise = autoregression(rng, coefficient, length)
+        onward = self._onward(rng, season, noise)
+        return np.where(endless, onward, self._bounded(rng, season, noise))
+
+    def _onward(
+        self,
+        rng: Rng,
+        season: Float64[np.ndarray, "count length"],
+        noise: Float64[np.ndarray, "count length"],
+    ) -> Float64[np.ndarray, "count length"]:
+        """Series whose growth is that of a power of time."""
+        count, length = season.shape
+        begun = log_uniform(rng, self.begun, count, 1)
+        time, power = 1 + np.arange(length) / begun, uniform(rng, self.power, count, 1)
+        rate = time ** (power - 1)
+        steps = log_uniform(rng, self.walk, count, 1) * rng.standard_normal((count, length))
+        rest = log_uniform(rng, self.rest, count, 1) * noise
+        rest += log_uniform(rng, self.rest, count, 1) * season
+        trend = begun * time**power / power
+        trend *= np.where(rng.random((count, 1)) < self.falling, -1, 1)
+        return trend + np.cumsum(rate * steps, axis=1) + rate * rest
+
+    def _bounded(
+        self,
+        rng: Rng,
+        season: Float64[np.ndarray, "count length"],
+        noise: Float64[np.ndarray, "count length"],
+    ) -> Float64[np.ndarray, "count length"]:
+        """Series whose level comes back."""
+        count, length = season.shape
         steps = log_uniform(rng, self.wander, count, 1) * rng.standard_normal((count, length))
         level = np.cumsum(self._rate(rng, count, length) + steps, axis=1)
         level += rng.normal(0.0, 1.0, (count, 1))
@@ -105,11 +146,8 @@ class Growth(Generator):
         struck &= rng.random((count, 1)) < 0.3
         level += np.cumsum(struck * rng.normal(0.0, self.shock, (count, length)), axis=1)
         level = 2 / np.pi * self.range * np.arcsin(np.sin(np.pi / 2 * level / self.range))
-        period = rng.choice(self.seasons, count)
-        season = log_uniform(rng, self.swing, count, 1) * self._season(rng, period, length)
-        season *= (period > 1)[:, None]
-        coefficient = uniform(rng, self.persistence, count)
-        noise = log_uniform(rng, self.noise, count, 1) * autoregression(rng, coefficient, length)
+        season = log_uniform(rng, self.swing, count, 1) * season
+        noise = log_uniform(rng, self.noise, count, 1) * noise
         multiplied = np.exp(level + season + noise)
         return np.where(rng.random((count, 1)) < 0.6, multiplied, level + season + noise)
 
