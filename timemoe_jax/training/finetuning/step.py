@@ -17,6 +17,7 @@ from timemoe_jax.models.base import ModelConfig, family_of
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
 from timemoe_jax.training.finetuning.config import FinetuneConfig
+from timemoe_jax.training.finetuning.start import loss_of
 from timemoe_jax.training.finetuning.trainable import Parts, assemble, rules_of
 from timemoe_jax.training.objective import Batch, LossParts, Metrics, make_loss
 from timemoe_jax.training.optimizer import make_optimizer
@@ -55,7 +56,7 @@ def run_config(
             variates=variates,
         ),
         loss=LossConfig(
-            kind=config.loss,
+            kind=loss_of(model, config),
             huber_delta=config.huber_delta,
             horizon=config.horizon,
             max_steps_per_position=0 if model.quantile_levels else _STEPS_PER_POSITION,

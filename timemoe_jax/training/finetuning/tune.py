@@ -37,7 +37,7 @@ from timemoe_jax.training.finetuning.config import FinetuneConfig, FinetuneRunCo
 from timemoe_jax.training.finetuning.loop import DIVERGED, FinetuneLoop, History, read_history
 from timemoe_jax.training.finetuning.report import Plan, TuningReport
 from timemoe_jax.training.finetuning.search import lower_rate, search_rate
-from timemoe_jax.training.finetuning.start import Start, context_of, loss_of, optimizer_of
+from timemoe_jax.training.finetuning.start import Start, context_of, optimizer_of
 from timemoe_jax.training.finetuning.step import Update, compile_update, run_config
 from timemoe_jax.training.finetuning.trainable import (
     Parts,
@@ -165,7 +165,6 @@ class _Session:
         quiet: bool,
     ) -> "_Session":
         """Looks at everything that can be wrong, compiles the update, and says what it will do."""
-        config = dataclasses.replace(config, loss=loss_of(start.config, config))
         family = family_of(start.config)
         model = family.mixed(start.config, config.mixing, config.covariates, config.known_variates)
         data = split_in_time(source, config, context_of(start.config, config), family.joint)

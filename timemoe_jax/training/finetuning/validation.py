@@ -14,6 +14,7 @@ from timemoe_jax.models.base import ModelConfig, abstract_model, family_of
 from timemoe_jax.models.decoding import decode_as
 from timemoe_jax.runtime import partitioning
 from timemoe_jax.training.finetuning.config import FinetuneConfig
+from timemoe_jax.training.finetuning.start import loss_of
 from timemoe_jax.training.finetuning.trainable import assemble
 from timemoe_jax.training.finetuning.windows import Validation
 
@@ -99,7 +100,7 @@ class Validator:
     ):
         self._windows, self._config, self._mesh = windows, config, mesh
         self._start: list[np.ndarray] | None = None  # errors of each forecast
-        self._levels = model.quantile_levels if config.loss == "pinball" else ()
+        self._levels = model.quantile_levels if loss_of(model, config) == "pinball" else ()
         parts = int(np.prod([mesh.shape[axis] for axis in partitioning.BATCH]))
         rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
         self._rows = -(-rows // parts) * parts
