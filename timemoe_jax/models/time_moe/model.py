@@ -253,7 +253,7 @@ class TimeMoe(Heads):
     def with_copies(
         self, hidden: Float[Array, "B N D"], found: copies.Copies | None, last: bool = False
     ) -> Float[Array, "B N H"]:
-        """States as the heads read them: of a model with `copy_lags` they end with its copies."""
+        """States as the heads read them: with `copy_lags` they end with copies and anchors."""
         if found is None:
             return hidden
         copied = found.at(self.config.horizon_lengths[-1], last)
