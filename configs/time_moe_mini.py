@@ -191,7 +191,7 @@ def get_config(run: str = "sixth") -> ml_collections.ConfigDict:
         config.train.keep_checkpoints = 4
         config.train.eval_every = 0
         config.train.eval_batches = 16
-        runs = (_first, _second, _third, _fourth, _fifth, _sixth)
+        runs = (_first, _second, _third, _fourth, _fifth, _sixth, _seventh)
         {each.__name__[1:]: each for each in runs}[run](config)
     return config
 
@@ -267,3 +267,13 @@ def _sixth(config: ml_collections.ConfigDict) -> None:
     config.optimizer.learning_rate = 8e-4
     config.optimizer.decay_steps = 570
     config.train.num_steps = 600
+
+
+def _seventh(config: ml_collections.ConfigDict) -> None:
+    """Forecasts weighed by how exact they have been, and what the sun does."""
+    _fifth(config)
+    config.model.weighed = True
+    families = FAMILIES.format(components=4, growth=6, ets=4, chaos=1.5)
+    config.data.synthetic_families = f"{families},recurrence:6,daylight:2"
+    config.optimizer.decay_steps = 3550
+    config.train.num_steps = 3600

@@ -57,6 +57,14 @@ def test_lorenz_stays_on_its_attractor_and_close_starts_part():
     assert np.median(gap[900:]) > 1
 
 
+def test_half_of_the_orbits_are_observed_without_noise():
+    generator = chaos.Chaos(noise=(0.3, 0.3), weights=(1.0, 1.0, 0.0), lorenz_step=(0.01, 0.01))
+    values = generator.generate(np.random.default_rng(0), 60, 300).astype(np.float64)
+    rough = np.abs(np.diff(values, 4, axis=1)).mean(axis=1) / values.std(axis=1)
+    assert 0.3 < np.mean(rough > 0.5) < 0.7
+    assert 0.3 < np.mean(rough < 0.2) < 0.7
+
+
 def test_mackey_glass_follows_a_reference_of_a_small_step():
     """Euler's method with 64 * 40 steps per delay, from the same constant past."""
     delay, start, fine = 17.0, 0.9, 40

@@ -413,6 +413,24 @@ def test_a_tide_is_a_sum_of_as_many_sines_as_are_drawn():
     assert np.all(np.abs(factor) <= 2)
 
 
+def test_days_are_dark_for_a_part_and_as_long_as_they_are_drawn():
+    """Without clouds, dim days and noise a day is that of a formula; with them it is not above."""
+    clear = {"dim": (0.0, 0.0), "clouds": (0.0, 0.0), "noise": (1e-9, 1e-9)}
+    fixed = {"days": (48,), "period": (48.0, 48.0), "horizon": (0.3, 0.3), "power": (1.0, 1.0)}
+    clean = waves.Daylight(**clear, **fixed).generate(rng(), 200, 480)
+    # A year moves what is dark by 0.3 at most.
+    dark = np.mean(clean < 1e-6, axis=1)
+    shares = np.arccos([0.6, 0.0]) / np.pi
+    assert (1 - shares[1] - 0.03 < dark).all()
+    assert (dark < 1 - shares[0] + 0.03).all()
+    assert (np.abs(clean[:, 48:] - clean[:, :-48]).max(axis=1) < 0.02).all()
+    cloudy = waves.Daylight(noise=(1e-9, 1e-9), **fixed).generate(rng(), 200, 480)
+    assert cloudy.min() > -1e-6
+    assert cloudy.max() <= 1.0
+    dimmed = cloudy.reshape(200, 10, 48).sum(2).std(1) / cloudy.sum(1)
+    assert np.mean(dimmed > 0.01) > 0.7
+
+
 def test_what_recurs_comes_again_after_a_period_or_a_week_of_them():
     """Without noise, drift and fading; of lengths that the calendar does not know, too."""
     still = {"noise": (1e-9, 1e-9), "drift": (1e-9, 1e-9), "fading": (1e-9, 1e-9), "whole": 1.0}

@@ -35,7 +35,8 @@ PATCHED = dataclasses.replace(
     asinh=True,
 )
 FAMILY = family_of(PATCHED)
-COPYING = dataclasses.replace(PATCHED, asinh=False, copy_lags=16, anchored=True)
+COPYING = dataclasses.replace(PATCHED, asinh=False, copy_lags=16, anchored=True, weighed=True)
+UNWEIGHED = dataclasses.replace(COPYING, weighed=False)
 
 
 @functools.cache
@@ -45,7 +46,7 @@ def model(config: TimeMoeConfig = PATCHED) -> TimeMoe:
     if config.copy_lags:
         flat = dict(nnx.to_flat_state(params))
         for path in flat:
-            if path[0] in ("copy_embed", "copy_heads", "anchor_heads"):
+            if path[0] in ("copy_embed", "copy_heads", "anchor_heads", "weigh_heads"):
                 drawn = jax.random.normal(jax.random.key(2), flat[path].shape)
                 flat[path] = flat[path].replace(0.1 * drawn)
         params = nnx.from_flat_state(list(flat.items()))
@@ -189,30 +190,30 @@ def test_a_run_goes_on_with_shorter_patches(tmp_path):
 
 def test_a_run_goes_on_with_copies_that_say_nothing_yet(tmp_path):
     """The parameters that read them start at 0."""
-    plain = dataclasses.replace(COPYING, copy_lags=0, anchored=False)
+    plain = dataclasses.replace(UNWEIGHED, copy_lags=0, anchored=False)
     save_model(tmp_path / "plain", plain, create_params(plain, 1))
     run = RunConfig(
-        model=COPYING,
+        model=UNWEIGHED,
         data=DataConfig(synthetic_sequences=5, synthetic_length=60, length=16, future=16),
         train=TrainConfig(init_from=str(tmp_path / "plain")),
     )
     mesh = partitioning.make_mesh(run.mesh, jax.devices()[:1])
     params = start_or_resume(run, mesh, Checkpoints(tmp_path / "run"), batches=None).params
     x, mask = contexts(24)
-    started = nnx.merge(abstract_model(COPYING)[0], params)
+    started = nnx.merge(abstract_model(UNWEIGHED)[0], params)
     said = started(jnp.asarray(x), jnp.asarray(mask)).predictions[8]
     np.testing.assert_allclose(said, outputs(plain)(x, mask), rtol=1e-4, atol=1e-5)
 
 
 def test_a_forecast_begins_from_its_anchors_by_factors_that_fade():
     """With factors that are biases alone: of the last value, and of what a copy missed it by."""
-    flat = dict(nnx.to_flat_state(create_params(COPYING, 1)))
-    without = nnx.merge(abstract_model(COPYING)[0], nnx.from_flat_state(list(flat.items())))
+    flat = dict(nnx.to_flat_state(create_params(UNWEIGHED, 1)))
+    without = nnx.merge(abstract_model(UNWEIGHED)[0], nnx.from_flat_state(list(flat.items())))
     path = ("anchor_heads", "8", "bias")
     fades = (1.0, 4.0, 16.0, 64.0, 256.0, np.inf)
     weights = jnp.zeros((2, 6)).at[0, 5].set(0.5).at[1, 1].set(2.0)
     flat[path] = flat[path].replace(weights.reshape(-1))
-    anchored = nnx.merge(abstract_model(COPYING)[0], nnx.from_flat_state(list(flat.items())))
+    anchored = nnx.merge(abstract_model(UNWEIGHED)[0], nnx.from_flat_state(list(flat.items())))
     x, mask = contexts(24)
     mask[0, -1] = False
     found = copies.find(jnp.asarray(x), jnp.asarray(mask), None, 4, 16)
@@ -225,9 +226,31 @@ def test_a_forecast_begins_from_its_anchors_by_factors_that_fade():
     np.testing.assert_allclose(said - before, added, atol=1e-5)
 
 
+def test_a_weighed_model_goes_on_with_what_never_changed():
+    """A model of random weights, whatever it says, stays near a level and a night that is dark."""
+    t = np.arange(64)
+    days = np.where(t % 16 < 8, 0.0, 2.0 + 0.1 * np.random.default_rng(1).normal(size=64))
+    x = np.stack([np.full(64, 0.3), days]).astype(np.float32)
+    mask = np.ones(x.shape, bool)
+    params = create_params(COPYING, 1)
+    said, unsaid = (
+        nnx.merge(abstract_model(config)[0], given)(jnp.asarray(x), jnp.asarray(mask))
+        for config, given in ((COPYING, params), (UNWEIGHED, without(params, "weigh_heads")))
+    )
+    np.testing.assert_allclose(said.predictions[8][0, -1], 0.3, atol=0.02)
+    off, far_off = (np.abs(np.asarray(m.predictions[8])[1, -1]).mean() for m in (said, unsaid))
+    assert off < 0.35 * far_off
+
+
+def without(params, name: str):
+    flat = {path: v for path, v in nnx.to_flat_state(params) if path[0] != name}
+    return nnx.from_flat_state(list(flat.items()))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"weighed": True}, "weighed is True, but copy_lags is 0"),
         ({"anchored": True}, "anchored is True, but copy_lags is 0"),
         ({"copy_lags": 16}, "copy_lags is 16; it must be 0, or a multiple of a patch_size"),
         ({"asinh": False, "copy_lags": 6}, "copy_lags is 6"),

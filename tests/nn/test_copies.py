@@ -31,7 +31,10 @@ def found(x, mask, segments=None) -> copies.Copies:
 
 
 def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least, drifts: bool) -> int:
-    """By hand: the lag whose copies had the least mean squared error over 48 steps."""
+    """By hand: the lag whose copies had the least mean squared error over 48 steps.
+
+    A lag that is e times as long must be better by a percent.
+    """
     squares: dict[int, float] = {}
     counts: dict[int, int] = {}
     whole = 0.0
@@ -51,7 +54,7 @@ def best_lag(x: np.ndarray, mask: np.ndarray, pairs_from: int, least, drifts: bo
             continue
         multiples = [(step // lag + 1) * lag for step in range(48)]
         judged = [m for m in multiples if m <= LONGEST and counts[m] >= least(m)]
-        scores[lag] = np.mean([error[m] for m in judged])
+        scores[lag] = np.mean([error[m] for m in judged]) * (1 + 0.01 * np.log(lag))
     return min(scores, key=scores.__getitem__) if scores else 1
 
 
@@ -130,6 +133,45 @@ def test_anchors_are_the_last_value_and_what_a_copy_missed_it_by():
     np.testing.assert_array_equal(anchors[3], (0, 0))
 
 
+def test_how_exact_the_last_value_has_been_is_known_of_each_number_of_steps():
+    """The mean squared change, and for a tenth of the mean one of all over its square number."""
+    x, mask = (a[:, :POINTS] for a in rows())
+    seen = found(x, mask)
+    assert seen.changes.shape == (3, POINTS // PATCH, copies.kept_lags(LONGEST))
+    walk = x[2].astype(np.float64)
+    for lag in (1, 5, 40):
+        apart = np.clip(walk[lag:] - walk[:-lag], -2, 2)
+        assert float(seen.changes[2, -1, lag - 1]) == pytest.approx(np.mean(apart**2), rel=1e-2)
+
+
+def test_a_phase_at_which_all_cycles_are_alike_is_known():
+    """Of a day of 24 points whose nights are dark, and whose noons wander."""
+    t = np.arange(192)
+    bright = 1 + 0.1 * np.random.default_rng(4).normal(size=8).cumsum()[t // 24]
+    x = (bright * np.maximum(np.sin(2 * np.pi * t / 24), 0)).astype(np.float32)[None]
+    seen = found(x, np.ones(x.shape, bool))
+    assert seen.lags[0, 0, -1] == 24
+    _, apart = seen.ahead(48, last=True)
+    dark = np.tile(np.arange(24) > 12, 2)
+    noons = x[0, 6::24][-4:]
+    by_hand = (np.sum(np.diff(noons) ** 2) + (0.01 + 2 / 24**2) * seen.scores[0, -1]) / 3.0135
+    np.testing.assert_allclose(apart[0, 0, [6, 30]], by_hand, rtol=1e-3)
+    assert (np.asarray(apart)[0, 0, dark] < 0.01 * float(seen.scores[0, -1])).all()
+
+
+def test_a_match_is_exact_where_something_happens_and_says_nothing_where_nothing_does():
+    """What came back after 100 points, and a line that is level for its last 64 points."""
+    rng = np.random.default_rng(5)
+    piece = rng.normal(size=100).cumsum() / 5
+    back = np.concatenate([piece, piece[:92]])
+    level = np.concatenate([piece, rng.normal(size=28), np.zeros(64)])
+    x = np.stack([back, level]).astype(np.float32)
+    seen = found(x, np.ones(x.shape, bool))
+    assert float(seen.spans[0, -1]) == 100
+    assert float(seen.matches[0, -1]) < 1e-3
+    assert float(seen.matches[1, -1]) > 0.05
+
+
 def test_a_missing_point_is_copied_from_another_cycle():
     x = (np.arange(64) % 8).astype(np.float32)[None]
     mask = np.ones(x.shape, bool)
@@ -141,6 +183,8 @@ def test_a_missing_point_is_copied_from_another_cycle():
     np.testing.assert_array_equal(nothing.at(16), 0)
     np.testing.assert_array_equal(nothing.clues, 0)
     np.testing.assert_array_equal(nothing.drift, 0)
+    assert np.isfinite(nothing.ahead(16)[1]).all()
+    assert (np.asarray(nothing.matches) > 1e3).all()
 
 
 def test_series_packed_into_a_row_know_nothing_of_each_other():
@@ -154,6 +198,8 @@ def test_series_packed_into_a_row_know_nothing_of_each_other():
     np.testing.assert_allclose(packed.clues[:, later:], alone.clues, atol=1e-4)
     np.testing.assert_allclose(packed.at(40)[:, later:, :1], alone.at(40)[:, :, :1], atol=1e-4)
     np.testing.assert_allclose(packed.at(40)[:, later:, 1:], alone.at(40)[:, :, 1:], atol=1e-6)
+    np.testing.assert_allclose(packed.changes[:, later:], alone.changes, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(packed.ahead(40)[1][:, later:], alone.ahead(40)[1], rtol=1e-3)
 
 
 def test_a_position_knows_nothing_of_what_comes_after_it():
@@ -163,4 +209,7 @@ def test_a_position_knows_nothing_of_what_comes_after_it():
     one, other = found(x, mask), found(moved, mask)
     np.testing.assert_array_equal(one.lags[:, :, :16], other.lags[:, :, :16])
     np.testing.assert_array_equal(one.at(60)[:, :16], other.at(60)[:, :16])
+    np.testing.assert_array_equal(one.ahead(60)[1][:, :16], other.ahead(60)[1][:, :16])
+    np.testing.assert_array_equal(one.changes[:, :16], other.changes[:, :16])
+    np.testing.assert_array_equal(one.matches[:, :16], other.matches[:, :16])
     assert (np.asarray(one.at(60)) != np.asarray(other.at(60)))[:, 17:].any()

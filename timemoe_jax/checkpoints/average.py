@@ -94,7 +94,7 @@ def load_mean(paths: Sequence[str | os.PathLike[str]]) -> LoadedModel:
     """Loads the mean of several models, such as runs that went on from the same weights.
 
     The answer is the last one in all but its parameters. Parameters of a part that another one
-    lacks, and that say nothing where they are 0, count as 0 (`Family.silent_fields`).
+    lacks, and that start at 0, count as 0 (`Family.silent_fields`).
 
     Raises:
       CheckpointError: one cannot be loaded, or they are of different models.

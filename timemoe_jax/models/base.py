@@ -204,9 +204,9 @@ class Family:
     compute_fields: ClassVar[tuple[str, ...]] = ("dtype",)
     # Those under which a run may go on from parameters of another value, besides.
     free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context", "mirrored")
-    # Parts that a trained model may be given: its point forecasts stay the same.
+    # Parts that a trained model may be given: its point forecasts stay the same, or nearly so.
     addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
-    # Those of them whose parameters say nothing where they are 0.
+    # Those of them whose parameters start at 0, so that a model without them has zeros there.
     silent_fields: ClassVar[tuple[str, ...]] = ()
     # Those under which parameters of another value are made to fit: see `converted`.
     convertible_fields: ClassVar[tuple[str, ...]] = ()
@@ -222,7 +222,7 @@ class Family:
     parts: ClassVar[Mapping[str, str]] = {
         "attention": r"(^|\.)attention\.",
         "shared": r"(^|\.)(shared\.|ffn\.(gate|up|down)\.)",
-        "heads": r"(^|\.)(quantile_|copy_|anchor_)?heads\.",
+        "heads": r"(^|\.)(quantile_|copy_|anchor_|weigh_)?heads\.",
         "router": r"(^|\.)router\.",
     }
 

@@ -33,6 +33,10 @@ _LEAST = 8  # pairs that a lag must have
 _MOST = 2.0
 _DOUBT = 2.0  # variances of a drift that it must exceed
 _FAR = 1e6  # the score of a lag that has too few
+# By how much a lag must be better than one that is e-times shorter, whose copies are more recent.
+_LONGER = 0.01
+_STILL = 1e-3  # of the mean squared change: a stretch that changes less is still
+_SLIGHT = 0.1  # average differences, over how many there are, that are added to those of an error
 
 
 class Copies(NamedTuple):
@@ -45,9 +49,20 @@ class Copies(NamedTuple):
     clues: Float[Array, "B N K"]  # how well the lags did, and where they failed last
     # The last value of each patch, and by how much the first lag missed it; 0 of an empty patch.
     anchors: Float[Array, "B N A"]
+    scores: Float[Array, "B N"]  # of the first lag
+    # Mean squares: of the changes over 1, 2, ... R points, and of what the recent lag missed.
+    changes: Float[Array, "B N R"]
+    matches: Float[Array, "B N"]
+    spans: Float[Array, "B N"]  # the recent lag itself
 
     def at(self, horizon: int, last: bool = False) -> Float[Array, "B N C P"]:
         """The C copies of the next `horizon` values, 0 where there are none; `last`: N is 1."""
+        return self.ahead(horizon, last)[0]
+
+    def ahead(
+        self, horizon: int, last: bool = False
+    ) -> tuple[Float[Array, "B N C P"], Float[Array, "B N P"]]:
+        """As `at`, and the mean square by which the last cycles of the first lag differed there."""
         cut = slice(-1, None) if last else slice(None)
         lags, begins = self.lags[:, :, cut], self.begins[:, cut]
         patch = self.x.shape[1] // self.lags.shape[2]
@@ -64,7 +79,14 @@ class Copies(NamedTuple):
         total = jnp.sum(jnp.where(known, cycles, 0), axis=0)
         mean = total / jnp.maximum(jnp.sum(known, axis=0), 1)
         ones = (cycles[0] + grown, mean, values[-1])
-        return jnp.stack([jnp.where(jnp.isnan(one), mean, one) for one in ones], axis=2)
+        copied = jnp.stack([jnp.where(jnp.isnan(one), mean, one) for one in ones], axis=2)
+        apart = cycles[:-1] - cycles[1:]
+        pairs = jnp.sum(~jnp.isnan(apart), axis=0)
+        # That of a whole cycle counts little, but for short ones: a few points that are alike by
+        # chance are no cycle.
+        prior = 0.01 + 2 / jnp.square(lags[0][..., None].astype(jnp.float32))
+        squares = jnp.nansum(jnp.square(apart), axis=0) + prior * self.scores[:, cut, None]
+        return copied, squares / (pairs + prior)
 
     def _values(
         self, points: Int[Array, "B S N P"], begins: Int[Array, "B N"]
@@ -100,19 +122,35 @@ def find(
     x = jax.lax.stop_gradient(x.astype(jnp.float32))
     row = jnp.where(mask, x, jnp.nan)
     first, begins = _beginnings(x, segments, patch)
-    found, naive = _search(row, segments, first, begins, patch, longest)
+    found, naive, changes = _search(row, segments, first, begins, patch, longest)
     lags, drift = found.lag.swapaxes(1, 2), found.drift.swapaxes(1, 2)
     every = [_Found(*(a[i] for a in found)) for i in range(len(lags))]
     missed = [_missed(one, row, segments, patch) for one in every]
-    clues = [_clues(*of_lag) for of_lag in zip(every, naive, missed, strict=True)]
+    told = [_clues(*of_lag) for of_lag in zip(every, naive, missed, strict=True)]
     values = row.reshape(missed[0].shape)
     anchors = jnp.stack([_last(values), _last(missed[0])], axis=-1)
-    return Copies(row, lags, drift[0], begins, jnp.concatenate(clues, axis=-1), anchors)
+    return Copies(
+        x=row,
+        lags=lags,
+        drift=drift[0],
+        begins=begins,
+        clues=jnp.concatenate(told, axis=-1),
+        anchors=anchors,
+        scores=found.score[0].T,
+        changes=changes.T,
+        matches=found.exact[1].T,
+        spans=lags[1].astype(x.dtype),
+    )
 
 
 def number_of_clues(patch: int) -> int:
     """How many clues a position has."""
     return 2 * (5 + patch)
+
+
+def kept_lags(longest: int) -> int:
+    """How many changes are known of each position: R."""
+    return min(2 * AHEAD - 1, longest)
 
 
 def _beginnings(
@@ -143,6 +181,7 @@ class _Found(NamedTuple):
     lag: Int[Array, "*K N B"]
     pairs: Float[Array, "*K N B"]
     drift: Float[Array, "*K N B"]
+    exact: Float[Array, "*K N B"]  # its mean squared error as it is, over its own points
 
 
 class _Kept(NamedTuple):
@@ -151,6 +190,7 @@ class _Kept(NamedTuple):
     error: Float[Array, "R 2 N B"]
     pairs: Float[Array, "R 2 N B"]
     drift: Float[Array, "R 2 N B"]
+    exact: Float[Array, "R 2 N B"]
     enough: Bool[Array, "R 2 N B"]
 
 
@@ -161,48 +201,58 @@ def _search(
     begins: Int[Array, "B N"],
     patch: int,
     longest: int,
-) -> tuple[_Found, Float[Array, "2 N B"]]:
+) -> tuple[_Found, Float[Array, "2 N B"], Float[Array, "R N B"]]:
     """Judges one lag after the other, so that what is computed of each stays in a cache.
 
     The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps, of
     which none counts more than `_MOST` squared. A step of more than a lag is copied from several
     lags back, so that a short lag has the errors of its multiples, and these are kept until all are
     known. The batch is the last axis, along which a processor computes several series at once. Also
-    returns the score of the last value.
+    returns the score of the last value, and the mean squared changes over the lags that are kept.
     """
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)
 
-    def judge(lag: Int[Array, ""]) -> tuple[Array, Array, Array, Array]:
+    def judge(lag: Int[Array, ""]) -> _Kept:
         squares, apart, pairs = sums_of(lag)
+        number = jnp.maximum(pairs, _SLIGHT)
+        exact = (squares + _SLIGHT * average / number) / number
         drift, spared = _drift(squares[0], apart, pairs[0], lag)
         squares = squares.at[0].add(-spared)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
         # Of all points a lag counts that was seen twice.
         least = jnp.stack([jnp.maximum(_LEAST, lag), jnp.full((), COPY_RECENT * 3 // 4)])
         drift = jnp.stack([drift, jnp.zeros_like(drift)])
-        return error, pairs, drift, pairs >= least[:, None, None]
+        return _Kept(error, pairs, drift, exact, pairs >= least[:, None, None])
 
-    reach, short = min(2 * AHEAD - 1, longest), min(AHEAD - 1, longest)
+    reach, short = kept_lags(longest), min(AHEAD - 1, longest)
 
     def step(lag: Int[Array, ""], state: tuple[_Found, _Kept]) -> tuple[_Found, _Kept]:
         best, kept = state
-        error, pairs, drift, enough = judged = judge(lag)
+        judged = judge(lag)
         # Beyond those that are kept it is the last place that is written to.
         at = jnp.minimum(lag - 1, reach)
         kept = _Kept(*(a.at[at].set(v) for a, v in zip(kept, judged, strict=True)))
-        wins = enough & (error < best.score) & (lag > short)
-        found = _Found(error, jnp.full_like(best.lag, lag), pairs, drift)
+        score = judged.error * (1 + _LONGER * jnp.log(lag))
+        wins = judged.enough & (score < best.score) & (lag > short)
+        of_lag = jnp.full_like(best.lag, lag)
+        found = _Found(score, of_lag, judged.pairs, judged.drift, judged.exact)
         return _better(wins, found, best), kept
 
     shape = average.shape
     nothing = jnp.zeros(shape)
-    none = _Found(jnp.full(shape, _FAR), jnp.ones(shape, jnp.int32), nothing, nothing)
+    far = jnp.full(shape, _FAR)
+    none = _Found(far, jnp.ones(shape, jnp.int32), nothing, nothing, far)
     room = jnp.zeros((reach + 1, *shape))
-    start = none, _Kept(room, room, room, room > 0)
+    start = none, _Kept(room, room, room, room, room > 0)
     best, kept = jax.lax.fori_loop(1, longest + 1, step, start)
-    near, naive = _best_short(_Kept(*(a[:reach] for a in kept)), short)
-    return _better((near.score < _FAR) & (near.score <= best.score), near, best), naive
+    kept = _Kept(*(a[:reach] for a in kept))
+    near, naive = _best_short(kept, short)
+    best = _better((near.score < _FAR) & (near.score <= best.score), near, best)
+    # Where nothing happens all is alike, and a match says nothing.
+    happened = jnp.mean(kept.exact[:COPY_RECENT], axis=0) / jnp.maximum(average, 1e-9)
+    exact = jnp.where(best.score < _FAR, best.exact / (happened + _STILL), _FAR)
+    return best._replace(exact=exact), naive, kept.exact[:, 0]
 
 
 def _better(wins: Bool[Array, "2 N B"], found: _Found, best: _Found) -> _Found:
@@ -237,14 +287,14 @@ def _best_short(kept: _Kept, short: int) -> tuple[_Found, Float[Array, "2 N B"]]
     weight, counted = _multiples(short, reach), kept.enough.astype(jnp.float32)
     both = jnp.stack([kept.error * counted, counted]).reshape(2, reach, -1)
     summed, total = (weight @ both).reshape(2, short, *shape)
-    scores = jnp.where(kept.enough[:short], summed / jnp.maximum(total, 1), _FAR)
-    score = jnp.min(scores, axis=0)
     lags = jnp.arange(1, short + 1)[:, None, None, None]
+    scores = summed / jnp.maximum(total, 1) * (1 + _LONGER * jnp.log(lags))
+    scores = jnp.where(kept.enough[:short], scores, _FAR)
+    score = jnp.min(scores, axis=0)
     lag = jnp.min(jnp.where(scores == score, lags, short), axis=0)
-    pairs, drift = (
-        jnp.take_along_axis(a, lag[None] - 1, axis=0)[0] for a in (kept.pairs, kept.drift)
-    )
-    return _Found(score, lag, pairs, drift), scores[0]
+    of_lag = (kept.pairs, kept.drift, kept.exact)
+    pairs, drift, exact = (jnp.take_along_axis(a, lag[None] - 1, axis=0)[0] for a in of_lag)
+    return _Found(score, lag, pairs, drift, exact), scores[0]
 
 
 def _multiples(short: int, reach: int) -> Float[np.ndarray, "S R"]:

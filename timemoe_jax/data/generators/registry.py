@@ -16,7 +16,7 @@ from timemoe_jax.data.generators.families.gaussian_process import GaussianProces
 from timemoe_jax.data.generators.families.intermittent import Intermittent
 from timemoe_jax.data.generators.families.regimes import Regimes
 from timemoe_jax.data.generators.families.volatility import Volatility
-from timemoe_jax.data.generators.families.waves import Recurrence, Tides
+from timemoe_jax.data.generators.families.waves import Daylight, Recurrence, Tides
 from timemoe_jax.data.generators.generator import Generator
 from timemoe_jax.data.generators.mixup import TSMixup
 from timemoe_jax.data.series_source import SequenceSource
@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, type[Generator]] = {
     "tides": Tides,
     "components": Components,
     "recurrence": Recurrence,
+    "daylight": Daylight,
 }
 MIXUP = "tsmixup"  # takes part where there are real series to mix
 

@@ -56,6 +56,10 @@ class TimeMoeConfig(ModelConfig):
     # copy missed it, by factors that fade over the horizon; not published either. Without them a
     # model has to carry the last value through all its layers, and is less exact about it.
     anchored: bool = False
+    # Whether forecasts of a model with copy_lags are means of its own, of the last value and of the
+    # copies, by how exact they have been; not published either. Without it a model errs by a few
+    # hundredths of a deviation of what is certain: see nn.weighing.
+    weighed: bool = False
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
     # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
     segment_lengths: tuple[int, ...] = ()
@@ -172,6 +176,10 @@ class TimeMoeConfig(ModelConfig):
         require(
             not self.anchored or self.copy_lags > 0,
             "anchored is True, but copy_lags is 0; a model begins from what its copies missed",
+        )
+        require(
+            not self.weighed or self.copy_lags > 0,
+            "weighed is True, but copy_lags is 0; there are no copies to weigh",
         )
         size, fits = self.patch_size, not (self.point_heads or self.asinh)
         require(

@@ -26,8 +26,8 @@ class TimeMoeFamily(Family):
         *("initializer_range", "apply_aux_loss", "router_aux_loss_factor", "segment_lengths"),
         *Family.free_fields,
     )
-    addable_fields = ("router_bias", "quantile_levels", "copy_lags", "anchored")
-    silent_fields = ("copy_lags", "anchored")
+    addable_fields = ("router_bias", "quantile_levels", "copy_lags", "anchored", "weighed")
+    silent_fields = ("copy_lags", "anchored", "weighed")
     convertible_fields = ("patch_size", "rope_theta")
 
     def make(self, config: TimeMoeConfig, rngs: Any) -> Any:

@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from timemoe_jax.models.base import ModelOutput
 from timemoe_jax.models.heads import Heads
+from timemoe_jax.models.time_moe import beside
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.models.time_moe.sharding import RULES
-from timemoe_jax.nn import copies
+from timemoe_jax.nn import copies, weighing
 from timemoe_jax.nn.attention.cache import CacheLayer, KeyValues
 from timemoe_jax.nn.attention.layer import Attention
 from timemoe_jax.nn.experts.layer import SparseMoe
@@ -180,14 +181,20 @@ class TimeMoe(Heads):
                 for p in config.horizon_lengths
             }
         )
-        if config.anchored:
-            factors = copies.ANCHORS * len(_FADES)
-            self.anchor_heads = nnx.Dict(
+
+        def fading(factors: int) -> nnx.Dict:
+            width = factors * len(_FADES)
+            return nnx.Dict(
                 {
-                    str(p): Linear(size, factors, init=none, dtype=dtype, use_bias=True, rngs=rngs)
+                    str(p): Linear(size, width, init=none, dtype=dtype, use_bias=True, rngs=rngs)
                     for p in config.horizon_lengths
                 }
             )
+
+        if config.anchored:
+            self.anchor_heads = fading(copies.ANCHORS)
+        if config.weighed:
+            self.weigh_heads = fading(weighing.FACTORS)
 
     def __call__(
         self,
@@ -224,42 +231,50 @@ class TimeMoe(Heads):
         self, hidden: Float[Array, "*N D"], horizon: int
     ) -> Float[Array, "*N P Q"]:
         """What the heads themselves say: asinh of the quantiles of a model with `asinh`."""
-        return super().quantile_head(hidden, horizon)
+        own = super().quantile_head(hidden, horizon)
+        if not self.config.weighed:
+            return own
+        state, known = beside.split(hidden, self.config, horizon)
+        others = weighing.precise(
+            *(known.copied, known.anchors[..., 0]),
+            *(known.phases, known.changes, known.matches, known.spans),
+        )
+        factors = self._fading(self.weigh_heads, state, horizon)
+        return weighing.weigh(own, others, factors, self.config.quantile_levels)
 
     def raw_quantiles(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
-        """Of a model with `copy_lags` also the copies that the states end with, times factors."""
+        """Of a model with `copy_lags` also the copies behind the states, times factors."""
         if not self.config.copy_lags:
             return super().raw_quantiles(hidden, horizon)
-        size, anchors = self.config.hidden_size, copies.ANCHORS
-        state, copied = hidden[..., :size], hidden[..., size:-anchors]
-        copied = copied.reshape(*hidden.shape[:-1], copies.COPIES, -1)[..., :horizon]
+        state, known = beside.split(hidden, self.config, horizon)
         factors = self.copy_heads[str(horizon)](state).astype(jnp.float32)
         factors = factors.reshape(*hidden.shape[:-1], copies.COPIES, -1)
         factors = jnp.repeat(factors, self.config.patch_size, axis=-1)
-        added = jnp.sum(factors * copied, axis=-2)
+        added = jnp.sum(factors * known.copied, axis=-2)
         if self.config.anchored:
-            added += self._anchored(state, hidden[..., -anchors:], horizon)
+            added += self._anchored(state, known.anchors, horizon)
         return super().raw_quantiles(state, horizon) + added[..., None]
 
     def _anchored(
         self, state: Float[Array, "*N D"], anchors: Float[Array, "*N A"], horizon: int
     ) -> Float[Array, "*N P"]:
         """The anchors by factors, each a sum of such as fade over a number of steps."""
-        read = self.anchor_heads[str(horizon)](state).astype(jnp.float32)
-        weights = read.reshape(*state.shape[:-1], copies.ANCHORS, -1)
+        factors = self._fading(self.anchor_heads, state, horizon)
+        return jnp.sum(anchors[..., None] * factors, axis=-2)
+
+    def _fading(
+        self, heads: nnx.Dict, state: Float[Array, "*N D"], horizon: int
+    ) -> Float[Array, "*N F P"]:
+        """Factors that heads read, each a sum of such as fade over a number of steps."""
+        read = heads[str(horizon)](state).astype(jnp.float32)
         fading = jnp.exp(-jnp.arange(horizon) / np.array(_FADES, np.float32)[:, None])
-        return jnp.sum(anchors[..., None] * weights, axis=-2) @ fading
+        return read.reshape(*state.shape[:-1], -1, len(_FADES)) @ fading
 
     def with_copies(
         self, hidden: Float[Array, "B N D"], found: copies.Copies | None, last: bool = False
     ) -> Float[Array, "B N H"]:
-        """States as the heads read them: with `copy_lags` they end with copies and anchors."""
-        if found is None:
-            return hidden
-        copied = found.at(self.config.horizon_lengths[-1], last)
-        flat = copied.reshape(*copied.shape[:2], -1)
-        anchors = found.anchors[:, -1:] if last else found.anchors
-        return jnp.concatenate([hidden.astype(jnp.float32), flat, anchors], axis=-1)
+        """States as the heads read them: with `copy_lags` what is known of copies follows."""
+        return hidden if found is None else beside.join(hidden, found, self.config, last)
 
     def tokens(
         self,

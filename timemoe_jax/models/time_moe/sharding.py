@@ -22,5 +22,5 @@ RULES: Rules = (
     (r"embed\.(gate|value)$", P()),
     (r"patch_embed\.(inner|outer|skip)\.(kernel|bias)$", P()),
     (r"copy_embed\.(inner|outer|skip)\.(kernel|bias)$", P()),
-    (r"(^|\.)(quantile_|copy_|anchor_)?heads\.\d+\.(kernel|bias)$", P()),
+    (r"(^|\.)(quantile_|copy_|anchor_|weigh_)?heads\.\d+\.(kernel|bias)$", P()),
 )

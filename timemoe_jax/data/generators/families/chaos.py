@@ -44,7 +44,8 @@ class Chaos(Generator):
     rossler_step: Bounds = (0.05, 0.4)  # the same; a turn of Roessler's takes about 6
     mackey_nodes: Bounds = (2, 12)  # time between points, in 64ths of the delay
     delay: Bounds = (17.0, 40.0)  # delay of Mackey-Glass; it is chaotic from about 17 on
-    noise: Bounds = (0.0, 0.05)  # deviation of observation noise, as a share of the series' own
+    # Deviation of observation noise, as a share of the series' own; half of them have none.
+    noise: Bounds = (0.0, 0.05)
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the three systems
 
     def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
@@ -72,6 +73,7 @@ class Chaos(Generator):
             delayed = rows["mackey_glass"]
             values[delayed] = self._mackey_glass(rng, delayed.size, length)
         scale = uniform(rng, self.noise, count, 1) * values.std(axis=1, keepdims=True)
+        scale *= rng.random((count, 1)) < 0.5
         return values + scale * rng.standard_normal((count, length))
 
     def _mackey_glass(

@@ -97,7 +97,7 @@ class Growth(Generator):
     noise: Bounds = (0.003, 0.2)  # deviation of noise
     persistence: Bounds = (0.0, 0.95)  # its autocorrelation from point to point
     shock: float = 0.3  # deviation of a lasting shock, of which some series have a few
-    endless: float = 0.3  # the share of series that grow without an end
+    endless: float = 0.1  # the share of series that grow without an end
     power: Bounds = (0.5, 2.5)  # of time, by which they grow
     begun: Bounds = (10.0, 1000.0)  # points before the first that their time begins
     falling: float = 0.2  # the share of them that decline

@@ -1,4 +1,4 @@
-"""Series that go round: sums of exact frequencies as the tides are, and cycles of any shape.
+"""Series that go round: sums of exact frequencies as the tides are, days, and cycles of any shape.
 
 Other families know the calendar: their days have 24 points, or 48, or 96. A model that is trained
 on these alone learns the lengths by heart, and sees no season where a cycle has another one. In
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
+from scipy.special import ndtr
 
 from timemoe_jax.data.generators.draws import (
     autoregression,
@@ -62,6 +63,46 @@ class Tides(Generator):
         noise = log_uniform(rng, self.noise, count, 1) * (rng.random((count, 1)) < 0.5)
         scale = values.std(axis=1, keepdims=True)
         return values + noise * scale * rng.standard_normal((count, length))
+
+
+@dataclasses.dataclass(frozen=True)
+class Daylight(Generator):
+    """Draws what the sun does: dark for a part of each day, bright in the rest, dimmed by clouds.
+
+    value[t] = max(cos(day angle) - horizon, 0)^power * brightness of the day * clouds[t]
+    """
+
+    citation: ClassVar[str] = "after Duffie and Beckman, Solar Engineering (1980): clear-sky index"
+
+    days: tuple[int, ...] = (24, 48, 96, 144, 288)  # points of a day, of half of the series
+    period: Bounds = (12.0, 300.0)  # of the others; at most half of the series
+    horizon: Bounds = (-0.4, 0.7)  # cosine below which it is dark; a year moves it by up to 0.3
+    power: Bounds = (0.7, 1.8)
+    dim: Bounds = (0.0, 0.95)  # the share of a bright day that a dark one lacks
+    clouds: Bounds = (0.0, 0.95)  # the share that the thickest cloud takes away
+    passing: Bounds = (0.004, 0.3)  # days in which a cloud passes
+    noise: Bounds = (0.001, 0.05)  # deviation of noise of the instrument, of a third of the series
+
+    def _draw(self, rng: Rng, count: int, length: int) -> Float[np.ndarray, " {count} {length}"]:
+        longest = max(self.period[0], min(self.period[1], length / 2))
+        period = log_uniform(rng, (self.period[0], longest), count)
+        known = np.array([d for d in self.days if d <= longest] or [period[0]], np.float64)
+        period = np.where(rng.random(count) < 0.5, rng.choice(known, count), period)
+        day = np.arange(length) / period[:, None] + 1000 * rng.random((count, 1))
+        year = uniform(rng, (0.0, 0.3), count, 1) * np.cos(2 * np.pi * day / 365.25)
+        low = uniform(rng, self.horizon, count, 1) + year
+        sun = np.maximum(np.cos(2 * np.pi * day) - low, 0) ** uniform(rng, self.power, count, 1)
+        # A day is the time around its noon.
+        number = np.round(day).astype(np.int64)
+        number -= number[:, :1]
+        weather = autoregression(rng, uniform(rng, (0.0, 0.8), count), int(number.max()) + 1)
+        dim = uniform(rng, self.dim, count, 1) * np.take_along_axis(ndtr(weather), number, axis=1)
+        persistence = np.exp(-1 / (period * log_uniform(rng, self.passing, count)))
+        cover = ndtr(1.5 * autoregression(rng, persistence, length))
+        bright = (1 - dim) * (1 - uniform(rng, self.clouds, count, 1) * cover)
+        values = sun * bright
+        noise = log_uniform(rng, self.noise, count, 1) * (rng.random((count, 1)) < 0.33)
+        return values + noise * values.std(axis=1, keepdims=True) * rng.standard_normal(sun.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Forecasts weighed by how exact they have been: a model's own, the last value, and copies.
+
+What a network says has an error of a few hundredths of a deviation, whatever it forecasts. Where a
+series hardly changes from one point to the next, or each of its nights is dark, the last value or a
+copy is many times as exact. How exact they have been is known: the mean square of the changes over
+so many points, and of those from cycle to cycle at a phase. Forecasts of independent errors are
+best added in proportion to their precisions, the inverse mean squares (Bates and Granger, 1969);
+factors that the model reads from its state correct that for each of its horizons.
+"""
+
+import statistics
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from timemoe_jax.nn import COPY_RECENT, copies
+
+FORECASTS = 1 + copies.COPIES  # the last value, and the copies
+FACTORS = FORECASTS + 2  # those of the forecasts and of the model, and of what is left to chance
+# The logarithms from which the factors start. What matches the last few points may do so by chance,
+# and what goes on from there goes apart soon; precisions of errors that are not independent are
+# less than their sum.
+_START = np.array([0.0, 0.0, 0.0, -3.0, 0.0, -0.7], np.float32)
+_OWN = 0.05  # deviation of what a model says that it does not know of
+_LEAST = 1e-6  # added to mean squares, so that what never erred can be divided by
+_REACH = 6.0  # the logarithm that a factor may have at most
+
+
+class Precise(NamedTuple):
+    """The forecasts of each position, beside the model's own, and how exact they have been."""
+
+    values: Float[Array, "*N K P"]
+    squares: Float[Array, "*N K P"]
+
+
+def precise(
+    copied: Float[Array, "*N C P"],
+    last: Float[Array, " *N"],
+    phases: Float[Array, "*N P"],
+    changes: Float[Array, "*N R"],
+    matches: Float[Array, " *N"],
+    spans: Float[Array, " *N"],
+) -> Precise:
+    """The last value and the copies, in a row; of more than R points changes are taken as of R."""
+    horizon = copied.shape[-1]
+    known = changes[..., :horizon]
+    beyond = jnp.repeat(known[..., -1:], horizon - known.shape[-1], axis=-1)
+    of_last = jnp.concatenate([known, beyond], axis=-1)
+    # What matches goes apart with each lag further, as a random walk does. A lag within the points
+    # that are compared says no more than that they are alike: as a night is, before the day.
+    of_match = matches[..., None] * (1 + jnp.arange(horizon) / spans[..., None])
+    of_match += jnp.where(spans[..., None] < COPY_RECENT, of_last, 0)
+    constant = jnp.broadcast_to(last[..., None, None], (*last.shape, 1, horizon))
+    return Precise(
+        jnp.concatenate([constant, copied], axis=-2),
+        jnp.stack([of_last, phases, phases, of_match], axis=-2),
+    )
+
+
+def weigh(
+    own: Float[Array, "*N P Q"],
+    beside: Precise,
+    factors: Float[Array, "*N F P"],
+    levels: tuple[float, ...],
+) -> Float[Array, "*N P Q"]:
+    """The mean of quantiles `own` and of the forecasts beside them, by their precisions.
+
+    Args:
+      own: quantiles of the model, which do not decrease from level to level; nor do those returned.
+      beside: the other forecasts.
+      factors: logarithms that are added to those of the precisions: of the forecasts beside, and of
+        the model; the last one is of what the mean itself may err by, of a normal distribution.
+      levels: those of the quantiles.
+    """
+    start = jnp.asarray(_START)[:, None]
+    factors = start + jnp.clip(factors, -_REACH, _REACH)
+    logs = factors[..., :FORECASTS, :] - jnp.log(beside.squares + _LEAST)
+    of_own = factors[..., FORECASTS : FORECASTS + 1, :] - 2 * np.log(_OWN)
+    precisions = jnp.concatenate([logs, of_own], axis=-2)
+    weights = jax.nn.softmax(precisions, axis=-2)
+    deviation = jnp.exp(factors[..., -1, :] - jax.nn.logsumexp(precisions, axis=-2) / 2)
+    normal = np.array([statistics.NormalDist().inv_cdf(level) for level in levels], np.float32)
+    said = jnp.sum(weights[..., :FORECASTS, :] * beside.values, axis=-2)
+    return weights[..., FORECASTS, :, None] * own + said[..., None] + deviation[..., None] * normal
