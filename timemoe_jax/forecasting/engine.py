@@ -180,7 +180,7 @@ class Engine:
         # The window of an encoder slides over what it has forecast: that takes no room in it.
         horizon = 0 if self.family.encoder else horizon
         if context_length is None:
-            context_length = min(limit - horizon, self.config.default_context or limit)
+            context_length = min(limit - horizon, self.config.longest_context or limit)
             if context_length < 1:
                 raise DataError(
                     f"horizon {horizon} leaves no room for a context within "

@@ -124,7 +124,7 @@ class Forecaster(Tunable):
         )
         return (
             f"<Forecaster: {config.family}, {size:,} parameters in {config.dtype}, context at most "
-            f"{config.default_context or config.max_position_embeddings} points, heads of {heads} "
+            f"{config.longest_context or config.max_position_embeddings} points, heads of {heads} "
             f"points{quantiles}>"
         )
 

@@ -95,6 +95,11 @@ class ModelConfig:
         require_choice(self, "forecast_plan", FORECAST_PLANS)
         require_choice(self, "dtype", DTYPES)
 
+    @property
+    def longest_context(self) -> int:
+        """The most points that a forecast reads unless told otherwise; 0: as `default_context`."""
+        return self.default_context
+
     @classmethod
     def class_of(cls, mapping: Any, where: str) -> type["ModelConfig"]:
         """The config class of the family that a mapping names; `from_mapping` asks for it."""

@@ -60,6 +60,10 @@ class TimeMoeConfig(ModelConfig):
     # copies, by how exact they have been; not published either. Without it a model errs by a few
     # hundredths of a deviation of what is certain: see nn.weighing.
     weighed: bool = False
+    # Where there is more history than default_context, a forecast also reads up to so many times as
+    # many points, at a rate so many times slower: see models.time_moe.rates; 1: it does not. For a
+    # model without heads of points.
+    slower: int = 1
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
     # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
     segment_lengths: tuple[int, ...] = ()
@@ -169,6 +173,12 @@ class TimeMoeConfig(ModelConfig):
             f"embedding_range is {self.embedding_range}, but patch_size {self.patch_size}; it is "
             "of the embedding of single points",
         )
+        require_positive(self, "slower")
+        require(
+            self.slower == 1 or (self.default_context > 0 and not self.point_heads),
+            f"slower is {self.slower}, which takes a default_context (it is "
+            f"{self.default_context}) and a model without point_heads",
+        )
         self._check_copies()
 
     def _check_copies(self) -> None:
@@ -192,6 +202,11 @@ class TimeMoeConfig(ModelConfig):
             f"patch_size is {size}, but with copy_lags it must divide {COPY_RECENT}, the points by "
             "which the lag of the recent past is judged",
         )
+
+    @property
+    def longest_context(self) -> int:
+        """As many as are read at the slower rate."""
+        return min(self.default_context * self.slower, self.max_position_embeddings)
 
     @property
     def head_dim(self) -> int:

@@ -1,6 +1,7 @@
 """What Time-MoE gives to the rest of the library."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class TimeMoeFamily(Family):
     free_fields = (
         *INITIALIZATION_FIELDS,
         *("initializer_range", "apply_aux_loss", "router_aux_loss_factor", "segment_lengths"),
+        "slower",
         *Family.free_fields,
     )
     addable_fields = ("router_bias", "quantile_levels", "copy_lags", "anchored", "weighed")
@@ -73,10 +75,14 @@ class TimeMoeFamily(Family):
         return RULES
 
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> Any:
-        """With a key/value cache."""
+        """With a key/value cache; long contexts are read at two rates."""
         from timemoe_jax.models.time_moe.decoding import decode
+        from timemoe_jax.models.time_moe.rates import decode_at_rates
 
-        return decode(model, x, mask, horizon)
+        config = model.config
+        each = functools.partial(decode, model)
+        near = config.default_context
+        return decode_at_rates(each, x, mask, horizon, near, config.slower)
 
     def stride(self, config: TimeMoeConfig) -> int:
         """A position for each patch."""
@@ -119,6 +125,8 @@ class TimeMoeFamily(Family):
         from timemoe_jax.nn import copies
 
         plan = horizon_plan(horizon, config.horizon_lengths, config.forecast_plan)
+        if config.slower > 1:
+            context = min(context, config.default_context)
         context = -(-context // config.patch_size)
         positions = context + sum(plan[:-1]) // config.patch_size
         kv_size = config.num_key_value_heads * config.head_dim

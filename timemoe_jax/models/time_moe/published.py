@@ -28,7 +28,8 @@ _UNPUBLISHED = (
     "family",
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
     "mirrored",
-    *("patch_size", "point_heads", "asinh", "copy_lags", "anchored", "weighed", "segment_lengths"),
+    *("patch_size", "point_heads", "asinh", "copy_lags", "anchored", "weighed", "slower"),
+    "segment_lengths",
     *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.
