@@ -160,6 +160,7 @@ def get_config(run: str = "sixth") -> ml_collections.ConfigDict:
         config.model.quantile_levels = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
         config.model.point_heads = False
         config.model.default_context = 1024
+        config.model.slower = 4
         config.model.initializer_range = 0.05
         config.model.attention_reach = 64
         config.model.dtype = "float32"

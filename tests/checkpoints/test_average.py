@@ -152,6 +152,22 @@ def test_the_mean_of_runs_of_which_one_lacks_a_silent_part(tmp_path):
         make_bundle("one,two", tmp_path / "never", average=2)
 
 
+def test_the_mean_of_a_part_that_is_not_silent_is_of_the_models_that_have_it(tmp_path):
+    """Factors of weighing, which begin at 0 and say something there."""
+    levels = {"point_heads": False, "quantile_levels": (0.1, 0.5, 0.9), "copy_lags": 16}
+    plain = dataclasses.replace(TINY, use_dense=True, patch_size=4, horizon_lengths=(8,), **levels)
+    weighed = dataclasses.replace(plain, weighed=True)
+    for name, config, seed in (("plain", plain, 1), ("one", weighed, 2), ("two", weighed, 3)):
+        params = create_params(config, seed)
+        moved = jax.tree.map(lambda a, seed=seed: a + seed, params)
+        save_model(tmp_path / name, config, moved)
+    mean = load_mean([tmp_path / name for name in ("plain", "one", "two")])
+    found = values(mean.params)
+    # Biases start at 0, so that those of the runs are 2 and 3.
+    np.testing.assert_allclose(found["weigh_heads.8.bias"], 2.5)
+    np.testing.assert_allclose(found["copy_heads.8.bias"], 2.0)
+
+
 def test_what_cannot_be_averaged_is_said(tmp_path):
     save(tmp_path / "two", {step: later(step) for step in (3, 4)})
     with pytest.raises(CheckpointError, match=r"mean of 3 .* holds steps 3, 4; .*keep_checkpoints"):

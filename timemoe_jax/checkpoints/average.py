@@ -9,7 +9,8 @@ the same weights (arXiv 2203.05482).
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -93,21 +94,28 @@ def load_average(path: str | os.PathLike[str], last: int) -> Averaged:
 def load_mean(paths: Sequence[str | os.PathLike[str]]) -> LoadedModel:
     """Loads the mean of several models, such as runs that went on from the same weights.
 
-    The answer is the last one in all but its parameters. Parameters of a part that another one
-    lacks, and that start at 0, count as 0 (`Family.silent_fields`).
+    The answer is the last one in all but its parameters. It may have parts that another one lacks
+    (`Family.addable_fields`): where these say nothing if their parameters are 0, they count as 0
+    (`Family.silent_fields`); of others the mean is that of the models that have them.
 
     Raises:
       CheckpointError: one cannot be loaded, or they are of different models.
     """
     models = [load_model(path) for path in paths]
     last = models[-1]
+    for model in models:
+        _check_same_model(model, last, _lacking(model.config, last.config))
+    held = [flatten(model.params) for model in models]
     wanted = flatten(last.params)
+    lacked = {
+        name: _of_those_that_have(name, a.shape, held, models)
+        for name, a in wanted.items()
+        if not all(name in each for each in held)
+    }
 
     def states() -> Iterable[nnx.State]:
-        for model in models:
-            _check_same_model(model, last, _lacking(model.config, last.config))
-            held = flatten(model.params)
-            filled = {name: held.get(name, np.zeros(a.shape)) for name, a in wanted.items()}
+        for each in held:
+            filled = {name: each[name] if name in each else lacked[name] for name in wanted}
             yield unflatten(last.params, filled)
 
     params = average_params(states())
@@ -117,9 +125,23 @@ def load_mean(paths: Sequence[str | os.PathLike[str]]) -> LoadedModel:
 
 
 def _lacking(config: ModelConfig, last: ModelConfig) -> tuple[str, ...]:
-    """The silent parts that the last model has, and another one lacks."""
-    silent = family_of(last).silent_fields
-    return tuple(n for n in silent if getattr(last, n) and not getattr(config, n, False))
+    """The parts that the last model has, and another one lacks."""
+    parts = family_of(last).addable_fields
+    return tuple(n for n in parts if getattr(last, n) and not getattr(config, n, False))
+
+
+def _of_those_that_have(
+    name: str,
+    shape: tuple[int, ...],
+    held: Sequence[Mapping[str, np.ndarray]],
+    models: Sequence[LoadedModel],
+) -> np.ndarray:
+    """What a parameter counts as in a model that lacks it."""
+    silent = family_of(models[-1].config).silent_fields
+    if any(re.search(names, name) for names in silent.values()):
+        return np.zeros(shape)
+    having = [np.asarray(each[name], np.float64) for each in held if name in each]
+    return np.sum(having, axis=0) / len(having)
 
 
 def _check_shapes(

@@ -211,8 +211,8 @@ class Family:
     free_fields: ClassVar[tuple[str, ...]] = ("forecast_plan", "default_context", "mirrored")
     # Parts that a trained model may be given: its point forecasts stay the same, or nearly so.
     addable_fields: ClassVar[tuple[str, ...]] = ("quantile_levels",)
-    # Those of them whose parameters start at 0, so that a model without them has zeros there.
-    silent_fields: ClassVar[tuple[str, ...]] = ()
+    # Those of them that say nothing where their parameters are 0, with the names of these.
+    silent_fields: ClassVar[Mapping[str, str]] = {}
     # Those under which parameters of another value are made to fit: see `converted`.
     convertible_fields: ClassVar[tuple[str, ...]] = ()
     # Parameters by their dotted paths: those of routed experts, those that are computed in float32

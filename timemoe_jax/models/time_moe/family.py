@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from timemoe_jax.errors import ConfigError
 from timemoe_jax.models.base import Dimension, Family, count_parameters, with_parameters
@@ -29,7 +29,10 @@ class TimeMoeFamily(Family):
         *Family.free_fields,
     )
     addable_fields = ("router_bias", "quantile_levels", "copy_lags", "anchored", "weighed")
-    silent_fields = ("copy_lags", "anchored", "weighed")
+    silent_fields: ClassVar[Mapping[str, str]] = {
+        "copy_lags": r"^copy_(embed|heads)\.",
+        "anchored": r"^anchor_heads\.",
+    }
     convertible_fields = ("patch_size", "rope_theta")
 
     def make(self, config: TimeMoeConfig, rngs: Any) -> Any:
