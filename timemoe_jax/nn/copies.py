@@ -245,7 +245,9 @@ def _search(
     none = _Found(far, jnp.ones(shape, jnp.int32), nothing, nothing, far)
     room = jnp.zeros((reach + 1, *shape))
     start = none, _Kept(room, room, room, room, room > 0)
-    best, kept = jax.lax.fori_loop(1, longest + 1, step, start)
+    # No longer lag has as many pairs as it must have, of all points or of the last ones.
+    last = min(longest, max(reach, len(row[0]) - COPY_RECENT * 3 // 4))
+    best, kept = jax.lax.fori_loop(1, last + 1, step, start)
     kept = _Kept(*(a[:reach] for a in kept))
     near, naive = _best_short(kept, short)
     best = _better((near.score < _FAR) & (near.score <= best.score), near, best)
