@@ -21,7 +21,8 @@ $RUN --workdir=out/mini_4 --config.train.init_from=out/mini_sixth --config.seed=
 timemoe bundle out/mini_3,out/mini_4 out/mini_weighed --dtype float32
 timemoe bundle out/mini_sixth,out/mini_weighed out/mini
 
-Hardware and time: two CPU cores, eight and a half hours in all. docs/mini_lab_book.md has what was tried.
+Hardware and time: two CPU cores, eight and a half hours in all. docs/mini_lab_book.md has what was
+tried.
 """
 
 import ml_collections
