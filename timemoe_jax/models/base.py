@@ -97,7 +97,7 @@ class ModelConfig:
 
     @property
     def longest_context(self) -> int:
-        """The most points that a forecast reads unless told otherwise; 0: as `default_context`."""
+        """The most points read unless told otherwise; 0 as in `default_context`."""
         return self.default_context
 
     @classmethod

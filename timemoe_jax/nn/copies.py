@@ -205,10 +205,11 @@ def _search(
     """Judges one lag after the other, so that what is computed of each stays in a cache.
 
     The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps, of
-    which none counts more than `_MOST` squared. A step of more than a lag is copied from several
-    lags back, so that a short lag has the errors of its multiples, and these are kept until all are
-    known. The batch is the last axis, along which a processor computes several series at once. Also
-    returns the score of the last value, and the mean squared changes over the lags that are kept.
+    which none counts more than `_MOST` squared; that of a longer lag is raised by `_LONGER`. A step
+    of more than a lag is copied from several lags back, so that a short lag has the errors of its
+    multiples, and these are kept until all are known. The batch is the last axis, along which a
+    processor computes several series at once. Also returns the score of the last value, and the
+    mean squared changes over the lags that are kept.
     """
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)

@@ -77,11 +77,11 @@ def weigh(
     """
     start = jnp.asarray(_START)[:, None]
     factors = start + jnp.clip(factors, -_REACH, _REACH)
-    logs = factors[..., :FORECASTS, :] - jnp.log(beside.squares + _LEAST)
+    of_others = factors[..., :FORECASTS, :] - jnp.log(beside.squares + _LEAST)
     of_own = factors[..., FORECASTS : FORECASTS + 1, :] - 2 * np.log(_OWN)
-    precisions = jnp.concatenate([logs, of_own], axis=-2)
-    weights = jax.nn.softmax(precisions, axis=-2)
-    deviation = jnp.exp(factors[..., -1, :] - jax.nn.logsumexp(precisions, axis=-2) / 2)
+    log_precisions = jnp.concatenate([of_others, of_own], axis=-2)
+    weights = jax.nn.softmax(log_precisions, axis=-2)
+    deviation = jnp.exp(factors[..., -1, :] - jax.nn.logsumexp(log_precisions, axis=-2) / 2)
     normal = np.array([statistics.NormalDist().inv_cdf(level) for level in levels], np.float32)
     said = jnp.sum(weights[..., :FORECASTS, :] * beside.values, axis=-2)
     return weights[..., FORECASTS, :, None] * own + said[..., None] + deviation[..., None] * normal

@@ -60,8 +60,8 @@ class TimeMoeConfig(ModelConfig):
     # copies, by how exact they have been; not published either. Without it a model errs by a few
     # hundredths of a deviation of what is certain: see nn.weighing.
     weighed: bool = False
-    # Where there is more history than default_context, a forecast also reads up to so many times as
-    # many points, at a rate so many times slower: see models.time_moe.rates; 1: it does not. For a
+    # Where there are three times default_context points of history, a forecast also reads up to so
+    # many times as many, as means of so many: see models.time_moe.rates; 1: it does not. For a
     # model without heads of points.
     slower: int = 1
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
@@ -205,7 +205,7 @@ class TimeMoeConfig(ModelConfig):
 
     @property
     def longest_context(self) -> int:
-        """As many as are read at the slower rate."""
+        """`slower` times as many as `default_context`, as far as there are positions for them."""
         return min(self.default_context * self.slower, self.max_position_embeddings)
 
     @property
