@@ -150,7 +150,7 @@ FAMILIES = (
 )
 
 
-def get_config(run: str = "seventh") -> ml_collections.ConfigDict:
+def get_config(run: str = "eighth") -> ml_collections.ConfigDict:
     config = time_moe_base.get_config()
     with config.unlocked():
         config.model.hidden_size = 256
@@ -197,7 +197,7 @@ def get_config(run: str = "seventh") -> ml_collections.ConfigDict:
         config.train.keep_checkpoints = 4
         config.train.eval_every = 0
         config.train.eval_batches = 16
-        runs = (_first, _second, _third, _fourth, _fifth, _sixth, _seventh)
+        runs = (_first, _second, _third, _fourth, _fifth, _sixth, _seventh, _eighth)
         {each.__name__[1:]: each for each in runs}[run](config)
     return config
 
@@ -285,3 +285,14 @@ def _seventh(config: ml_collections.ConfigDict) -> None:
     config.optimizer.learning_rate = 6e-4
     config.optimizer.decay_steps = 1120
     config.train.num_steps = 1150
+
+
+def _eighth(config: ml_collections.ConfigDict) -> None:
+    """More of what grows, and less certain."""
+    _seventh(config)
+    families = FAMILIES.format(components=4, growth=7, ets=6, chaos=2)
+    config.data.synthetic_families = f"{families},recurrence:6,daylight:2"
+    config.optimizer.warmup_steps = 50
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_steps = 1700
+    config.train.num_steps = 1900

@@ -144,6 +144,36 @@ def test_how_exact_the_last_value_has_been_is_known_of_each_number_of_steps():
         assert float(seen.changes[2, -1, lag - 1]) == pytest.approx(np.mean(apart**2), rel=1e-2)
 
 
+def test_how_a_series_grows_and_departs_from_that_is_known():
+    """By hand: the mean change, and the squares of what is left, more of what is far ahead.
+
+    What stays on a line never departs from it; of a random walk the last value with its growth
+    errs by more than the last value alone, unless it has grown by more than chance.
+    """
+    x, mask = (a[:, :POINTS].copy() for a in rows())
+    x[1] = 0.02 * np.arange(POINTS)
+    seen = found(x, mask)
+    assert seen.departures.shape == seen.changes.shape
+    walk = x[2].astype(np.float64)
+    mean = np.clip(np.diff(walk), -2, 2).mean()
+    assert float(seen.growth[2, -1]) == pytest.approx(mean, rel=1e-4)
+    for lag in (1, 5, 40):
+        apart = np.clip(walk[lag:] - walk[:-lag], -2, 2)
+        left = np.mean((apart - lag * mean) ** 2) * (1 + 2 * lag / (POINTS - 1))
+        assert float(seen.departures[2, -1, lag - 1]) == pytest.approx(left, rel=1e-2)
+    assert float(seen.growth[1, -1]) == pytest.approx(0.02, rel=1e-3)
+    assert (np.asarray(seen.departures)[1, -1] < 0.02 * np.asarray(seen.changes)[1, -1]).all()
+
+
+def test_a_walk_without_a_drift_is_not_said_to_grow_with_more_certainty():
+    """What was fitted to seems to err by less; the median of 400 walks says otherwise."""
+    walks = np.random.default_rng(6).normal(size=(400, 40)).cumsum(axis=1)
+    x = (walks - walks.mean(1, keepdims=True)) / walks.std(1, keepdims=True)
+    seen = found(x.astype(np.float32), np.ones(x.shape, bool))
+    more = np.asarray(seen.departures)[:, -1] / np.asarray(seen.changes)[:, -1]
+    assert 1 < np.median(more[:, 7]) < 1.4
+
+
 def test_a_phase_at_which_all_cycles_are_alike_is_known():
     """Of a day of 24 points whose nights are dark, and whose noons wander."""
     t = np.arange(192)
@@ -185,6 +215,8 @@ def test_a_missing_point_is_copied_from_another_cycle():
     np.testing.assert_array_equal(nothing.drift, 0)
     assert np.isfinite(nothing.ahead(16)[1]).all()
     assert (np.asarray(nothing.matches) > 1e3).all()
+    np.testing.assert_array_equal(nothing.growth, 0)
+    assert np.isfinite(nothing.departures).all()
 
 
 def test_series_packed_into_a_row_know_nothing_of_each_other():
@@ -199,6 +231,8 @@ def test_series_packed_into_a_row_know_nothing_of_each_other():
     np.testing.assert_allclose(packed.at(40)[:, later:, :1], alone.at(40)[:, :, :1], atol=1e-4)
     np.testing.assert_allclose(packed.at(40)[:, later:, 1:], alone.at(40)[:, :, 1:], atol=1e-6)
     np.testing.assert_allclose(packed.changes[:, later:], alone.changes, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(packed.departures[:, later:], alone.departures, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(packed.growth[:, later:], alone.growth, atol=1e-5)
     np.testing.assert_allclose(packed.ahead(40)[1][:, later:], alone.ahead(40)[1], rtol=1e-3)
 
 
@@ -212,4 +246,6 @@ def test_a_position_knows_nothing_of_what_comes_after_it():
     np.testing.assert_array_equal(one.ahead(60)[1][:, :16], other.ahead(60)[1][:, :16])
     np.testing.assert_array_equal(one.changes[:, :16], other.changes[:, :16])
     np.testing.assert_array_equal(one.matches[:, :16], other.matches[:, :16])
+    np.testing.assert_array_equal(one.growth[:, :16], other.growth[:, :16])
+    np.testing.assert_array_equal(one.departures[:, :16], other.departures[:, :16])
     assert (np.asarray(one.at(60)) != np.asarray(other.at(60)))[:, 17:].any()

@@ -17,7 +17,7 @@ def others(squares: float | np.ndarray = 1.0, values: float = 3.0) -> weighing.P
 
 
 def factors(**given: float) -> jnp.ndarray:
-    """Zeros but for some: of the forecast `k0` to `k3`, of the model `own`, of chance `chance`."""
+    """Zeros but for some: of the forecast `k0` to `k4`, of the model `own`, of chance `chance`."""
     at = {**{f"k{i}": i for i in range(weighing.FORECASTS)}, "own": -2, "chance": -1}
     said = np.zeros((1, weighing.FACTORS, HORIZON), np.float32)
     for name, value in given.items():
@@ -26,9 +26,9 @@ def factors(**given: float) -> jnp.ndarray:
 
 
 def test_a_mean_by_hand():
-    """Precisions 1, 1 and 1, e^-3 of the match, and 400 of the model, whose deviation is 1/20."""
+    """Four precisions of 1, e^-3 of the match, and 400 of the model, whose deviation is 1/20."""
     said = weighing.weigh(OWN, others(), factors(), LEVELS)
-    precisions = np.array([1, 1, 1, np.exp(-3.0), 400])
+    precisions = np.array([1, 1, 1, 1, np.exp(-3.0), 400])
     own = 400 / precisions.sum()
     chance = np.exp(-0.7) / np.sqrt(precisions.sum()) * np.array([-1.281552, 0, 1.281552])
     by_hand = own * np.array([-1.0, 0.0, 2.0]) + (1 - own) * 3.0 + chance
@@ -43,7 +43,7 @@ def test_what_never_erred_decides_and_what_errs_much_says_nothing():
     np.testing.assert_allclose(said, OWN, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["k0", "k2", "k3"])
+@pytest.mark.parametrize("name", ["k0", "k1", "k3", "k4"])
 def test_a_factor_moves_the_mean_towards_its_forecast_up_to_a_bound(name):
     said = [
         float(weighing.weigh(OWN, others(), factors(**{name: value}), LEVELS)[0, 0, 1])
@@ -62,15 +62,22 @@ def test_quantiles_never_decrease():
 
 
 def test_what_is_weighed():
-    """The last value by its changes, those of the farthest known beyond it; a match goes apart."""
+    """The last value by its changes, those of the farthest known beyond it; a match goes apart.
+
+    Growth goes on for as many points as are known of what departs from it.
+    """
     copied = jnp.arange(3.0 * HORIZON).reshape(1, copies.COPIES, HORIZON)
     phases, changes = jnp.full((1, HORIZON), 0.5), jnp.array([[0.1, 0.2, 0.4]])
+    growth, departures = jnp.array([0.5]), jnp.array([[0.01, 0.02, 0.03]])
     for span, added in ((40.0, np.zeros(6)), (8.0, [0.1, 0.2, 0.4, 0.4, 0.4, 0.4])):
         values, squares = weighing.precise(
-            copied, jnp.array([7.0]), phases, changes, jnp.array([0.01]), jnp.array([span])
+            *(copied, jnp.array([7.0]), phases, changes, jnp.array([0.01]), jnp.array([span])),
+            *(growth, departures),
         )
-        np.testing.assert_array_equal(values[0], [[7.0] * HORIZON, *copied[0]])
+        grown = [7.5, 8.0, 8.5, 8.5, 8.5, 8.5]
+        np.testing.assert_array_equal(values[0], [[7.0] * HORIZON, grown, *copied[0]])
         np.testing.assert_allclose(squares[0, 0], [0.1, 0.2, 0.4, 0.4, 0.4, 0.4])
-        np.testing.assert_array_equal(squares[0, 1:3], 0.5)
+        np.testing.assert_allclose(squares[0, 1], [0.01, 0.02, 0.03, 0.03, 0.03, 0.03])
+        np.testing.assert_array_equal(squares[0, 2:4], 0.5)
         apart = 0.01 * (1 + np.arange(HORIZON) / span) + added
-        np.testing.assert_allclose(squares[0, 3], apart, rtol=1e-5)
+        np.testing.assert_allclose(squares[0, 4], apart, rtol=1e-5)

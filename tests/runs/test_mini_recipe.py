@@ -54,7 +54,9 @@ def test_a_shortened_run_learns_and_resumes_bit_by_bit(tmp_path):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize("run", ["first", "second", "third", "fourth", "fifth", "sixth", "seventh"])
+@pytest.mark.parametrize(
+    "run", ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
+)
 def test_it_is_small_and_says_its_own_quantiles(run):
     config = time_moe_mini.get_config(run)
     config.data.path = "corpus"

@@ -54,6 +54,10 @@ class Copies(NamedTuple):
     changes: Float[Array, "B N R"]
     matches: Float[Array, "B N"]
     spans: Float[Array, "B N"]  # the recent lag itself
+    # The mean change from one point to the next, and the mean squares of what the changes over
+    # 1, 2, ... R points differ from as many times that.
+    growth: Float[Array, "B N"]
+    departures: Float[Array, "B N R"]
 
     def at(self, horizon: int, last: bool = False) -> Float[Array, "B N C P"]:
         """The C copies of the next `horizon` values, 0 where there are none; `last`: N is 1."""
@@ -122,7 +126,7 @@ def find(
     x = jax.lax.stop_gradient(x.astype(jnp.float32))
     row = jnp.where(mask, x, jnp.nan)
     first, begins = _beginnings(x, segments, patch)
-    found, naive, changes = _search(row, segments, first, begins, patch, longest)
+    found, naive, grown = _search(row, segments, first, begins, patch, longest)
     lags, drift = found.lag.swapaxes(1, 2), found.drift.swapaxes(1, 2)
     every = [_Found(*(a[i] for a in found)) for i in range(len(lags))]
     missed = [_missed(one, row, segments, patch) for one in every]
@@ -137,9 +141,11 @@ def find(
         clues=jnp.concatenate(told, axis=-1),
         anchors=anchors,
         scores=found.score[0].T,
-        changes=changes.T,
+        changes=grown.changes.T,
         matches=found.exact[1].T,
         spans=lags[1].astype(x.dtype),
+        growth=grown.growth.T,
+        departures=grown.departures.T,
     )
 
 
@@ -184,6 +190,14 @@ class _Found(NamedTuple):
     exact: Float[Array, "*K N B"]  # its mean squared error as it is, over its own points
 
 
+class _Grown(NamedTuple):
+    """What `Copies` says of changes over 1, 2, ... R points, with the batch on the last axis."""
+
+    growth: Float[Array, "N B"]
+    changes: Float[Array, "R N B"]
+    departures: Float[Array, "R N B"]
+
+
 class _Kept(NamedTuple):
     """What is known of the lags whose copies may be of several lags back, and one place more."""
 
@@ -191,6 +205,7 @@ class _Kept(NamedTuple):
     pairs: Float[Array, "R 2 N B"]
     drift: Float[Array, "R 2 N B"]
     exact: Float[Array, "R 2 N B"]
+    departure: Float[Array, "R 2 N B"]
     enough: Bool[Array, "R 2 N B"]
 
 
@@ -201,30 +216,36 @@ def _search(
     begins: Int[Array, "B N"],
     patch: int,
     longest: int,
-) -> tuple[_Found, Float[Array, "2 N B"], Float[Array, "R N B"]]:
+) -> tuple[_Found, Float[Array, "2 N B"], _Grown]:
     """Judges one lag after the other, so that what is computed of each stays in a cache.
 
     The score of a lag is the mean squared error that its copies had over the next `AHEAD` steps, of
     which none counts more than `_MOST` squared; that of a longer lag is raised by `_LONGER`. A step
     of more than a lag is copied from several lags back, so that a short lag has the errors of its
     multiples, and these are kept until all are known. The batch is the last axis, along which a
-    processor computes several series at once. Also returns the score of the last value, and the
-    mean squared changes over the lags that are kept.
+    processor computes several series at once. Also returns the score of the last value, and what is
+    known of the changes over the lags that are kept.
     """
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)
+    _, apart, pairs = sums_of(jnp.ones((), jnp.int32))
+    growth, known = apart / jnp.maximum(pairs[0], 1), jnp.maximum(pairs[0], 1)
 
     def judge(lag: Int[Array, ""]) -> _Kept:
         squares, apart, pairs = sums_of(lag)
         number = jnp.maximum(pairs, _SLIGHT)
         exact = (squares + _SLIGHT * average / number) / number
+        # Growth was found in what it is measured on, and may not be so any more: a random walk's
+        # errs by a share of lag / points more than that, and seems to err by as much less.
+        power = jnp.square(lag * growth) * pairs - 2 * lag * growth * apart
+        departure = jnp.maximum(exact + power / number, 0) * (1 + 2 * lag / known)
         drift, spared = _drift(squares[0], apart, pairs[0], lag)
         squares = squares.at[0].add(-spared)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
         # Of all points a lag counts that was seen twice.
         least = jnp.stack([jnp.maximum(_LEAST, lag), jnp.full((), COPY_RECENT * 3 // 4)])
         drift = jnp.stack([drift, jnp.zeros_like(drift)])
-        return _Kept(error, pairs, drift, exact, pairs >= least[:, None, None])
+        return _Kept(error, pairs, drift, exact, departure, pairs >= least[:, None, None])
 
     reach, short = kept_lags(longest), min(AHEAD - 1, longest)
 
@@ -245,7 +266,7 @@ def _search(
     far = jnp.full(shape, _FAR)
     none = _Found(far, jnp.ones(shape, jnp.int32), nothing, nothing, far)
     room = jnp.zeros((reach + 1, *shape))
-    start = none, _Kept(room, room, room, room, room > 0)
+    start = none, _Kept(room, room, room, room, room, room > 0)
     # No longer lag has as many pairs as it must have, of all points or of the last ones.
     last = min(longest, max(reach, len(row[0]) - COPY_RECENT * 3 // 4))
     best, kept = jax.lax.fori_loop(1, last + 1, step, start)
@@ -255,7 +276,8 @@ def _search(
     # Where nothing happens all is alike, and a match says nothing.
     happened = jnp.mean(kept.exact[:COPY_RECENT], axis=0) / jnp.maximum(average, 1e-9)
     exact = jnp.where(best.score < _FAR, best.exact / (happened + _STILL), _FAR)
-    return best._replace(exact=exact), naive, kept.exact[:, 0]
+    grown = _Grown(growth, kept.exact[:, 0], kept.departure[:, 0])
+    return best._replace(exact=exact), naive, grown
 
 
 def _better(wins: Bool[Array, "2 N B"], found: _Found, best: _Found) -> _Found:

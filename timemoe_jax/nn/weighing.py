@@ -3,7 +3,9 @@
 What a network says has an error of a few hundredths of a deviation, whatever it forecasts. Where a
 series hardly changes from one point to the next, or each of its nights is dark, the last value or a
 copy is many times as exact. How exact they have been is known: the mean square of the changes over
-so many points, and of those from cycle to cycle at a phase. Forecasts of independent errors are
+so many points, of what they depart from steady growth by, and of those from cycle to cycle at a
+phase. The last value with its growth is what statisticians call a random walk with drift; of years
+and quarters it is hard to beat. Forecasts of independent errors are
 best added in proportion to their precisions, the inverse mean squares (Bates and Granger, 1969);
 factors that the model reads from its state correct that for each of its horizons.
 """
@@ -18,12 +20,12 @@ from jaxtyping import Array, Float
 
 from timemoe_jax.nn import COPY_RECENT, copies
 
-FORECASTS = 1 + copies.COPIES  # the last value, and the copies
+FORECASTS = 2 + copies.COPIES  # the last value, as it is and with its growth, and the copies
 FACTORS = FORECASTS + 2  # those of the forecasts and of the model, and of what is left to chance
 # The logarithms from which the factors start. What matches the last few points may do so by chance,
 # and what goes on from there goes apart soon; precisions of errors that are not independent are
 # less than their sum.
-_START = np.array([0.0, 0.0, 0.0, -3.0, 0.0, -0.7], np.float32)
+_START = np.array([0.0, 0.0, 0.0, 0.0, -3.0, 0.0, -0.7], np.float32)
 _OWN = 0.05  # deviation of what a model says that it does not know of
 _LEAST = 1e-6  # added to mean squares, so that what never erred can be divided by
 _REACH = 6.0  # the logarithm that a factor may have at most
@@ -43,21 +45,31 @@ def precise(
     changes: Float[Array, "*N R"],
     matches: Float[Array, " *N"],
     spans: Float[Array, " *N"],
+    growth: Float[Array, " *N"],
+    departures: Float[Array, "*N R"],
 ) -> Precise:
-    """The last value and the copies, in a row; of more than R points changes are taken as of R."""
+    """The last value, with its growth too, and the copies; beyond R points squares are as of R."""
     horizon = copied.shape[-1]
-    known = changes[..., :horizon]
-    beyond = jnp.repeat(known[..., -1:], horizon - known.shape[-1], axis=-1)
-    of_last = jnp.concatenate([known, beyond], axis=-1)
+    of_last, of_grown = (_up_to(a, horizon) for a in (changes, departures))
     # What matches goes apart with each lag further, as a random walk does. A lag within the points
     # that are compared says no more than that they are alike: as a night is, before the day.
     of_match = matches[..., None] * (1 + jnp.arange(horizon) / spans[..., None])
     of_match += jnp.where(spans[..., None] < COPY_RECENT, of_last, 0)
-    constant = jnp.broadcast_to(last[..., None, None], (*last.shape, 1, horizon))
+    # Nobody knows of a growth that goes on for longer than it was looked for.
+    ahead = jnp.minimum(1 + jnp.arange(horizon), departures.shape[-1])
+    constant = jnp.broadcast_to(last[..., None], of_last.shape)
+    grown = constant + ahead * growth[..., None]
     return Precise(
-        jnp.concatenate([constant, copied], axis=-2),
-        jnp.stack([of_last, phases, phases, of_match], axis=-2),
+        jnp.concatenate([jnp.stack([constant, grown], axis=-2), copied], axis=-2),
+        jnp.stack([of_last, of_grown, phases, phases, of_match], axis=-2),
     )
+
+
+def _up_to(known: Float[Array, "*N R"], horizon: int) -> Float[Array, "*N P"]:
+    """Of each step ahead; of those beyond the last that is known, that of the last."""
+    known = known[..., :horizon]
+    beyond = jnp.repeat(known[..., -1:], horizon - known.shape[-1], axis=-1)
+    return jnp.concatenate([known, beyond], axis=-1)
 
 
 def weigh(

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn import copies
 
+_NUMBERS = 3  # that are one for each position
+
 
 class Beside(NamedTuple):
     """Of each position, for a horizon of P steps: see `copies.Copies`."""
@@ -22,6 +24,8 @@ class Beside(NamedTuple):
     changes: Float[Array, "*N R"]
     matches: Float[Array, " *N"]
     spans: Float[Array, " *N"]
+    growth: Float[Array, " *N"]
+    departures: Float[Array, "*N R"]
 
 
 def join(
@@ -30,7 +34,8 @@ def join(
     """States, and behind them what is beside them for the longest head; `last`: N is 1."""
     copied, phases = found.ahead(config.horizon_lengths[-1], last)
     flat = copied.reshape(*copied.shape[:2], -1)
-    rest = found.anchors, found.changes, found.matches[..., None], found.spans[..., None]
+    numbers = jnp.stack([found.matches, found.spans, found.growth], axis=-1)
+    rest = found.anchors, found.changes, numbers, found.departures
     cut = [a[:, -1:] if last else a for a in rest]
     return jnp.concatenate([states.astype(jnp.float32), flat, phases, *cut], axis=-1)
 
@@ -40,9 +45,10 @@ def split(
 ) -> tuple[Float[Array, "*N D"], Beside]:
     """What `join` joined: the states, and what is beside them for a head."""
     longest, kept = config.horizon_lengths[-1], copies.kept_lags(config.copy_lags)
-    widths = config.hidden_size, copies.COPIES * longest, longest, copies.ANCHORS, kept, 1
+    widths = config.hidden_size, copies.COPIES * longest, longest, copies.ANCHORS, kept, _NUMBERS
     parts = jnp.split(hidden, np.cumsum(widths), axis=-1)
-    state, copied, phases, anchors, changes, matches, spans = parts
+    state, copied, phases, anchors, changes, numbers, departures = parts
     copied = copied.reshape(*hidden.shape[:-1], copies.COPIES, -1)[..., :horizon]
-    rest = anchors, changes, matches[..., 0], spans[..., 0]
+    matches, spans, growth = (numbers[..., i] for i in range(_NUMBERS))
+    rest = anchors, changes, matches, spans, growth, departures
     return state, Beside(copied, phases[..., :horizon], *rest)

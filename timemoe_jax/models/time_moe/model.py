@@ -238,6 +238,7 @@ class TimeMoe(Heads):
         others = weighing.precise(
             *(known.copied, known.anchors[..., 0]),
             *(known.phases, known.changes, known.matches, known.spans),
+            *(known.growth, known.departures),
         )
         factors = self._fading(self.weigh_heads, state, horizon)
         return weighing.weigh(own, others, factors, self.config.quantile_levels)

@@ -77,9 +77,10 @@ class Growth(Generator):
     """Draws what a quarter, a month, a week or a year of an economy looks like.
 
     The logarithm of the level is a random walk with a rate of growth. The rate of some series holds
-    until it is drawn anew, which nothing announces; that of the others changes all the time. A
-    season multiplies the level, or is added, and a shock may move it for good. Some series are none
-    of this: they grow by a power of time without an end, and all else is in proportion to that.
+    until it is drawn anew, near what is usual for them, which nothing announces; that of the others
+    changes all the time. A season multiplies the level, or is added, and a shock may move it for
+    good. Some series are none of this: they grow by a power of time without an end, and all else is
+    in proportion to that.
     """
 
     citation: ClassVar[str] = "after Harvey (1989), Structural Time Series Models"
@@ -91,7 +92,7 @@ class Growth(Generator):
     growth: Bounds = (0.02, 1.0)  # deviation of a rate that changes all the time, per 12 points
     stretch: Bounds = (12.0, 200.0)  # points over which that is about the same
     wander: Bounds = (0.001, 0.1)  # deviation of the steps of the random walk
-    range: float = 2.5  # the logarithm of the level is reflected so far from its mean
+    range: float = 5.0  # the logarithm of the level is reflected so far from its mean
     swing: Bounds = (0.02, 0.5)  # deviation of the season
     evolving: Bounds = (60.0, 600.0)  # points over which the shape of a season is about the same
     noise: Bounds = (0.003, 0.2)  # deviation of noise
@@ -152,10 +153,12 @@ class Growth(Generator):
         return np.where(rng.random((count, 1)) < 0.6, multiplied, level + season + noise)
 
     def _rate(self, rng: Rng, count: int, length: int) -> Float64[np.ndarray, "count {length}"]:
-        """The growth of each point: more often up than down where it holds."""
+        """The growth of each point: more often up than down where it holds, as it was before."""
         lasting = log_uniform(rng, self.lasting, count, 1)
         drawn = np.cumsum(rng.random((count, length)) < 1 / lasting, axis=1, dtype=np.int64)
-        rates = 0.5 + rng.standard_normal((count, drawn.max() + 1))
+        # What has grown goes on growing, faster or slower, more often than it turns.
+        usual = 0.7 + 0.8 * rng.standard_normal((count, 1))
+        rates = usual + 0.6 * rng.standard_normal((count, drawn.max() + 1))
         rates *= log_uniform(rng, self.grown, count, 1) / lasting
         changing = smooth(rng, log_uniform(rng, self.stretch, count), length)
         changing *= log_uniform(rng, self.growth, count, 1) / 12
