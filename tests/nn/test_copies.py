@@ -161,6 +161,7 @@ def test_how_a_series_grows_and_departs_from_that_is_known():
         apart = np.clip(walk[lag:] - walk[:-lag], -2, 2)
         left = np.mean((apart - lag * mean) ** 2) * (1 + 2 * lag / (POINTS - 1))
         assert float(seen.departures[2, -1, lag - 1]) == pytest.approx(left, rel=1e-2)
+    assert float(seen.seen[2, -1]) == POINTS - 1
     assert float(seen.growth[1, -1]) == pytest.approx(0.02, rel=1e-3)
     assert (np.asarray(seen.departures)[1, -1] < 0.02 * np.asarray(seen.changes)[1, -1]).all()
 
@@ -232,6 +233,7 @@ def test_series_packed_into_a_row_know_nothing_of_each_other():
     np.testing.assert_allclose(packed.at(40)[:, later:, 1:], alone.at(40)[:, :, 1:], atol=1e-6)
     np.testing.assert_allclose(packed.changes[:, later:], alone.changes, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(packed.departures[:, later:], alone.departures, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(packed.seen[:, later:], alone.seen)
     np.testing.assert_allclose(packed.growth[:, later:], alone.growth, atol=1e-5)
     np.testing.assert_allclose(packed.ahead(40)[1][:, later:], alone.ahead(40)[1], rtol=1e-3)
 

@@ -11,9 +11,12 @@ HORIZON = 6
 OWN = jnp.array([[[-1.0, 0.0, 2.0]] * HORIZON])  # [N=1, P, Q]
 
 
-def others(squares: float | np.ndarray = 1.0, values: float = 3.0) -> weighing.Precise:
+def others(
+    squares: float | np.ndarray = 1.0, values: float = 3.0, drawn: float = 0.0
+) -> weighing.Precise:
     shape = (1, weighing.FORECASTS, HORIZON)
-    return weighing.Precise(jnp.full(shape, values), jnp.broadcast_to(squares, shape))
+    said = jnp.full(shape, values), jnp.broadcast_to(squares, shape)
+    return weighing.Precise(*said, jnp.full((1, HORIZON), drawn))
 
 
 def factors(**given: float) -> jnp.ndarray:
@@ -33,6 +36,30 @@ def test_a_mean_by_hand():
     chance = np.exp(-0.7) / np.sqrt(precisions.sum()) * np.array([-1.281552, 0, 1.281552])
     by_hand = own * np.array([-1.0, 0.0, 2.0]) + (1 - own) * 3.0 + chance
     np.testing.assert_allclose(said[0], np.tile(by_hand, (HORIZON, 1)), rtol=1e-4)
+
+
+def test_a_mean_is_drawn_towards_growth_as_it_is():
+    """Half of the way for the middle quantile; the others stay as far from it as they were."""
+    said = np.asarray(weighing.weigh(OWN, others(), factors(), LEVELS))
+    drawn = np.asarray(weighing.weigh(OWN, others(drawn=0.5), factors(), LEVELS))
+    np.testing.assert_allclose(drawn[..., 1], (said[..., 1] + 3.0) / 2, rtol=1e-5)
+    np.testing.assert_allclose(np.diff(drawn), np.diff(said), atol=1e-5)
+
+
+def test_a_mean_is_drawn_the_further_the_fewer_points_were_seen():
+    """Precisions of 2, 4 and twice 1: growth has half of them, and no say beyond 6 steps of 12."""
+
+    def drawn(seen: float, of_grown: float = 0.25) -> np.ndarray:
+        squares = [jnp.full((1, 8), a) for a in (0.5, of_grown, 1.0)]
+        given = jnp.zeros((1, copies.COPIES, 8)), jnp.zeros(1), squares[2], squares[0]
+        nothing = jnp.full(1, 1e6), jnp.full(1, 40.0), jnp.zeros(1)
+        return np.asarray(weighing.precise(*given, *nothing, squares[1], jnp.array([seen])).drawn)
+
+    by_hand = 1.5 * 0.5 * np.maximum(1 - np.arange(1, 9) / 6, 0)
+    np.testing.assert_allclose(drawn(12.0)[0], by_hand, rtol=1e-4)
+    np.testing.assert_allclose(drawn(480.0)[0, 0], 1.5 * 0.5 * 0.1 * (1 - 1 / 240), rtol=1e-4)
+    assert (drawn(12.0, of_grown=100.0) < 0.005).all()
+    assert drawn(24.0, of_grown=1e-9).max() == 1
 
 
 def test_what_never_erred_decides_and_what_errs_much_says_nothing():
@@ -70,9 +97,9 @@ def test_what_is_weighed():
     phases, changes = jnp.full((1, HORIZON), 0.5), jnp.array([[0.1, 0.2, 0.4]])
     growth, departures = jnp.array([0.5]), jnp.array([[0.01, 0.02, 0.03]])
     for span, added in ((40.0, np.zeros(6)), (8.0, [0.1, 0.2, 0.4, 0.4, 0.4, 0.4])):
-        values, squares = weighing.precise(
+        values, squares, _ = weighing.precise(
             *(copied, jnp.array([7.0]), phases, changes, jnp.array([0.01]), jnp.array([span])),
-            *(growth, departures),
+            *(growth, departures, jnp.array([100.0])),
         )
         grown = [7.5, 8.0, 8.5, 8.5, 8.5, 8.5]
         np.testing.assert_array_equal(values[0], [[7.0] * HORIZON, grown, *copied[0]])

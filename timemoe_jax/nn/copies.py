@@ -58,6 +58,7 @@ class Copies(NamedTuple):
     # 1, 2, ... R points differ from as many times that.
     growth: Float[Array, "B N"]
     departures: Float[Array, "B N R"]
+    seen: Float[Array, "B N"]  # how many such changes there were
 
     def at(self, horizon: int, last: bool = False) -> Float[Array, "B N C P"]:
         """The C copies of the next `horizon` values, 0 where there are none; `last`: N is 1."""
@@ -146,6 +147,7 @@ def find(
         spans=lags[1].astype(x.dtype),
         growth=grown.growth.T,
         departures=grown.departures.T,
+        seen=grown.seen.T,
     )
 
 
@@ -196,6 +198,7 @@ class _Grown(NamedTuple):
     growth: Float[Array, "N B"]
     changes: Float[Array, "R N B"]
     departures: Float[Array, "R N B"]
+    seen: Float[Array, "N B"]
 
 
 class _Kept(NamedTuple):
@@ -276,7 +279,7 @@ def _search(
     # Where nothing happens all is alike, and a match says nothing.
     happened = jnp.mean(kept.exact[:COPY_RECENT], axis=0) / jnp.maximum(average, 1e-9)
     exact = jnp.where(best.score < _FAR, best.exact / (happened + _STILL), _FAR)
-    grown = _Grown(growth, kept.exact[:, 0], kept.departure[:, 0])
+    grown = _Grown(growth, kept.exact[:, 0], kept.departure[:, 0], known)
     return best._replace(exact=exact), naive, grown
 
 

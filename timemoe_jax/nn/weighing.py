@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from timemoe_jax.nn import COPY_RECENT, copies
 
 FORECASTS = 2 + copies.COPIES  # the last value, as it is and with its growth, and the copies
+_GROWN = 1  # the place of the last value with its growth
 FACTORS = FORECASTS + 2  # those of the forecasts and of the model, and of what is left to chance
 # The logarithms from which the factors start. What matches the last few points may do so by chance,
 # and what goes on from there goes apart soon; precisions of errors that are not independent are
@@ -29,6 +30,10 @@ _START = np.array([0.0, 0.0, 0.0, 0.0, -3.0, 0.0, -0.7], np.float32)
 _OWN = 0.05  # deviation of what a model says that it does not know of
 _LEAST = 1e-6  # added to mean squares, so that what never erred can be divided by
 _REACH = 6.0  # the logarithm that a factor may have at most
+# Up to so many points seen, a mean is drawn all of the way to growth, and beyond in inverse
+# proportion to their number; at 0 steps ahead, and less with each step up to half of the points.
+_FEW = 48
+_DRAWN = 1.5  # times the share that growth has among what is forecast without a network
 
 
 class Precise(NamedTuple):
@@ -36,6 +41,7 @@ class Precise(NamedTuple):
 
     values: Float[Array, "*N K P"]
     squares: Float[Array, "*N K P"]
+    drawn: Float[Array, "*N P"]  # how much of the way to growth a mean goes besides
 
 
 def precise(
@@ -47,6 +53,7 @@ def precise(
     spans: Float[Array, " *N"],
     growth: Float[Array, " *N"],
     departures: Float[Array, "*N R"],
+    seen: Float[Array, " *N"],
 ) -> Precise:
     """The last value, with its growth too, and the copies; beyond R points squares are as of R."""
     horizon = copied.shape[-1]
@@ -62,7 +69,26 @@ def precise(
     return Precise(
         jnp.concatenate([jnp.stack([constant, grown], axis=-2), copied], axis=-2),
         jnp.stack([of_last, of_grown, phases, phases, of_match], axis=-2),
+        _drawn(of_last, of_grown, phases, seen),
     )
+
+
+def _drawn(
+    of_last: Float[Array, "*N P"],
+    of_grown: Float[Array, "*N P"],
+    phases: Float[Array, "*N P"],
+    seen: Float[Array, " *N"],
+) -> Float[Array, "*N P"]:
+    """How much of the way to the last value with its growth a mean goes.
+
+    A network knows little of a dozen years, and does not know how little. So few points are better
+    forecast by growth, where it has been more exact than the last value and the copies.
+    """
+    last, grown, copied = (1 / (squares + _LEAST) for squares in (of_last, of_grown, phases))
+    share = grown / (last + grown + 2 * copied)
+    points = jnp.maximum(seen, 1)[..., None]
+    near = jnp.maximum(1 - (1 + jnp.arange(of_last.shape[-1])) / (points / 2), 0)
+    return jnp.minimum(_DRAWN * share * near * jnp.minimum(_FEW / points, 1), 1)
 
 
 def _up_to(known: Float[Array, "*N R"], horizon: int) -> Float[Array, "*N P"]:
@@ -80,6 +106,8 @@ def weigh(
 ) -> Float[Array, "*N P Q"]:
     """The mean of quantiles `own` and of the forecasts beside them, by their precisions.
 
+    Where few points were seen, its middle quantile is drawn towards growth, and all others with it.
+
     Args:
       own: quantiles of the model, which do not decrease from level to level; nor do those returned.
       beside: the other forecasts.
@@ -96,4 +124,6 @@ def weigh(
     deviation = jnp.exp(factors[..., -1, :] - jax.nn.logsumexp(log_precisions, axis=-2) / 2)
     normal = np.array([statistics.NormalDist().inv_cdf(level) for level in levels], np.float32)
     said = jnp.sum(weights[..., :FORECASTS, :] * beside.values, axis=-2)
-    return weights[..., FORECASTS, :, None] * own + said[..., None] + deviation[..., None] * normal
+    mean = weights[..., FORECASTS, :, None] * own + said[..., None] + deviation[..., None] * normal
+    missing = beside.values[..., _GROWN, :] - mean[..., len(levels) // 2]
+    return mean + (beside.drawn * missing)[..., None]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from timemoe_jax.models.time_moe.config import TimeMoeConfig
 from timemoe_jax.nn import copies
 
-_NUMBERS = 3  # that are one for each position
+_NUMBERS = 4  # that are one for each position
 
 
 class Beside(NamedTuple):
@@ -26,6 +26,7 @@ class Beside(NamedTuple):
     spans: Float[Array, " *N"]
     growth: Float[Array, " *N"]
     departures: Float[Array, "*N R"]
+    seen: Float[Array, " *N"]
 
 
 def join(
@@ -34,7 +35,7 @@ def join(
     """States, and behind them what is beside them for the longest head; `last`: N is 1."""
     copied, phases = found.ahead(config.horizon_lengths[-1], last)
     flat = copied.reshape(*copied.shape[:2], -1)
-    numbers = jnp.stack([found.matches, found.spans, found.growth], axis=-1)
+    numbers = jnp.stack([found.matches, found.spans, found.growth, found.seen], axis=-1)
     rest = found.anchors, found.changes, numbers, found.departures
     cut = [a[:, -1:] if last else a for a in rest]
     return jnp.concatenate([states.astype(jnp.float32), flat, phases, *cut], axis=-1)
@@ -49,6 +50,6 @@ def split(
     parts = jnp.split(hidden, np.cumsum(widths), axis=-1)
     state, copied, phases, anchors, changes, numbers, departures = parts
     copied = copied.reshape(*hidden.shape[:-1], copies.COPIES, -1)[..., :horizon]
-    matches, spans, growth = (numbers[..., i] for i in range(_NUMBERS))
-    rest = anchors, changes, matches, spans, growth, departures
+    matches, spans, growth, seen = (numbers[..., i] for i in range(_NUMBERS))
+    rest = anchors, changes, matches, spans, growth, departures, seen
     return state, Beside(copied, phases[..., :horizon], *rest)

@@ -238,7 +238,7 @@ class TimeMoe(Heads):
         others = weighing.precise(
             *(known.copied, known.anchors[..., 0]),
             *(known.phases, known.changes, known.matches, known.spans),
-            *(known.growth, known.departures),
+            *(known.growth, known.departures, known.seen),
         )
         factors = self._fading(self.weigh_heads, state, horizon)
         return weighing.weigh(own, others, factors, self.config.quantile_levels)
