@@ -26,7 +26,7 @@ $RUN --workdir=out/mini_5 --config.train.init_from=out/mini_seventh --config.see
 $RUN --workdir=out/mini_6 --config.train.init_from=out/mini_5 --config.seed=91
 $RUN --workdir=out/mini_7 --config.train.init_from=out/mini_5 --config.seed=92
 timemoe bundle out/mini_6,out/mini_7 out/mini_grown --dtype float32
-timemoe bundle out/mini_seventh,out/mini_seventh,out/mini_grown out/mini
+timemoe bundle out/mini_seventh,out/mini_grown,out/mini_grown out/mini
 
 Hardware and time: two CPU cores, ten and a half hours in all. docs/mini_lab_book.md has what was
 tried.
