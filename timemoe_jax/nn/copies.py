@@ -58,7 +58,7 @@ class Copies(NamedTuple):
     # 1, 2, ... R points differ from as many times that.
     growth: Float[Array, "B N"]
     departures: Float[Array, "B N R"]
-    seen: Float[Array, "B N"]  # how many such changes there were
+    seen: Float[Array, "B N"]  # how many changes from one point to the next, at least 1
 
     def at(self, horizon: int, last: bool = False) -> Float[Array, "B N C P"]:
         """The C copies of the next `horizon` values, 0 where there are none; `last`: N is 1."""

@@ -7,7 +7,9 @@ so many points, of what they depart from steady growth by, and of those from cyc
 phase. The last value with its growth is what statisticians call a random walk with drift; of years
 and quarters it is hard to beat. Forecasts of independent errors are
 best added in proportion to their precisions, the inverse mean squares (Bates and Granger, 1969);
-factors that the model reads from its state correct that for each of its horizons.
+factors that the model reads from its state correct that for each of its horizons. Where few points
+are seen, the mean is drawn towards growth besides, since a network does not know how little it
+knows of them.
 """
 
 import statistics
