@@ -208,7 +208,7 @@ class _Kept(NamedTuple):
     pairs: Float[Array, "R 2 N B"]
     drift: Float[Array, "R 2 N B"]
     exact: Float[Array, "R 2 N B"]
-    departure: Float[Array, "R 2 N B"]
+    departure: Float[Array, "R N B"]  # of all points alone
     enough: Bool[Array, "R 2 N B"]
 
 
@@ -232,7 +232,8 @@ def _search(
     sums_of = _sums(row, segments, first, patch, longest)
     average = _average(row, segments, first, begins, patch, longest)
     _, apart, pairs = sums_of(jnp.ones((), jnp.int32))
-    growth, known = apart / jnp.maximum(pairs[0], 1), jnp.maximum(pairs[0], 1)
+    known = jnp.maximum(pairs[0], 1)
+    growth = apart / known
 
     def judge(lag: Int[Array, ""]) -> _Kept:
         squares, apart, pairs = sums_of(lag)
@@ -240,8 +241,8 @@ def _search(
         exact = (squares + _SLIGHT * average / number) / number
         # Growth was found in what it is measured on, and may not be so any more: a random walk's
         # errs by a share of lag / points more than that, and seems to err by as much less.
-        power = jnp.square(lag * growth) * pairs - 2 * lag * growth * apart
-        departure = jnp.maximum(exact + power / number, 0) * (1 + 2 * lag / known)
+        power = jnp.square(lag * growth) * pairs[0] - 2 * lag * growth * apart
+        departure = jnp.maximum(exact[0] + power / number[0], 0) * (1 + 2 * lag / known)
         drift, spared = _drift(squares[0], apart, pairs[0], lag)
         squares = squares.at[0].add(-spared)
         error = (squares + _PRIOR * average) / (pairs + _PRIOR)
@@ -269,7 +270,7 @@ def _search(
     far = jnp.full(shape, _FAR)
     none = _Found(far, jnp.ones(shape, jnp.int32), nothing, nothing, far)
     room = jnp.zeros((reach + 1, *shape))
-    start = none, _Kept(room, room, room, room, room, room > 0)
+    start = none, _Kept(room, room, room, room, room[:, 0], room > 0)
     # No longer lag has as many pairs as it must have, of all points or of the last ones.
     last = min(longest, max(reach, len(row[0]) - COPY_RECENT * 3 // 4))
     best, kept = jax.lax.fori_loop(1, last + 1, step, start)
@@ -279,7 +280,7 @@ def _search(
     # Where nothing happens all is alike, and a match says nothing.
     happened = jnp.mean(kept.exact[:COPY_RECENT], axis=0) / jnp.maximum(average, 1e-9)
     exact = jnp.where(best.score < _FAR, best.exact / (happened + _STILL), _FAR)
-    grown = _Grown(growth, kept.exact[:, 0], kept.departure[:, 0], known)
+    grown = _Grown(growth, kept.exact[:, 0], kept.departure, known)
     return best._replace(exact=exact), naive, grown
 
 

@@ -32,8 +32,8 @@ _START = np.array([0.0, 0.0, 0.0, 0.0, -3.0, 0.0, -0.7], np.float32)
 _OWN = 0.05  # deviation of what a model says that it does not know of
 _LEAST = 1e-6  # added to mean squares, so that what never erred can be divided by
 _REACH = 6.0  # the logarithm that a factor may have at most
-# Up to so many points seen, a mean is drawn all of the way to growth, and beyond in inverse
-# proportion to their number; at 0 steps ahead, and less with each step up to half of the points.
+# Where more points were seen, a mean is drawn to growth in inverse proportion to their number; and
+# less with each step ahead, up to half as many steps as points.
 _FEW = 48
 _DRAWN = 1.5  # times the share that growth has among what is forecast without a network
 

@@ -57,9 +57,9 @@ class TimeMoeConfig(ModelConfig):
     # model has to carry the last value through all its layers, and is less exact about it.
     anchored: bool = False
     # Whether forecasts of a model with copy_lags are means of its own, of the last value as it is
-    # and with its growth, and of the copies, by how exact they have been; not published either.
-    # Without it a model errs by a few hundredths of a deviation of what is certain: see
-    # nn.weighing.
+    # and with its growth, and of the copies, by how exact they have been, and drawn to that growth
+    # where few points are seen; not published either. Without it a model errs by a few hundredths
+    # of a deviation of what is certain: see nn.weighing.
     weighed: bool = False
     # Where there are three times default_context points of history, a forecast also reads up to so
     # many times as many, as means of so many: see models.time_moe.rates; 1: it does not. For a
