@@ -31,7 +31,12 @@ from timemoe_jax.training.finetuning.start import Start
 from timemoe_jax.training.finetuning.step import compile_update, rate_at
 from timemoe_jax.training.finetuning.trainable import assemble, rules_of, split
 from timemoe_jax.training.finetuning.tune import fine_tune
-from timemoe_jax.training.finetuning.validation import Errors, Validator, standard_error
+from timemoe_jax.training.finetuning.validation import (
+    Errors,
+    Validator,
+    doubt_of,
+    standard_error,
+)
 from timemoe_jax.training.finetuning.windows import split_in_time, validation_windows
 from timemoe_jax.training.step import TrainState
 
@@ -160,7 +165,7 @@ def test_the_best_update_is_that_of_the_most_gain_and_ends_the_run_in_time():
         return Errors(mse, 1.0, None, change, 0.01)
 
     history = History([(0, Errors(1.0, 1.0)), (1, errors(1.1, -0.1)), (2, errors(0.9, -0.05))], 2)
-    assert history.best == 1
+    assert history.best == history.gaining == 1
     assert history.ended == ""
     history.every.append((3, errors(0.9, -0.02)))
     assert history.ended == "no better"
@@ -169,12 +174,22 @@ def test_the_best_update_is_that_of_the_most_gain_and_ends_the_run_in_time():
     assert history.ended == "diverged"
 
 
-def test_only_what_is_surely_better_is_kept():
+def test_only_what_is_safely_better_is_kept():
     start = Errors(1.0, 1.0)
-    assert Errors(0.9, 0.9, None, -0.1, 0.05).surely_better_than(start)
-    assert not Errors(0.9, 0.9, None, -0.1, 0.2).surely_better_than(start)  # perhaps by chance
-    assert not Errors(1.01, 0.9, None, -0.1, 0.05).surely_better_than(start)
-    assert not Errors(0.9, float("nan"), None, -0.1, 0.05).surely_better_than(start)
+    assert Errors(0.9, 0.9, None, -0.1, 0.05).safely_better_than(start)
+    assert not Errors(0.9, 0.9, None, -0.1, 0.2).safely_better_than(start)  # it may do harm
+    assert Errors(0.999, 0.999, None, -0.001, 0.003).safely_better_than(start)  # but hardly any
+    assert not Errors(0.999, 0.999, None, 0.001, 0.003).safely_better_than(start)
+    assert not Errors(1.01, 0.9, None, -0.1, 0.05).safely_better_than(start)
+    assert not Errors(0.9, float("nan"), None, -0.1, 0.05).safely_better_than(start)
+
+
+def test_what_few_times_say_of_others_is_in_doubt():
+    """By hand: a mean of -2 with a standard error of 1 over 5 series, at 8 times and at one."""
+    changes, series = np.array([-2.0, -1, -3, 1, -5]), np.arange(5)
+    assert standard_error(changes, series) == pytest.approx(1)
+    assert doubt_of(changes, series, series * 0, 8.0) == pytest.approx(np.sqrt(1 + 4 * 2 / 8))
+    assert doubt_of(changes, series, series * 0, 1.0) == pytest.approx(np.sqrt(1 + 4 * 2))
 
 
 def test_forecasts_that_have_something_in_common_leave_more_doubt():
@@ -212,22 +227,35 @@ def test_a_part_of_the_way_is_kept_where_the_whole_of_it_is_worse(mode):
     assert "50% of the way to update 1" in str(out.report)
 
 
-def test_of_parts_that_gain_as_much_but_for_doubt_the_nearest_to_the_start_is_kept():
-    """At a quarter of the way forecasts gain 15%, at a half 20%, farther on less."""
+def kept_share(changes, doubts):
+    """What is kept of a single update, by the validations of it and of the parts of the way."""
+    found = iter([(0.0, 0.0), *zip(changes, doubts, strict=True)])
+    shares = (0.75, 0.5, 0.25)
 
-    def validate(doubt):
-        gains = iter([0.0, 0.1, 0.1, 0.2, 0.15])  # start, update, and then three quarters of it ...
+    def errors(self, trained, frozen):
+        change, doubt = next(found)
+        return Errors(1 + change, 1 + change, None, change, doubt)
 
-        def errors(self, trained, frozen):
-            gain = next(gains)
-            return Errors(1 - gain, 1 - gain, None, -gain, doubt * (gain > 0))
+    config = dataclasses.replace(CONFIG, num_steps=1, eval_every=1, shares=shares)
+    with mock.patch.object(Validator, "__call__", errors):
+        return tuned(waves(), config).report.share
 
-        return errors
 
-    config = dataclasses.replace(CONFIG, num_steps=1, eval_every=1)
-    for doubt, share in ((0.04, 0.5), (0.06, 0.25)):
-        with mock.patch.object(Validator, "__call__", validate(doubt)):
-            assert tuned(waves(), config).report.share == share
+def test_of_the_parts_of_the_way_that_which_gains_most_at_worst_is_kept():
+    gains = (-0.10, -0.10, -0.20, -0.15)  # of the update, three quarters, a half, a quarter of it
+    assert kept_share(gains, (0.04,) * 4) == 0.5
+    assert kept_share(gains, (0.04, 0.04, 0.12, 0.04)) == 0.25
+
+
+def test_a_part_of_the_way_to_an_update_that_loses_may_gain():
+    assert kept_share((0.02, 0.01, -0.01, -0.02), (0.01,) * 4) == 0.25
+    assert kept_share((0.04, 0.03, 0.02, 0.01), (0.01,) * 4) == 0
+
+
+def test_of_what_may_gain_by_chance_a_part_without_harm_is_kept():
+    assert kept_share((-0.04, -0.03, -0.02, -0.01), (0.055, 0.04, 0.026, 0.013)) == 0.25
+    assert kept_share((-0.04, -0.03, -0.02, -0.01), (0.046, 0.034, 0.023, 0.011)) == 0.75
+    assert kept_share((-0.04, -0.03, -0.02, -0.01), (0.05, 0.05, 0.05, 0.05)) == 0
 
 
 def test_a_learning_rate_of_ten_ends_with_a_message_and_the_start():

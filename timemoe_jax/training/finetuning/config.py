@@ -16,6 +16,8 @@ from timemoe_jax.training.config import LOSSES, RunConfig
 
 MODES = ("full", "heads", "no_router", "lora")
 TARGETS = ("attention", "experts", "shared", "heads")
+# Windows of an update by themselves: as many as have so many points together, within bounds.
+_FEWEST_WINDOWS, _POINTS, _MOST_WINDOWS = 16, 1 << 14, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +61,17 @@ class FinetuneConfig:
     weight_decay: float = 0.0  # decoupled, times the learning rate
     warmup_share: float = 0.1  # of the updates: a linear rise; then a cosine falls to 0
     num_steps: int = 100  # updates at most
-    batch_size: int = 16  # windows of an update
+    # Windows of an update; 0: 16, and up to 64 where contexts are short.
+    batch_size: int = 0
     gradient_accumulation: int = 1  # micro-batches that an update adds up
     # The last points of each series, held out for validation; 0: a fifth, at least a horizon.
     validation_points: int = 0
-    validation_windows: int = 256  # forecasts of a validation, at most
+    # Forecasts of a validation, at most; 0: 256, and up to 1,024 where contexts are short.
+    validation_windows: int = 0
     eval_every: int = 0  # updates between validations; 0: a fifth of num_steps
     patience: int = 3  # validations in a row without a better one that end the run
     # Parts of the way from the start to the best update that are tried beside the whole of it.
-    shares: tuple[float, ...] = (0.75, 0.5, 0.25)
+    shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.1)
     max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
     seed: int = 0  # of the order of windows, of the lengths of contexts and of factors
 
@@ -79,13 +83,14 @@ class FinetuneConfig:
         require_choice(self, "algorithm", ("auto", "adamw", "muon"))
         require_positive(
             self,
-            *("lora_rank", "lora_alpha", "huber_delta", "search_steps", "num_steps", "batch_size"),
-            *("gradient_accumulation", "validation_windows", "patience", "max_nonfinite_in_row"),
+            *("lora_rank", "lora_alpha", "huber_delta", "search_steps", "num_steps"),
+            *("gradient_accumulation", "patience", "max_nonfinite_in_row"),
         )
         require_not_negative(
             self,
             *("context_length", "learning_rate", "weight_decay", "validation_points"),
-            *("eval_every", "seed", "past_variates", "known_variates"),
+            *("batch_size", "eval_every", "validation_windows", "seed"),
+            *("past_variates", "known_variates"),
         )
         for name in ("lora_dropout", "warmup_share"):
             value = getattr(self, name)
@@ -115,6 +120,16 @@ class FinetuneConfig:
     def covariates(self) -> int:
         """How many of the last variates of an item are covariates."""
         return self.past_variates + self.known_variates
+
+    def batch_of(self, points: int) -> int:
+        """Windows of an update, of contexts that have so many points together.
+
+        A gradient is of as many points where contexts are short, so that it is as free of noise.
+        """
+        if self.batch_size:
+            return self.batch_size
+        windows = min(max(_FEWEST_WINDOWS, _POINTS // points), _MOST_WINDOWS)
+        return -(-windows // self.gradient_accumulation) * self.gradient_accumulation
 
     @property
     def validation_every(self) -> int:

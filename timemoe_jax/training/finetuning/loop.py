@@ -37,8 +37,12 @@ class History:
 
     @property
     def best(self) -> int:
-        """The update whose forecasts gain the most, each counting the same; 0: none gains."""
-        return min((errors.change, step) for step, errors in self.every if errors.finite)[1]
+        """The update whose forecasts gain the most or lose the least, each counting the same.
+
+        0: there is none yet.
+        """
+        tried = [(errors.change, step) for step, errors in self.every[1:] if errors.finite]
+        return min(tried, default=(0.0, 0))[1]
 
     @property
     def best_errors(self) -> Errors:
@@ -46,12 +50,17 @@ class History:
         return dict(self.every)[self.best]
 
     @property
+    def gaining(self) -> int:
+        """That update if its forecasts gain, else 0, which is the start."""
+        return self.best if self.best_errors.change < 0 else 0
+
+    @property
     def ended(self) -> str:
         """Why the run should end now; empty if it should not."""
         last = self.every[-1][1]
         if not last.relative_to(self.zero_shot) <= DIVERGED:
             return "diverged"
-        since = [step for step, _ in self.every if step > self.best]
+        since = [step for step, _ in self.every if step > self.gaining]
         return "no better" if len(since) >= self._patience else ""
 
 
@@ -116,8 +125,8 @@ class FinetuneLoop(Loop):
             self._ended = bool(history.ended)
         errors = history.every[-1][1]
         logged = {_FIELDS[n]: v for n, v in dataclasses.asdict(errors).items() if v is not None}
-        self._write(step, {**logged, "best": history.best})
+        self._write(step, {**logged, "best": history.gaining})
         beside = f" ({errors.beside_zero_shot})" if step else ""
-        best = "; the best so far" if step and history.best == step else ""
+        best = "; the best so far" if step and history.gaining == step else ""
         self._say(f"step {step:,}: held-out forecasts: {errors}{beside}{best}")
         self._meter.restart()

@@ -72,7 +72,7 @@ def run_config(
         ),
         train=TrainConfig(
             num_steps=config.num_steps,
-            batch_size=config.batch_size,
+            batch_size=config.batch_of(context * max(variates, 1)),
             gradient_accumulation=config.gradient_accumulation,
             log_every=every,
             checkpoint_every=every,

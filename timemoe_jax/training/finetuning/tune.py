@@ -187,7 +187,7 @@ class _Session:
             windows=data.num_windows,
             held_out=len(held_out),
             updates=config.num_steps,
-            batch_size=config.batch_size,
+            batch_size=run.train.batch_size,
             context=data.windows.index.length,
             horizon=config.horizon,
             normalization=config.normalize,
@@ -240,21 +240,25 @@ class _Session:
     def finish(self, began: float, workdir: Path | None) -> Tuned:
         """Searches, trains, and returns what is kept; writes it where there is a workdir.
 
-        Where a rate that was searched for gained nothing, one that is a fifth of it or less has a
-        run, too, in a folder below the workdir.
+        Where no update gained beyond doubt at a rate that was searched for, one that is a fifth of
+        it or less has a run, too, in a folder below the workdir; the better of both is kept.
         """
         stop = StopSignal()
         with stop, partitioning.use_mesh(self.mesh):
             rate, search, attempt = self._attempt(workdir, stop, None)
             lower = None if self.config.learning_rate else lower_rate(self.config, rate)
-            if attempt.kept.share == 0 and lower is not None and not stop.name:
+            gained = attempt.history.gaining and attempt.kept.errors.surely_better
+            if not gained and lower is not None and not stop.name:
                 if not self.quiet:
-                    say(f"nothing gained at a learning rate of {rate:g}; going on with {lower:g}")
+                    said = "no update gained beyond doubt at a learning rate of"
+                    say(f"{said} {rate:g}; trying {lower:g}")
                 below = None if workdir is None else workdir / LOWER
                 if below is not None:
                     with writing(below):
                         below.mkdir(exist_ok=True)
-                rate, _, attempt = self._attempt(below, stop, lower)
+                _, _, second = self._attempt(below, stop, lower)
+                if second.kept.errors.preferred_to(attempt.kept.errors):
+                    rate, attempt = lower, second
         history, kept = attempt.history, attempt.kept
         report = TuningReport(
             plan=self.plan,
@@ -342,12 +346,12 @@ class _Session:
         return TrainState(step_, params, held["optimizer"], skipped), held["best"], history
 
     def _kept(self, loop: FinetuneLoop, stopped: bool) -> "_Kept":
-        """The best update or what lies on the way to it, if it is surely better than the start.
+        """The best update or what lies on the way to it, if that is better than the start.
 
         What is trained on may differ from what is held out; a part of the way then often gains
-        where the whole of it does not. Of what gains as much as the best but for a standard error
-        of that, the nearest to the start is kept, as the simplest model is by the rule of Breiman
-        et al. (Classification and Regression Trees, 1984): the best is so by chance in part.
+        where the whole of it does not. Of what gains beyond doubt the one is kept that gains most
+        at worst. A part of the way has a part of the doubt: where nothing gains beyond doubt, that
+        which gains most is kept of what can do next to no harm.
         """
         history, start = loop.history, self.update.trained
         zero_shot, found = history.zero_shot, _Kept(start, history.zero_shot, 0.0)
@@ -360,12 +364,10 @@ class _Session:
             tried.append(_Kept(trained, errors, share))
             if not self.quiet:
                 say(f"{share:.0%} of the way to update {history.best:,}: {errors.beside_zero_shot}")
-        better = [one for one in tried if one.errors.surely_better_than(zero_shot)]
-        if not better:
-            return found
-        best = min((one.errors for one in better), key=lambda errors: errors.change)
-        as_good = [one for one in better if one.errors.change <= best.change + best.doubt]
-        return min(as_good, key=lambda one: one.share)
+        for one in tried:
+            if one.errors.safely_better_than(zero_shot) and one.errors.preferred_to(found.errors):
+                found = one
+        return found
 
     def _rate(
         self, workdir: Path | None, zero_shot: Errors, stop: StopSignal
@@ -443,7 +445,7 @@ def _run(loop: FinetuneLoop, state: TrainState, batches: Any, stop: StopSignal) 
     except TrainingError:
         ended, updates = "diverged", history.every[-1][0]
     if ended == "diverged":
-        what = "the start" if history.best == 0 else f"update {history.best:,}"
+        what = f"update {history.gaining:,}" if history.gaining else "the start"
         step, errors = history.every[-1]
         warnings.warn(
             f"fine-tuning has diverged: after update {step:,} the errors of held-out forecasts are "

@@ -20,6 +20,8 @@ from timemoe_jax.training.finetuning.windows import Validation
 
 BATCH = 32  # forecasts at a time
 LEAST_GROUPS = 5  # that a standard error is taken of
+NO_HARM = 0.005  # a change up to this does no harm that anybody would see
+_ALIKE = 2  # times in a row count as one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Errors:
     # The mean over the forecasts of (e - s) / ((e + s) / 2), of the errors e of each and those of
     # the start, s. Each forecast counts the same, so that a few with large errors do not decide.
     change: float = 0.0
-    doubt: float = 0.0  # the standard error of that mean: see `standard_error`
+    doubt: float = 0.0  # of that mean: see `doubt_of`
 
     @property
     def values(self) -> tuple[float | None, ...]:
@@ -55,9 +57,28 @@ class Errors:
         """The change of a forecast, in words."""
         return f"a forecast {self.change:+.1%} ± {self.doubt:.1%} beside zero-shot"
 
-    def surely_better_than(self, start: "Errors") -> bool:
-        """Whether no error is larger than that of the start, and forecasts gain beyond doubt."""
-        return self.change + self.doubt < 0 and not self.worse_than(start)
+    @property
+    def at_worst(self) -> float:
+        """The change if the doubt goes against it."""
+        return self.change + self.doubt
+
+    @property
+    def surely_better(self) -> bool:
+        """Whether the change is a gain beyond doubt."""
+        return self.at_worst < 0
+
+    def safely_better_than(self, start: "Errors") -> bool:
+        """Whether no error is larger than that of the start, and the change a gain.
+
+        If the doubt goes against it, the change must still do next to no harm.
+        """
+        return self.change < 0 and self.at_worst <= NO_HARM and not self.worse_than(start)
+
+    def preferred_to(self, other: "Errors") -> bool:
+        """Whether it gains more: at worst, where either is a gain beyond doubt."""
+        if self.surely_better or other.surely_better:
+            return self.at_worst < other.at_worst
+        return self.change < other.change
 
     def worse_than(self, start: "Errors") -> bool:
         """Whether any of the errors is larger than that of the start, or no number."""
@@ -150,9 +171,9 @@ class Validator:
         return Errors(mse, mae, mean_pinball, *self._beside_start(of_each))
 
     def _beside_start(self, errors: list[np.ndarray]) -> tuple[float, float]:
-        """The change of the errors beside the first that were scored, and its standard error.
+        """The change of the errors beside the first that were scored, and the doubt of it.
 
-        Of a single forecast there is no doubt to say.
+        Of the first itself there is none.
         """
         if self._start is None:
             self._start = errors
@@ -163,8 +184,32 @@ class Validator:
                 change = (now - then) / np.maximum((now + then) / 2, 1e-30)
             changes.append(np.where(np.isfinite(change), change, 2.0))
         change = np.mean(changes, axis=0)
-        groups = (np.arange(len(change)), self._windows.series, self._windows.order)
-        return float(change.mean()), max(standard_error(change, group) for group in groups)
+        windows = self._windows
+        return float(change.mean()), doubt_of(change, windows.series, windows.order, windows.times)
+
+
+def doubt_of(
+    changes: Float64[np.ndarray, " W"],
+    series: Int64[np.ndarray, " W"],
+    order: Int64[np.ndarray, " W"],
+    times: float,
+) -> float:
+    """How far the mean change of forecasts may be from that of forecasts to come.
+
+    One part is the standard error of the mean, whatever the forecasts have in common. The other
+    is that of what all series have in common at a time: markets fall together, and what helps in
+    one year may harm in the next. Too few times are held out to estimate it where series are short,
+    so that it is taken to be as large as the change itself at each time, and two times in a row to
+    be alike.
+
+    Args:
+      changes: of each forecast.
+      series, order: which forecasts are of one series, and which of one time.
+      times: horizons that are held out.
+    """
+    groups = (np.arange(len(changes)), series, order)
+    error = max(standard_error(changes, group) for group in groups)
+    return math.hypot(error, float(changes.mean()) * math.sqrt(_ALIKE / times))
 
 
 def standard_error(values: Float64[np.ndarray, " W"], group: Int64[np.ndarray, " W"]) -> float:

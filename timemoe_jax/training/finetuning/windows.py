@@ -1,6 +1,7 @@
 """Which points fine-tuning trains on, and which forecasts validate it."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ LEAST_WINDOWS = 20  # fewer teach nothing
 VALIDATION_SHARE = 5  # of a series 1 / this is held out, at least a horizon
 MOST_VARIATES = 32  # that a joint model reads together
 _LENGTHS = 16  # lengths of windows are multiples of this
+# Forecasts of a validation: so many of any context, or as many as read so many points, up to most.
+_FORECASTS, _POINTS_READ, _MOST_FORECASTS = 256, 1 << 18, 1024
+_TIMES = 5  # of each series, where as many can be had
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,13 +163,14 @@ class Validation(NamedTuple):
     # that are read together), and those of the last origins of all series, the ones before them...
     series: Int64[np.ndarray, " W"]
     order: Int64[np.ndarray, " W"]
+    times: float  # horizons that are held out of the median series
 
     def __len__(self) -> int:
         return len(self.x)
 
 
 def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Validation:
-    """At most `validation_windows` forecasts, evenly over the series and over what is held out.
+    """Forecasts, evenly over the series and over what is held out, at most as the config says.
 
     Raises:
       DataError: nothing that is held out was observed.
@@ -173,10 +178,15 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     source, heads = split.source, split.heads
     context, size = split.windows.index.length, getattr(split.windows.index, "variates", 1)
     first, sizes = pieces_of(source.groups() if joint else np.arange(len(source)), size)
+    most = config.validation_windows
+    most = most or min(max(_FORECASTS, _POINTS_READ // (context * size)), _MOST_FORECASTS)
+    # Of as many series as have forecasts at several times each: what is to come is another time.
+    origins = (source.lengths[first] - config.horizon - heads[first] + 1).astype(np.int64)
+    each = max(min(_TIMES, math.isqrt(most)), most // len(first))
+    number = max(1, most * len(first) // int(np.minimum(origins, each).sum()))
     chosen = np.arange(len(first))
-    if len(first) > config.validation_windows:
-        chosen = np.linspace(0, len(first) - 1, config.validation_windows).round().astype(int)
-    each = max(1, config.validation_windows // len(chosen))
+    if len(first) > number:
+        chosen = np.linspace(0, len(first) - 1, number).round().astype(int)
     rows, groups = [], []
     for piece in chosen.tolist():
         begin, count = int(first[piece]), int(sizes[piece])
@@ -191,7 +201,10 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
         )
     read, targets, units = (np.stack(part) for part in zip(*rows, strict=True))
     shared = (read, context, targets, units, config.normalize, joint)
-    return Validation(*_normalized(*shared), *np.array(groups, np.int64).T)
+    times = 1 + float(np.median(origins[chosen] - 1)) / config.horizon
+    x, mask, location, scale, targets, units = _normalized(*shared)
+    of_series, order = np.array(groups, np.int64).T
+    return Validation(x, mask, location, scale, targets, units, of_series, order, times)
 
 
 def _of_piece(
