@@ -182,8 +182,10 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     most = most or min(max(_FORECASTS, _POINTS_READ // (context * size)), _MOST_FORECASTS)
     # Of as many series as have forecasts at several times each: what is to come is another time.
     origins = (source.lengths[first] - config.horizon - heads[first] + 1).astype(np.int64)
-    each = max(min(_TIMES, math.isqrt(most)), most // len(first))
-    number = max(1, most * len(first) // int(np.minimum(origins, each).sum()))
+    apart = 1 + (origins - 1) // config.horizon
+    each = np.minimum(apart, min(_TIMES, math.isqrt(most)))
+    each = np.minimum(origins, np.maximum(each, most // len(first)))
+    number = max(1, most * len(first) // int(each.sum()))
     chosen = np.arange(len(first))
     if len(first) > number:
         chosen = np.linspace(0, len(first) - 1, number).round().astype(int)
@@ -191,7 +193,7 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     for piece in chosen.tolist():
         begin, count = int(first[piece]), int(sizes[piece])
         series = [source[begin + c].astype(np.float64) for c in range(count)]
-        found = _of_piece(series, int(heads[begin]), config, context, each, size)
+        found = _of_piece(series, int(heads[begin]), config, context, each.item(piece), size)
         rows += found
         groups += [(piece, order) for order in reversed(range(len(found)))]
     if not rows:
