@@ -34,6 +34,7 @@ from timemoe_jax.training.finetuning.tune import fine_tune
 from timemoe_jax.training.finetuning.validation import (
     Errors,
     Validator,
+    changes_of,
     doubt_of,
     standard_error,
 )
@@ -182,6 +183,14 @@ def test_only_what_is_safely_better_is_kept():
     assert not Errors(0.999, 0.999, None, 0.001, 0.003).safely_better_than(start)
     assert not Errors(1.01, 0.9, None, -0.1, 0.05).safely_better_than(start)
     assert not Errors(0.9, float("nan"), None, -0.1, 0.05).safely_better_than(start)
+
+
+def test_forecasts_count_the_same_but_for_those_that_hardly_err():
+    """By hand: the median error of the start is 2."""
+    start_errors = np.array([2.0, 4, 0.01, 2, 1])
+    errors = np.array([1.0, 8, 0.03, 2, np.nan])
+    found = changes_of(errors, start_errors)
+    np.testing.assert_allclose(found, [-1 / 2, 4 / 6, 0.02 / 2, 0, 2], rtol=1e-12)
 
 
 def test_what_few_times_say_of_others_is_in_doubt():

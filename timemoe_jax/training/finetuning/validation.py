@@ -31,8 +31,8 @@ class Errors:
     mse: float
     mae: float
     pinball: float | None = None  # of the quantile heads, where they are what is trained
-    # The mean over the forecasts of (e - s) / ((e + s) / 2), of the errors e of each and those of
-    # the start, s. Each forecast counts the same, so that a few with large errors do not decide.
+    # The mean over the forecasts of how the errors of each have changed: see `changes_of`. A few
+    # with large errors do not decide.
     change: float = 0.0
     doubt: float = 0.0  # of that mean: see `doubt_of`
 
@@ -178,14 +178,23 @@ class Validator:
         if self._start is None:
             self._start = errors
             return 0.0, 0.0
-        changes = []
-        for now, then in zip(errors, self._start, strict=True):
-            with np.errstate(over="ignore", invalid="ignore"):
-                change = (now - then) / np.maximum((now + then) / 2, 1e-30)
-            changes.append(np.where(np.isfinite(change), change, 2.0))
-        change = np.mean(changes, axis=0)
+        pairs = zip(errors, self._start, strict=True)
+        change = np.mean([changes_of(now, then) for now, then in pairs], axis=0)
         windows = self._windows
         return float(change.mean()), doubt_of(change, windows.series, windows.order, windows.times)
+
+
+def changes_of(
+    errors: Float64[np.ndarray, " W"], start: Float64[np.ndarray, " W"]
+) -> Float64[np.ndarray, " W"]:
+    """The change of each forecast, (e - s) / ((e + s) / 2), the divisor at least the median of s.
+
+    It lies between -2 and 2, which is also that of an error that is no number.
+    """
+    least = max(float(np.median(start)), 1e-30)
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = (errors - start) / np.maximum((errors + start) / 2, least)
+    return np.where(np.isfinite(change), change, 2.0)
 
 
 def doubt_of(
