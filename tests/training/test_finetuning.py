@@ -250,7 +250,7 @@ def kept_share(changes, doubts):
         return tuned(waves(), config).report.share
 
 
-def test_of_the_parts_of_the_way_that_which_gains_most_at_worst_is_kept():
+def test_of_what_gains_as_much_but_for_doubt_the_nearest_to_the_start_is_kept():
     gains = (-0.10, -0.10, -0.20, -0.15)  # of the update, three quarters, a half, a quarter of it
     assert kept_share(gains, (0.04,) * 4) == 0.5
     assert kept_share(gains, (0.04, 0.04, 0.12, 0.04)) == 0.25

@@ -9,7 +9,7 @@ import math
 import time
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +128,21 @@ class _Kept(NamedTuple):
     trained: nnx.State  # the trained part
     errors: Errors
     share: float  # of the way from the start to the best update; 0: the start itself
+
+
+def _of_the_better(better: Sequence[_Kept]) -> _Kept:
+    """What of all that is better than the start is kept.
+
+    Of what gains beyond doubt and as much as the best but for the doubt of that, it is the nearest
+    to the start, as the simplest model is by the rule of Breiman et al. (Classification and
+    Regression Trees, 1984): the best is so by chance in part. Where nothing gains beyond doubt, it
+    is what gains most, for then all of it is too near to the start to do harm.
+    """
+    sure = [one for one in better if one.errors.surely_better]
+    best = min(sure or better, key=lambda one: one.errors.change)
+    bound = best.errors.change + best.errors.doubt
+    as_good = [one for one in sure if one.errors.change <= bound]
+    return min(as_good, key=lambda one: one.share, default=best)
 
 
 class _Attempt(NamedTuple):
@@ -349,9 +364,7 @@ class _Session:
         """The best update or what lies on the way to it, if that is better than the start.
 
         What is trained on may differ from what is held out; a part of the way then often gains
-        where the whole of it does not. Of what gains beyond doubt the one is kept that gains most
-        at worst. A part of the way has a part of the doubt: where nothing gains beyond doubt, that
-        which gains most is kept of what can do next to no harm.
+        where the whole of it does not, and a part of it has a part of the doubt.
         """
         history, start = loop.history, self.update.trained
         zero_shot, found = history.zero_shot, _Kept(start, history.zero_shot, 0.0)
@@ -364,10 +377,8 @@ class _Session:
             tried.append(_Kept(trained, errors, share))
             if not self.quiet:
                 say(f"{share:.0%} of the way to update {history.best:,}: {errors.beside_zero_shot}")
-        for one in tried:
-            if one.errors.safely_better_than(zero_shot) and one.errors.preferred_to(found.errors):
-                found = one
-        return found
+        better = [one for one in tried if one.errors.safely_better_than(zero_shot)]
+        return _of_the_better(better) if better else found
 
     def _rate(
         self, workdir: Path | None, zero_shot: Errors, stop: StopSignal
