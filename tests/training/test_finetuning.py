@@ -194,15 +194,11 @@ def test_forecasts_count_the_same_but_for_those_that_hardly_err():
 
 
 def test_what_few_times_say_of_others_is_in_doubt():
-    """By hand: a mean of -2% with a standard error of 1% over 5 series, at 8 times and at one."""
-    changes, series = np.array([-0.02, -0.01, -0.03, 0.01, -0.05]), np.arange(5)
-    assert standard_error(changes, series) == pytest.approx(0.01)
-    at_eight, at_one = (doubt_of(changes, series, series * 0, times) for times in (8.0, 1.0))
-    assert at_eight == pytest.approx(0.01 * np.sqrt(1 + 4 * 2 / 8))
-    assert at_one == pytest.approx(0.01 * np.sqrt(1 + 4 * 2))
-    # Ten times the change has ten times the standard error, but 5% are the most of a time.
-    large = doubt_of(10 * changes, series, series * 0, 8.0)
-    assert large == pytest.approx(0.01 * np.sqrt(100 + 25 * 2 / 8))
+    """By hand: a standard error of 1 and a mean square of 8, at 8 times and at one."""
+    changes, series = np.array([-2.0, -1, -3, 1, -5]), np.arange(5)
+    assert standard_error(changes, series) == pytest.approx(1)
+    assert doubt_of(changes, series, series * 0, 8.0) == pytest.approx(np.sqrt(1 + 0.1))
+    assert doubt_of(changes, series, series * 0, 1.0) == pytest.approx(np.sqrt(1 + 0.8))
 
 
 def test_forecasts_that_have_something_in_common_leave_more_doubt():

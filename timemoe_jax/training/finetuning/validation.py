@@ -21,7 +21,7 @@ from timemoe_jax.training.finetuning.windows import Validation
 BATCH = 32  # forecasts at a time
 LEAST_GROUPS = 5  # that a standard error is taken of
 NO_HARM = 0.005  # a change up to this does no harm that anybody would see
-_OF_TIME, _ALIKE = 0.05, 2  # a change that comes with the time; times in a row that count as one
+_COMMON = 0.1  # of how forecasts change, the share that all have in common at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +208,8 @@ def doubt_of(
     One part is the standard error of the mean, whatever the forecasts have in common. The other
     is that of what all series have in common at a time: markets fall together, and what helps in
     one year may harm in the next. Too few times are held out to estimate it where series are short,
-    so that it is taken to be as large as the change itself at each time, but no larger than 5%,
-    and two times in a row to be alike.
+    so that it is taken to be a tenth of the variance of the changes (the intraclass correlation of
+    Kish, Survey Sampling, 1965).
 
     Args:
       changes: of each forecast.
@@ -218,8 +218,7 @@ def doubt_of(
     """
     groups = (np.arange(len(changes)), series, order)
     error = max(standard_error(changes, group) for group in groups)
-    of_time = min(abs(float(changes.mean())), _OF_TIME)
-    return math.hypot(error, of_time * math.sqrt(_ALIKE / times))
+    return math.hypot(error, math.sqrt(_COMMON * float(np.mean(changes**2)) / times))
 
 
 def standard_error(values: Float64[np.ndarray, " W"], group: Int64[np.ndarray, " W"]) -> float:
