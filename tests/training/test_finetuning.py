@@ -586,3 +586,11 @@ def test_warnings_are_errors_of_none():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tuned(waves(), dataclasses.replace(CONFIG, num_steps=2))
+
+
+def test_updates_have_as_many_points_where_contexts_are_short():
+    config = FinetuneConfig(horizon=8)
+    assert [config.batch_of(points) for points in (4096, 1024, 400, 96)] == [16, 16, 40, 64]
+    assert config.batch_of(400, parts=16) == 48
+    assert dataclasses.replace(config, gradient_accumulation=3).batch_of(96, parts=2) == 66
+    assert dataclasses.replace(config, batch_size=8).batch_of(96) == 8

@@ -88,12 +88,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def process_share(mesh: Mesh) -> tuple[int, int]:
     """Which part of each batch this process feeds to its devices, and of how many parts.
 
     Processes whose devices differ only along `tensor` feed the same part.
     """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    parts = batch_parts(mesh)
     index = batch_sharding(mesh).addressable_devices_indices_map((parts,))
     rows = sorted({part.indices(parts)[0] for (part,) in filter(None, index.values())})
     if parts % len(rows) or rows[0] % len(rows) or rows[-1] - rows[0] != len(rows) - 1:

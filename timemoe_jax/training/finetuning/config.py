@@ -121,15 +121,16 @@ class FinetuneConfig:
         """How many of the last variates of an item are covariates."""
         return self.past_variates + self.known_variates
 
-    def batch_of(self, points: int) -> int:
-        """Windows of an update, of contexts that have so many points together.
+    def batch_of(self, points: int, parts: int = 1) -> int:
+        """Windows of an update that a mesh splits into parts; a context has so many points.
 
         A gradient is of as many points where contexts are short, so that it is as free of noise.
         """
         if self.batch_size:
             return self.batch_size
         windows = min(max(_FEWEST_WINDOWS, _POINTS // points), _MOST_WINDOWS)
-        return -(-windows // self.gradient_accumulation) * self.gradient_accumulation
+        parts *= self.gradient_accumulation
+        return -(-windows // parts) * parts
 
     @property
     def validation_every(self) -> int:

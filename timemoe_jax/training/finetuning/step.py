@@ -35,10 +35,12 @@ def run_config(
     variates: int,
     algorithm: OptimizerConfig,
     source: str,
+    parts: int = 1,
 ) -> RunConfig:
     """Fine-tuning as a run: what the pipeline, the objective and the loop read.
 
-    The learning rate of its optimizer is 1: each update is multiplied by its own.
+    The learning rate of its optimizer is 1: each update is multiplied by its own. The parts are
+    those into which the mesh splits a batch.
     """
     by_context = config.normalize == "instance"
     wanted = max(context // 2, config.horizon, family_of(model).least_context(model))
@@ -72,7 +74,7 @@ def run_config(
         ),
         train=TrainConfig(
             num_steps=config.num_steps,
-            batch_size=config.batch_of(context * max(variates, 1)),
+            batch_size=config.batch_of(context * max(variates, 1), parts),
             gradient_accumulation=config.gradient_accumulation,
             log_every=every,
             checkpoint_every=every,

@@ -192,6 +192,7 @@ class _Session:
             variates=getattr(data.windows.index, "variates", 0),
             algorithm=algorithm,
             source=start.source or "the start",
+            parts=partitioning.batch_parts(mesh),
         )
         check_fits(run, mesh)
         parts = split(start.params, start.config, config)

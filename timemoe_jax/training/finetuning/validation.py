@@ -122,7 +122,7 @@ class Validator:
         self._windows, self._config, self._mesh = windows, config, mesh
         self._start: list[np.ndarray] | None = None  # errors of each forecast
         self._levels = model.quantile_levels if loss_of(model, config) == "pinball" else ()
-        parts = int(np.prod([mesh.shape[axis] for axis in partitioning.BATCH]))
+        parts = partitioning.batch_parts(mesh)
         rows = min(BATCH, 1 << (len(windows) - 1).bit_length())
         self._rows = -(-rows // parts) * parts
 
