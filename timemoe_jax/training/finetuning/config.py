@@ -51,7 +51,7 @@ class FinetuneConfig:
     loss: str = "auto"
     huber_delta: float = 2.0  # errors beyond this, in deviations of the context, count linearly
     # The largest, after the warm-up; 0: the largest of search_rates that does no harm in a trial,
-    # and, if nothing is gained by it, one of a fifth or less.
+    # and, if no update gains beyond doubt by it, one of a fifth or less, too.
     learning_rate: float = 0.0
     # Tried in short runs, from the largest down, until one does no harm.
     search_rates: tuple[float, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)

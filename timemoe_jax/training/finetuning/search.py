@@ -43,7 +43,7 @@ def search_rate(
 
 
 def lower_rate(config: FinetuneConfig, rate: float) -> float | None:
-    """The rate of a second run after one that gained nothing; None: there is none."""
+    """The rate of a second run after one without a sure gain; None: there is none."""
     return max((r for r in config.search_rates if r * _LOWER <= rate), default=None)
 
 

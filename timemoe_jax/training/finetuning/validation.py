@@ -21,7 +21,7 @@ from timemoe_jax.training.finetuning.windows import Validation
 BATCH = 32  # forecasts at a time
 LEAST_GROUPS = 5  # that a standard error is taken of
 NO_HARM = 0.005  # a change up to this does no harm that anybody would see
-_COMMON = 0.1  # of how forecasts change, the share that all have in common at a time
+_COMMON = 0.1  # of the mean square of changes, the share that all have in common at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +208,8 @@ def doubt_of(
     One part is the standard error of the mean, whatever the forecasts have in common. The other
     is that of what all series have in common at a time: markets fall together, and what helps in
     one year may harm in the next. Too few times are held out to estimate it where series are short,
-    so that it is taken to be a tenth of the variance of the changes (the intraclass correlation of
-    Kish, Survey Sampling, 1965).
+    so that it is taken to be a tenth of the mean square of the changes (as an intraclass
+    correlation; Kish, Survey Sampling, 1965).
 
     Args:
       changes: of each forecast.
