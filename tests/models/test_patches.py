@@ -129,6 +129,19 @@ def test_a_position_ends_a_patch_and_sees_nothing_after_it(config):
         np.testing.assert_array_equal(changed, np.arange(6) >= first)
 
 
+@EITHER
+def test_the_first_steps_of_heads_are_computed_alone_where_no_more_are_asked_for(config):
+    x, mask = map(jnp.asarray, contexts(24))
+    whole, part = model(config), nnx.merge(*nnx.split(model(config)))
+    part.most_steps = 6
+    hidden, of_part = whole(x, mask).hidden, part(x, mask)
+    assert of_part.predictions[8].shape == (3, 6, 6)
+    for horizon, steps in ((8, 6), (4, 4)):
+        said = part.quantile_head(of_part.hidden, horizon)
+        assert said.shape == (3, 6, steps, 3)
+        assert_said_alike(said, whole.quantile_head(hidden, horizon)[..., :steps, :])
+
+
 def test_the_point_forecast_is_the_median():
     found = decoded(True)(*contexts())
     np.testing.assert_array_equal(found.point, found.quantiles[..., 1])

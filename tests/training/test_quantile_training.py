@@ -124,6 +124,29 @@ def sines(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.sin(np.pi / 4 * np.arange(41) + phase) + noise).astype(np.float32), noise
 
 
+def test_heads_are_not_read_where_nothing_counts():
+    """Of three parts of nine positions the first, of which the heads would say no number."""
+    values = jnp.arange(10.0)[None]
+    counts = jnp.arange(9) >= 4
+    targets = losses.Targets(values[:, 1:], jnp.ones((1, 9)), counts[None].astype(jnp.float32))
+
+    def loss(hidden, head):
+        found = losses.quantile_losses(head, hidden, targets, horizon_lengths=(1,), levels=LEVELS)
+        return found[1]
+
+    def head(hidden, horizon):
+        return jnp.log(hidden - 2.5)[..., None, None] + jnp.arange(3.0)
+
+    hidden = jnp.arange(9.0)[None, :, None]
+    said = np.log(np.arange(4, 9) - 2.5)[:, None] + np.arange(3)
+    error = np.arange(5, 10)[:, None] - said
+    slope = np.where(error > 0, LEVELS, np.array(LEVELS) - 1)
+    found, gradient = jax.value_and_grad(loss)(hidden, lambda h, p: head(h[..., 0], p))
+    np.testing.assert_allclose(found, np.mean(slope * error), rtol=1e-5)
+    own = -slope.mean(axis=1) / (np.arange(4, 9) - 2.5) / 5
+    np.testing.assert_allclose(gradient[0, :, 0], [0] * 4 + list(own), rtol=1e-5)
+
+
 @functools.cache
 def learned() -> TimeMoe:
     config = RunConfig(

@@ -18,6 +18,13 @@ class Heads(nnx.Module):
     config: Any
     heads: nnx.Dict | None  # None: a point is the median
     quantile_heads: nnx.Dict | None
+    # The most steps of any head that are asked for, for which its first ones are computed alone;
+    # None: all of them.
+    most_steps: int | None = None
+
+    def steps_of(self, horizon: int) -> int:
+        """How many steps of the head of a horizon are computed: P."""
+        return horizon if self.most_steps is None else min(horizon, self.most_steps)
 
     def add_heads(self, config: ModelConfig, rngs: nnx.Rngs, points: bool = True) -> None:
         """Gives the model its heads, for states of `config.hidden_size`; `points`: those of points.
@@ -41,11 +48,15 @@ class Heads(nnx.Module):
         self.quantile_heads = heads(levels) if levels else None
 
     def head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P"]:
-        """The `horizon` values after each position, float32: medians without heads of points."""
+        """The `horizon` values after each position, float32: medians without heads of points.
+
+        Of them the first `most_steps`, as of quantiles.
+        """
         if self.heads is None:
             median = self.config.quantile_levels.index(0.5)
             return self.quantile_head(hidden, horizon)[..., median]
-        return self.heads[str(horizon)](hidden).astype(jnp.float32)
+        steps = self.steps_of(horizon)
+        return self.heads[str(horizon)](hidden, steps).astype(jnp.float32)
 
     def quantile_head(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
         """Quantiles of the `horizon` values after each position, float32, at each level.
@@ -63,5 +74,6 @@ class Heads(nnx.Module):
     def raw_quantiles(self, hidden: Float[Array, "*N D"], horizon: int) -> Float[Array, "*N P Q"]:
         """What the linear maps say, which may cross."""
         assert self.quantile_heads is not None
-        outputs = self.quantile_heads[str(horizon)](hidden).astype(jnp.float32)
-        return outputs.reshape(*hidden.shape[:-1], horizon, len(self.config.quantile_levels))
+        steps, levels = self.steps_of(horizon), len(self.config.quantile_levels)
+        outputs = self.quantile_heads[str(horizon)](hidden, steps * levels).astype(jnp.float32)
+        return outputs.reshape(*hidden.shape[:-1], steps, levels)

@@ -192,14 +192,21 @@ def quantile_losses(
             points, real = inputs
             part = targets._replace(at={p: points})
             counted = part.counted(p) * real[:, None]
-            # Chosen before the difference, so that what does not count has no gradient either.
-            following = part.following(p)
-            following = jnp.arcsinh(following) if squash else following
-            aimed_at = jnp.where(counted > 0, following, 0)
-            states = hidden[:, (points + 1) // stride - 1]
-            said = quantile_head(states, p)[..., : targets.steps_of(p), :]
-            error = pinball(said, aimed_at, levels)
-            return total + jnp.sum(jnp.where(counted > 0, error, 0)), None
+
+            def of_part(hidden: Array) -> Array:
+                # Chosen before the difference, so that what does not count has no gradient either.
+                following = part.following(p)
+                following = jnp.arcsinh(following) if squash else following
+                aimed_at = jnp.where(counted > 0, following, 0)
+                states = hidden[:, (points + 1) // stride - 1]
+                said = quantile_head(states, p)[..., : targets.steps_of(p), :]
+                error = pinball(said, aimed_at, levels)
+                return jnp.sum(jnp.where(counted > 0, error, 0))
+
+            # Where contexts are long by themselves, half of the positions are too early to count.
+            none = jnp.zeros_like(total)
+            own = jax.lax.cond(jnp.any(counted > 0), of_part, lambda _: none, hidden)
+            return total + own, None
 
         add = jax.checkpoint(add, prevent_cse=False)
         total, _ = jax.lax.scan(add, jnp.zeros(()), (padded, exists))

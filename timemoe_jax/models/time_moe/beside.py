@@ -30,10 +30,10 @@ class Beside(NamedTuple):
 
 
 def join(
-    states: Float[Array, "B N D"], found: copies.Copies, config: TimeMoeConfig, last: bool
+    states: Float[Array, "B N D"], found: copies.Copies, longest: int, last: bool
 ) -> Float[Array, "B N H"]:
-    """States, and behind them what is beside them for the longest head; `last`: N is 1."""
-    copied, phases = found.ahead(config.horizon_lengths[-1], last)
+    """States, and behind them what is beside them for up to `longest` steps; `last`: N is 1."""
+    copied, phases = found.ahead(longest, last)
     flat = copied.reshape(*copied.shape[:2], -1)
     numbers = jnp.stack([found.matches, found.spans, found.growth, found.seen], axis=-1)
     rest = found.anchors, found.changes, numbers, found.departures
@@ -42,10 +42,10 @@ def join(
 
 
 def split(
-    hidden: Float[Array, "*N H"], config: TimeMoeConfig, horizon: int
+    hidden: Float[Array, "*N H"], config: TimeMoeConfig, longest: int, horizon: int
 ) -> tuple[Float[Array, "*N D"], Beside]:
-    """What `join` joined: the states, and what is beside them for a head."""
-    longest, kept = config.horizon_lengths[-1], copies.kept_lags(config.copy_lags)
+    """What `join` joined: the states, and what is beside them for `horizon` steps."""
+    kept = copies.kept_lags(config.copy_lags)
     widths = config.hidden_size, copies.COPIES * longest, longest, copies.ANCHORS, kept, _NUMBERS
     parts = jnp.split(hidden, np.cumsum(widths), axis=-1)
     state, copied, phases, anchors, changes, numbers, departures = parts

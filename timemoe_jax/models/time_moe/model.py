@@ -6,7 +6,6 @@ compile time does not grow with depth.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,13 +23,13 @@ from timemoe_jax.nn.experts.layer import SparseMoe
 from timemoe_jax.nn.experts.leaders import leaders_of, points_since_start
 from timemoe_jax.nn.lag_start import start_at_lags
 from timemoe_jax.nn.layers import (
-    REMAT,
     Linear,
     PointEmbedding,
     ResidualBlock,
     RMSNorm,
     SwiGLU,
     patch_features,
+    through_layers,
 )
 from timemoe_jax.runtime import partitioning
 
@@ -234,7 +233,7 @@ class TimeMoe(Heads):
         own = super().quantile_head(hidden, horizon)
         if not self.config.weighed:
             return own
-        state, known = beside.split(hidden, self.config, horizon)
+        state, known = self._beside(hidden, horizon)
         others = weighing.precise(
             *(known.copied, known.anchors[..., 0]),
             *(known.phases, known.changes, known.matches, known.spans),
@@ -247,10 +246,11 @@ class TimeMoe(Heads):
         """Of a model with `copy_lags` also the copies behind the states, times factors."""
         if not self.config.copy_lags:
             return super().raw_quantiles(hidden, horizon)
-        state, known = beside.split(hidden, self.config, horizon)
+        state, known = self._beside(hidden, horizon)
         factors = self.copy_heads[str(horizon)](state).astype(jnp.float32)
         factors = factors.reshape(*hidden.shape[:-1], copies.COPIES, -1)
         factors = jnp.repeat(factors, self.config.patch_size, axis=-1)
+        factors = factors[..., : self.steps_of(horizon)]
         added = jnp.sum(factors * known.copied, axis=-2)
         if self.config.anchored:
             added += self._anchored(state, known.anchors, horizon)
@@ -268,14 +268,24 @@ class TimeMoe(Heads):
     ) -> Float[Array, "*N F P"]:
         """Factors that heads read, each a sum of such as fade over a number of steps."""
         read = heads[str(horizon)](state).astype(jnp.float32)
-        fading = jnp.exp(-jnp.arange(horizon) / np.array(_FADES, np.float32)[:, None])
+        fading = jnp.exp(
+            -jnp.arange(self.steps_of(horizon)) / np.array(_FADES, np.float32)[:, None]
+        )
         return read.reshape(*state.shape[:-1], -1, len(_FADES)) @ fading
 
     def with_copies(
         self, hidden: Float[Array, "B N D"], found: copies.Copies | None, last: bool = False
     ) -> Float[Array, "B N H"]:
         """States as the heads read them: with `copy_lags` what is known of copies follows."""
-        return hidden if found is None else beside.join(hidden, found, self.config, last)
+        longest = self.steps_of(self.config.horizon_lengths[-1])
+        return hidden if found is None else beside.join(hidden, found, longest, last)
+
+    def _beside(
+        self, hidden: Float[Array, "*N H"], horizon: int
+    ) -> tuple[Float[Array, "*N D"], beside.Beside]:
+        """The states of what `with_copies` returned, and what is known of copies for a head."""
+        longest = self.steps_of(self.config.horizon_lengths[-1])
+        return beside.split(hidden, self.config, longest, self.steps_of(horizon))
 
     def tokens(
         self,
@@ -337,9 +347,7 @@ class TimeMoe(Heads):
             h = partitioning.constrain(h, partitioning.BATCH)
             return h, (logits, dropped)
 
-        if policy := REMAT[self.config.remat]:
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         per_layer: tuple
         each = (state, jnp.array(lengths, jnp.int32) if lengths else None)
-        h, per_layer = jax.lax.scan(layer, h, each)
+        h, per_layer = through_layers(layer, h, each, self.config.remat)
         return self.with_copies(self.norm(h), found), *per_layer

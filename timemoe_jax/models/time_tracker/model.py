@@ -20,7 +20,7 @@ from timemoe_jax.nn import variate_graph
 from timemoe_jax.nn.attention.any_variate import AnyVariateAttention, Links
 from timemoe_jax.nn.experts.by_channel import ChannelMoe
 from timemoe_jax.nn.experts.parallel import Options
-from timemoe_jax.nn.layers import REMAT, Linear, RMSNorm, SwiGLU
+from timemoe_jax.nn.layers import Linear, RMSNorm, SwiGLU, through_layers
 from timemoe_jax.runtime import partitioning
 
 # The output of a layer: states, similarities to the experts, dropped (patch, choice) pairs.
@@ -184,9 +184,8 @@ class TimeTracker(Heads):
             h, *router = nnx.merge(graph, weights)(h, mask, links, mixed)
             return partitioning.constrain(h, partitioning.BATCH), tuple(router)
 
-        if policy := REMAT[self.config.remat]:
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
-        return jax.lax.scan(layer, h, jax.tree.map(lambda a: a[layers], state))
+        own = jax.tree.map(lambda a: a[layers], state)
+        return through_layers(layer, h, own, self.config.remat)
 
     def _patches(self, x: Array, mask: Array) -> tuple[Array, Bool[Array, "B C N"]]:
         """Patch k ends with point (k + 1) * stride - 1; the first ones may begin before 0."""
