@@ -35,7 +35,7 @@ def test_a_second_stage_starts_from_the_first_and_knows_a_covariate(tmp_path):
     train.run(known_ahead.first_stage(tmp_path / "apart.csv", 2, seed=0), tmp_path / "first")
     start = Forecaster.from_pretrained(tmp_path / "first", disk_cache=False)
     few = {"learning_rate": 1e-2, "num_steps": 20, "batch_size": 8, "progress": False}
-    few |= {"context_length": known_ahead.CONTEXT, "validation_windows": 16, "shares": ()}
+    few |= {"context_length": known_ahead.CONTEXT, "validation_windows": 64, "shares": ()}
     known = {"known_covariates": "promotion", "mixing": "all"}
     tuned = start.fit(past, known_ahead.HORIZON, target="y", **known, **few)
     assert tuned.tuning.kept

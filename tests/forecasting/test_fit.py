@@ -87,7 +87,7 @@ def test_heads_that_say_quantiles_alone_are_trained_and_judged_by_them():
     levels = (0.1, 0.5, 0.9)
     model = dataclasses.replace(MODEL, quantile_levels=levels, point_heads=False)
     forecaster = Forecaster(model, create_params(model, 0), disk_cache=False)
-    few = FEW | {"num_steps": 20, "progress": False}
+    few = FEW | {"num_steps": 40, "progress": False, "validation_windows": 64}
     out = forecaster.fit(waves(), 4, **few)
     assert out.tuning.tuned.pinball < out.tuning.zero_shot.pinball
     before, after = (f.forecast(waves(), 4, quantile_levels=levels) for f in (forecaster, out))

@@ -71,7 +71,7 @@ class FinetuneConfig:
     eval_every: int = 0  # updates between validations; 0: a fifth of num_steps
     patience: int = 3  # validations in a row without a better one that end the run
     # Parts of the way from the start to the best update that are tried beside the whole of it.
-    shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.1)
+    shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.1, 0.05)
     max_nonfinite_in_row: int = 10  # the run ends after so many updates that are not finite
     seed: int = 0  # of the order of windows, of the lengths of contexts and of factors
 

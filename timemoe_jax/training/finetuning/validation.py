@@ -19,8 +19,9 @@ from timemoe_jax.training.finetuning.trainable import assemble
 from timemoe_jax.training.finetuning.windows import Validation
 
 BATCH = 32  # forecasts at a time
-LEAST_GROUPS = 5  # that a standard error is taken of
+LEAST_GROUPS = 4  # that a standard error is taken of
 NO_HARM = 0.005  # a change up to this does no harm that anybody would see
+_CERTAIN = 2.0  # doubts by which a change is rarely worse than it seems: 1 time of 44, if normal
 _COMMON = 0.1  # of the mean square of changes, the share that all have in common at a time
 
 
@@ -59,8 +60,8 @@ class Errors:
 
     @property
     def at_worst(self) -> float:
-        """The change if the doubt goes against it."""
-        return self.change + self.doubt
+        """The change if the doubt goes against it twice over."""
+        return self.change + _CERTAIN * self.doubt
 
     @property
     def surely_better(self) -> bool:
@@ -181,7 +182,7 @@ class Validator:
         pairs = zip(errors, self._start, strict=True)
         change = np.mean([changes_of(now, then) for now, then in pairs], axis=0)
         windows = self._windows
-        return float(change.mean()), doubt_of(change, windows.series, windows.order, windows.times)
+        return float(change.mean()), doubt_of(change, windows.series, windows.period, windows.times)
 
 
 def changes_of(
@@ -200,32 +201,33 @@ def changes_of(
 def doubt_of(
     changes: Float64[np.ndarray, " W"],
     series: Int64[np.ndarray, " W"],
-    order: Int64[np.ndarray, " W"],
+    period: Int64[np.ndarray, " W"],
     times: float,
 ) -> float:
     """How far the mean change of forecasts may be from that of forecasts to come.
 
-    One part is the standard error of the mean, whatever the forecasts have in common. The other
-    is that of what all series have in common at a time: markets fall together, and what helps in
-    one year may harm in the next. Too few times are held out to estimate it where series are short,
-    so that it is taken to be a tenth of the mean square of the changes (as an intraclass
-    correlation; Kish, Survey Sampling, 1965).
+    One part is the standard error of the mean over series. The other is that over times: markets
+    fall together, and what helps in one year may harm in the next. Forecasts that begin within a
+    horizon of one another are of one time, since what they forecast overlaps (Diebold and Mariano,
+    1995). Too few times are held out to estimate it where series are short, so that it is at least
+    what it were if all series had a tenth of the mean square of the changes in common at a time
+    (as an intraclass correlation; Kish, Survey Sampling, 1965).
 
     Args:
       changes: of each forecast.
-      series, order: which forecasts are of one series, and which of one time.
+      series, period: which forecasts are of one series, and which of one time.
       times: horizons that are held out.
     """
-    groups = (np.arange(len(changes)), series, order)
-    error = max(standard_error(changes, group) for group in groups)
-    return math.hypot(error, math.sqrt(_COMMON * float(np.mean(changes**2)) / times))
+    of_series = max(standard_error(changes, group) for group in (np.arange(len(changes)), series))
+    assumed = math.sqrt(_COMMON * float(np.mean(changes**2)) / times)
+    return math.hypot(of_series, max(standard_error(changes, period), assumed))
 
 
 def standard_error(values: Float64[np.ndarray, " W"], group: Int64[np.ndarray, " W"]) -> float:
     """The standard error of a mean of values that only differ by chance from group to group.
 
-    Forecasts of one series have its nature in common, and those of one time what came then: markets
-    fall together. As many of them say less than as many that are independent (Liang and Zeger 1986,
+    Forecasts of one series have its nature in common, and those of one time what came then. As many
+    of them say less than as many that are independent (Liang and Zeger 1986,
     doi:10.1093/biomet/73.1.13). It is 0 of fewer than `LEAST_GROUPS`, which tell nothing of others.
     """
     of_group = np.bincount(group, values - values.mean())

@@ -160,9 +160,10 @@ class Validation(NamedTuple):
     targets: Float64[np.ndarray, "W *C H"]
     unit: Float64[np.ndarray, "W *C"]  # the deviation of the series
     # Which forecasts have something in common: those of a series (of a joint model, of the variates
-    # that are read together), and those of the last origins of all series, the ones before them...
+    # that are read together), and those that begin in the last horizon of what is held out, in the
+    # one before it...
     series: Int64[np.ndarray, " W"]
-    order: Int64[np.ndarray, " W"]
+    period: Int64[np.ndarray, " W"]
     times: float  # horizons that are held out of the median series
 
     def __len__(self) -> int:
@@ -194,8 +195,9 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
         begin, count = int(first[piece]), int(sizes[piece])
         series = [source[begin + c].astype(np.float64) for c in range(count)]
         found = _of_piece(series, int(heads[begin]), config, context, each.item(piece), size)
-        rows += found
-        groups += [(piece, order) for order in reversed(range(len(found)))]
+        last = len(series[0]) - config.horizon
+        groups += [(piece, (last - origin) // config.horizon) for origin, *_ in found]
+        rows += [forecast for _, *forecast in found]
     if not rows:
         raise DataError(
             "no point that is held out for validation was observed after an observed context; give "
@@ -205,14 +207,14 @@ def validation_windows(split: Split, config: FinetuneConfig, joint: bool) -> Val
     shared = (read, context, targets, units, config.normalize, joint)
     times = 1 + float(np.median(origins[chosen] - 1)) / config.horizon
     x, mask, location, scale, targets, units = _normalized(*shared)
-    of_series, order = np.array(groups, np.int64).T
-    return Validation(x, mask, location, scale, targets, units, of_series, order, times)
+    of_series, period = np.array(groups, np.int64).T
+    return Validation(x, mask, location, scale, targets, units, of_series, period, times)
 
 
 def _of_piece(
     series: list[np.ndarray], head: int, config: FinetuneConfig, context: int, most: int, size: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of the origins of one piece, in time: what is read [C, S], targets [C, H] and units [C]."""
+) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """The origins of one piece, and of each what is read [C, S], targets [C, H] and units [C]."""
     length, horizon, known = len(series[0]), config.horizon, config.known_variates
     values = np.full((size, length), np.nan)
     for c, each in enumerate(series):
@@ -233,7 +235,7 @@ def _of_piece(
             read[:, context - part.shape[1] : context] = part
             if known:
                 read[-known:, context:] = later[-known:]
-            rows.append((read, target, units))
+            rows.append((origin, read, target, units))
     return rows
 
 
