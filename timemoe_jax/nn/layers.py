@@ -1,4 +1,4 @@
-"""The small parts: linear maps, the point embedding, the norm, the gated feed-forward layer."""
+"""The small parts: linear maps, the point embedding, the norm, the gated layer, a loop of layers."""
 
 from collections.abc import Callable
 from typing import Any
