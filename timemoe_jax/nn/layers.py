@@ -1,4 +1,4 @@
-"""The small parts: linear maps, the point embedding, the norm, the gated layer, a loop of layers."""
+"""The small parts: linear maps, point embedding, norm, gated feed-forward layer, loop of layers."""
 
 from collections.abc import Callable
 from typing import Any
