@@ -18,8 +18,7 @@ class Heads(nnx.Module):
     config: Any
     heads: nnx.Dict | None  # None: a point is the median
     quantile_heads: nnx.Dict | None
-    # The most steps of any head that are asked for, for which its first ones are computed alone;
-    # None: all of them.
+    # How many steps of a head are asked for at most; later ones are not computed. None: all are.
     most_steps: int | None = None
 
     def steps_of(self, horizon: int) -> int:

@@ -1,7 +1,7 @@
 """Time-MoE: a decoder over single time points with routed experts (arXiv 2409.16040).
 
 The layers are stacked (a leading L axis on every parameter) and run by `jax.lax.scan`, so that
-compile time does not grow with depth.
+compile time hardly grows with depth.
 """
 
 from typing import Any
