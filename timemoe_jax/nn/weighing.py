@@ -109,6 +109,8 @@ def weigh(
     """The mean of quantiles `own` and of the forecasts beside them, by their precisions.
 
     Where few points were seen, its middle quantile is drawn towards growth, and all others with it.
+    They are the wider, then, by the root of 1 and of the part of the way: the model does not know
+    how little it knows.
 
     Args:
       own: quantiles of the model, which do not decrease from level to level; nor do those returned.
@@ -127,5 +129,7 @@ def weigh(
     normal = np.array([statistics.NormalDist().inv_cdf(level) for level in levels], np.float32)
     said = jnp.sum(weights[..., :FORECASTS, :] * beside.values, axis=-2)
     mean = weights[..., FORECASTS, :, None] * own + said[..., None] + deviation[..., None] * normal
-    missing = beside.values[..., _GROWN, :] - mean[..., len(levels) // 2]
-    return mean + (beside.drawn * missing)[..., None]
+    middle = mean[..., len(levels) // 2]
+    drawn = middle + beside.drawn * (beside.values[..., _GROWN, :] - middle)
+    wider = jnp.sqrt(1 + beside.drawn)[..., None]
+    return drawn[..., None] + wider * (mean - middle[..., None])
