@@ -173,6 +173,7 @@ def get_config(run: str = "eighth") -> ml_collections.ConfigDict:
         config.model.point_heads = False
         config.model.default_context = 1024
         config.model.slower = 4
+        config.model.smoothed = True
         config.model.initializer_range = 0.05
         config.model.attention_reach = 64
         config.model.dtype = "float32"

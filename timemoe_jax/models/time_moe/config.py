@@ -65,6 +65,9 @@ class TimeMoeConfig(ModelConfig):
     # many times as many, as means of so many: see models.time_moe.rates; 1: it does not. For a
     # model without heads of points.
     slower: int = 1
+    # Whether a forecast from few points is moved towards that of exponential smoothing; not
+    # published either. Nothing is trained of it: see nn.smoothing.
+    smoothed: bool = False
     # How many neighboring points share the choice of their first one, of all layers or of each; ():
     # every point makes its own, as published. No parameter depends on it. See nn.experts.leaders.
     segment_lengths: tuple[int, ...] = ()

@@ -25,7 +25,7 @@ class TimeMoeFamily(Family):
     free_fields = (
         *INITIALIZATION_FIELDS,
         *("initializer_range", "apply_aux_loss", "router_aux_loss_factor", "segment_lengths"),
-        "slower",
+        *("slower", "smoothed"),
         *Family.free_fields,
     )
     addable_fields = ("router_bias", "quantile_levels", "copy_lags", "anchored", "weighed")
@@ -78,14 +78,16 @@ class TimeMoeFamily(Family):
         return RULES
 
     def decode(self, model: Any, x: Any, mask: Any, horizon: int) -> Any:
-        """With a key/value cache; long contexts are read at two rates."""
+        """With a key/value cache; long contexts are read at two rates, short ones smoothed."""
         from timemoe_jax.models.time_moe.decoding import decode
         from timemoe_jax.models.time_moe.rates import decode_at_rates
+        from timemoe_jax.nn import smoothing
 
         config = model.config
         each = functools.partial(decode, model)
         near = config.default_context
-        return decode_at_rates(each, x, mask, horizon, near, config.slower)
+        said = decode_at_rates(each, x, mask, horizon, near, config.slower)
+        return type(said)(*smoothing.beside(*said, x, mask)) if config.smoothed else said
 
     def stride(self, config: TimeMoeConfig) -> int:
         """A position for each patch."""

@@ -29,7 +29,7 @@ _UNPUBLISHED = (
     *("router_bias", "shared_expert", "quantile_levels", "forecast_plan", "default_context"),
     "mirrored",
     *("patch_size", "point_heads", "asinh", "copy_lags", "anchored", "weighed", "slower"),
-    "segment_lengths",
+    *("smoothed", "segment_lengths"),
     *INITIALIZATION_FIELDS,
 )
 # What a model must have to be published, and why.
@@ -40,6 +40,7 @@ _ONLY_PUBLISHED: dict[str, tuple[Any, str]] = {
     "quantile_levels": ((), "the published format has no heads for them"),
     "forecast_plan": ("fitting", "the published implementation has 'fitting'"),
     "mirrored": (False, "the published implementation reads a series once"),
+    "smoothed": (False, "the published implementation forecasts by the network alone"),
     "patch_size": (1, "the published format has no patches"),
     "point_heads": (True, "the published format has heads of points"),
 }
