@@ -21,7 +21,6 @@ REACH = 512  # points that are read; of as many smoothing says nothing
 _WEIGHT = 0.5
 _FEW = 72
 _PER_POINT = 2.0  # a season's share of the points, times this, is added to its errors
-_NEVER = 1e30  # the error of a season that was not seen twice
 
 
 def beside(
@@ -67,32 +66,30 @@ def smooth(x: Float[Array, "B T"], mask: Bool[Array, "B T"], horizon: int) -> Fl
     That of a season of m points is raised by 2 m / n of n points, which it was fitted to.
     """
     x = jnp.where(mask, x, 0).astype(jnp.float32)
-    tried = [_with_season(x, mask, season, horizon) for season in SEASONS]
-    errors, points = (jnp.concatenate(parts) for parts in zip(*tried, strict=True))
-    best = jnp.argmin(errors, axis=0)
-    return jnp.take_along_axis(points, best[None, :, None], axis=0)[0]
-
-
-def _with_season(
-    x: Float[Array, "B T"], mask: Bool[Array, "B T"], season: int, horizon: int
-) -> tuple[Float[Array, "R B"], Float[Array, "R B H"]]:
-    """The mean squares of the errors, one step ahead, by each rate, and the forecasts."""
     length = x.shape[1]
     times = jnp.arange(length) - (length - 1.0)  # that of the last point is 0
-    seen = jnp.maximum(jnp.sum(mask, axis=1), 1)
-    of_phase, cycles = _season(x, mask, season)
-    adjusted = x - of_phase[:, (jnp.arange(length) - length) % season]
-    growth = _slope(adjusted, mask, times)
-    level, squares = _levels(adjusted - growth[:, None] * times, mask)
-    raised = _PER_POINT * season / seen if season > 1 else 0.0
-    errors = squares / jnp.maximum(seen - 1, 1) * (1 + raised)
     steps = jnp.arange(horizon)
-    points = level[..., None] + growth[:, None] * (1 + steps) + of_phase[:, steps % season]
-    return jnp.where((cycles >= 2) | (season == 1), errors, _NEVER), points
+    slope = _slope(x, mask, times)
+    seen = jnp.maximum(jnp.sum(mask, axis=1), 1)
+    left, raised, gone_on = [], [], []
+    for season in SEASONS:
+        of_phase, cycles = _season(x, mask, slope, season)
+        adjusted = x - of_phase[:, (jnp.arange(length) - length) % season]
+        growth = _slope(adjusted, mask, times)[:, None]
+        left.append(adjusted - growth * times)
+        fitted = _PER_POINT * season / seen if season > 1 else jnp.zeros(len(x))
+        raised.append(jnp.where((cycles >= 2) | (season == 1), 1 + fitted, jnp.nan))
+        gone_on.append(growth * (1 + steps) + of_phase[:, steps % season])
+    levels, squares = _levels(jnp.stack(left, axis=1), mask)
+    errors = squares * jnp.stack(raised, axis=1)
+    points = levels[..., None] + jnp.stack(gone_on, axis=1)
+    best = jnp.nanargmin(errors.swapaxes(0, 1).reshape(len(x), -1), axis=1)[:, None, None]
+    points = points.swapaxes(0, 1).reshape(len(x), -1, horizon)
+    return jnp.take_along_axis(points, best, axis=1)[:, 0]
 
 
 def _season(
-    x: Float[Array, "B T"], mask: Bool[Array, "B T"], season: int
+    x: Float[Array, "B T"], mask: Bool[Array, "B T"], slope: Float[Array, " B"], season: int
 ) -> tuple[Float[Array, "B M"], Int[Array, " B"]]:
     """What each phase adds, that of the first step ahead first, and the number of whole cycles.
 
@@ -101,12 +98,11 @@ def _season(
     how much the cycles differ from one another.
     """
     missing = -x.shape[1] % season
-    x, mask = (jnp.pad(a, ((0, 0), (missing, 0))) for a in (x, mask))
-    growth = _slope(x, mask, jnp.arange(x.shape[1], dtype=jnp.float32))[:, None, None]
-    cycles, known = (a.reshape(len(x), -1, season) for a in (x, mask))
+    padded = (jnp.pad(a, ((0, 0), (missing, 0))) for a in (x, mask))
+    cycles, known = (a.reshape(len(x), -1, season) for a in padded)
     whole = jnp.all(known, axis=2, keepdims=True)
     number = jnp.sum(whole, axis=1)
-    steady = growth * (jnp.arange(season) - (season - 1) / 2)
+    steady = slope[:, None, None] * (jnp.arange(season) - (season - 1) / 2)
     apart = cycles - jnp.mean(cycles, axis=2, keepdims=True) - steady
 
     def mean(a: Float[Array, "B K M"]) -> Float[Array, "B M"]:
@@ -129,21 +125,22 @@ def _slope(
 
 
 def _levels(
-    x: Float[Array, "B T"], mask: Bool[Array, "B T"]
-) -> tuple[Float[Array, "R B"], Float[Array, "R B"]]:
+    x: Float[Array, "B S T"], mask: Bool[Array, "B T"]
+) -> tuple[Float[Array, "R B S"], Float[Array, "R B S"]]:
     """By each rate the last level, and the sum of squares by which points differed from the level.
 
     The first point that is observed is the first level.
     """
-    rates = jnp.array(RATES)[:, None]
-    first = jnp.take_along_axis(x, jnp.argmax(mask, axis=1)[:, None], axis=1)[:, 0]
+    rates = jnp.array(RATES)[:, None, None]
+    first = jnp.take_along_axis(x, jnp.argmax(mask, axis=1)[:, None, None], axis=2)[..., 0]
 
     def step(state: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple, None]:
         level, squares = state
         value, observed = at
-        missed = jnp.where(observed, value - level, 0)
+        missed = jnp.where(observed[:, None], value - level, 0)
         return (level + rates * missed, squares + jnp.square(missed)), None
 
-    start = jnp.broadcast_to(first, (len(RATES), len(x)))
-    ends, _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), (x.T, mask.T), unroll=8)
+    start = jnp.broadcast_to(first, (len(RATES), *first.shape))
+    each = jnp.moveaxis(x, 2, 0), mask.T
+    ends, _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), each)
     return ends
